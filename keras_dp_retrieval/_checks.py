@@ -1,0 +1,89 @@
+"""Argument checks that speak in one voice.
+
+Every message says the rule, what was received, and what would work. Arguments
+are checked once, at the door (constructor, factory, command line); the code
+behind the door trusts them.
+"""
+
+import math
+import numbers
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def positive_int(name: str, value) -> int:
+    """Returns `value` as a Python int if it is a whole number of 1 or more.
+
+    NumPy integers and 0-d arrays are whole numbers too: `Embedding` refuses
+    them since Keras 3.15 (keras#22718), so counts are converted at the door.
+    """
+    number = _whole_number(value)
+    if number is None or number < 1:
+        raise ValueError(
+            f"`{name}` must be a whole number of 1 or more. "
+            f"Received: {name}={value!r}."
+        )
+    return number
+
+
+def non_negative_int(name: str, value) -> int:
+    """Returns `value` as a Python int if it is a whole number of 0 or more."""
+    number = _whole_number(value)
+    if number is None or number < 0:
+        raise ValueError(
+            f"`{name}` must be a whole number of 0 or more. "
+            f"Received: {name}={value!r}."
+        )
+    return number
+
+
+def number_between(
+    name: str,
+    value,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Returns `value` as a float if it is finite and inside the interval."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    inside = (number > low if open_low else number >= low) and (
+        number < high if open_high else number <= high
+    )
+    if not (math.isfinite(number) and inside):
+        interval = f"{'(' if open_low else '['}{low}, {high}"
+        interval += ")" if open_high else "]"
+        raise ValueError(
+            f"`{name}` must be a finite number in {interval}. "
+            f"Received: {name}={value!r}."
+        )
+    return number
+
+
+def one_of(name: str, value, choices: Iterable):
+    """Returns `value` if it is one of `choices`."""
+    choices = list(choices)
+    if not isinstance(value, (str, numbers.Number)) or value not in choices:
+        shown = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(
+            f"`{name}` must be one of {shown}. Received: {name}={value!r}."
+        )
+    return value
+
+
+def _whole_number(value) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    # A 0-d tensor of any backend: whole if its dtype is.
+    if getattr(value, "shape", None) == () and "int" in str(value.dtype):
+        return int(value)
+    return None

@@ -1,0 +1,1 @@
+"""The only code that imports jax: private, and imported where it is used."""

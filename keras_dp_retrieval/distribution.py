@@ -1,0 +1,105 @@
+"""Find the devices, train on all of them, and divide rows between them."""
+
+from collections.abc import Sequence
+
+import keras
+
+from keras_dp_retrieval import _checks
+
+
+def data_parallel(devices: Sequence[str] | None = None):
+    """Trains every model made from now on data-parallel, on all devices.
+
+    Each device holds the whole model and computes its share of every batch.
+    The distribution becomes Keras' global one, so it must be set before a
+    model is made, and once more after `keras.utils.clear_session()`.
+
+    Args:
+        devices: Optional list of device names, such as
+            `["gpu:0", "gpu:1"]`. All devices of all processes by default.
+
+    Returns:
+        The `keras.distribution.DataParallel` that is now in force.
+
+    Raises:
+        RuntimeError: If Keras does not run on JAX: the other backends accept
+            a distribution and silently train on one device, or fail.
+        ValueError: If a device in `devices` does not exist.
+    """
+    require_jax("`data_parallel()`")
+    if devices is not None:
+        known = keras.distribution.list_devices()
+        missing = [name for name in devices if name not in known]
+        if missing or not devices:
+            raise ValueError(
+                "`devices` must name devices of this machine. "
+                f"Received: devices={list(devices)}. There are: {known}."
+            )
+        devices = list(devices)
+    # `auto_shard_dataset` would split tf.data by whole batches: processes then
+    # hang or disagree when the rows do not divide. `TwoTowerRetrieval` takes
+    # each process's rows out of every batch instead.
+    distribution = keras.distribution.DataParallel(
+        devices=devices, auto_shard_dataset=False
+    )
+    keras.distribution.set_distribution(distribution)
+    return distribution
+
+
+def require_jax(what: str) -> None:
+    """Raises a RuntimeError unless Keras runs on the JAX backend."""
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(
+            f"{what} needs Keras on the JAX backend. Received: backend="
+            f"{keras.backend.backend()!r}. Set the environment variable "
+            "KERAS_BACKEND=jax before Keras is imported."
+        )
+
+
+def num_devices() -> int:
+    """How many devices a batch is divided over; 1 without a distribution."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or keras.backend.backend() != "jax":
+        return 1
+    # The batch is split along the mesh's batch axis, which is all there is in
+    # a `DataParallel`; a `ModelParallel` has others beside it.
+    mesh = distribution.device_mesh
+    axis = mesh.axis_names.index(distribution.batch_dim_name)
+    return int(mesh.shape[axis])
+
+
+def process_index() -> int:
+    """The number of this process, from 0."""
+    if keras.backend.backend() != "jax":
+        return 0  # Only the JAX backend runs several processes here.
+    from keras_dp_retrieval._jax import devices
+
+    return devices.process_index()
+
+
+def process_count() -> int:
+    """How many processes run this program together."""
+    if keras.backend.backend() != "jax":
+        return 1
+    from keras_dp_retrieval._jax import devices
+
+    return devices.process_count()
+
+
+def round_up(num_rows: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is no less than `num_rows`."""
+    return -(-num_rows // multiple) * multiple
+
+
+def process_rows(num_rows: int) -> slice:
+    """Returns the rows of a global batch that this process feeds.
+
+    Args:
+        num_rows: int. Rows of the batch over all processes, a multiple of
+            `num_devices()`.
+    """
+    count = process_count()
+    _checks.positive_int("num_rows", num_rows)
+    share = num_rows // count
+    start = process_index() * share
+    return slice(start, start + share)
