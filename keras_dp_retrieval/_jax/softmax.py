@@ -1,0 +1,135 @@
+"""The sums of a full softmax, chunk by chunk, in bounded memory."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+def softmax_parts(
+    users, candidates, offset, positives, excluded, no_candidate, chunk_size
+):
+    """Returns the competitors' log-sum-exp and the positives' logits.
+
+    The logits `users @ candidates.T + offset` are computed `chunk_size`
+    columns at a time, and once more in the backward pass: beside its inputs
+    and the gradients of `users` and `candidates` it never holds more than a
+    few arrays of `(batch, chunk_size)`.
+
+    Args:
+        users: `(batch, dim)` float32, already divided by the temperature.
+        candidates: `(num_candidates, dim)` float32.
+        offset: `(num_candidates,)` float32, added to every row of logits. It
+            is taken as a constant: its gradient is zero.
+        positives: `(batch, positives)` int32; a negative row gives the logit
+            0.
+        excluded: `(batch, excluded)` int32: columns that do not compete in
+            this row. Negative rows stand for nothing.
+        no_candidate: float, the logit of an excluded column.
+        chunk_size: int, no larger than `num_candidates`.
+
+    Returns:
+        `(batch,)` and `(batch, positives)`, float32.
+    """
+    args = (users, candidates, offset, positives, excluded, no_candidate)
+    return _forward(*args, chunk_size)[0]
+
+
+def _num_chunks(num_candidates, chunk_size):
+    return -(-num_candidates // chunk_size)
+
+
+def _rows_in(rows, first, start, chunk_size):
+    """Columns of `rows` in the chunk at `start`; `chunk_size` if elsewhere."""
+    here = (rows >= first) & (rows < start + chunk_size)
+    return jnp.where(here, rows - start, chunk_size)
+
+
+def _chunk(index, users, candidates, offset, excluded, no_candidate, size):
+    """Returns the chunk, its logits before and after masking, its place."""
+    # The last chunk is moved back to end with the table, so that no padded
+    # copy of the table is needed; the columns it repeats are masked.
+    first = index * size
+    start = jnp.minimum(first, candidates.shape[0] - size)
+    vectors = lax.dynamic_slice_in_dim(candidates, start, size)
+    logits = users @ vectors.T + lax.dynamic_slice_in_dim(offset, start, size)
+    repeated = start + jnp.arange(size) < first
+    masked = jnp.where(repeated, no_candidate, logits)
+    places = _rows_in(excluded, first, start, size)
+    masked = jax.vmap(
+        lambda row, at: row.at[at].set(no_candidate, mode="drop")
+    )(masked, places)
+    return vectors, logits, masked, first, start
+
+
+def _forward(
+    users, candidates, offset, positives, excluded, no_candidate, size
+):
+    def step(index, carry):
+        largest, total, positive_logits = carry
+        _, logits, masked, first, start = _chunk(
+            index, users, candidates, offset, excluded, no_candidate, size
+        )
+        new_largest = jnp.maximum(largest, masked.max(axis=1))
+        total = total * jnp.exp(largest - new_largest)
+        total += jnp.exp(masked - new_largest[:, None]).sum(axis=1)
+        places = _rows_in(positives, first, start, size)
+        found = jnp.take_along_axis(
+            logits, jnp.minimum(places, size - 1), axis=1
+        )
+        positive_logits = jnp.where(places < size, found, positive_logits)
+        return new_largest, total, positive_logits
+
+    batch = users.shape[0]
+    carry = (
+        jnp.full(batch, no_candidate, users.dtype),
+        jnp.zeros(batch, users.dtype),
+        jnp.zeros(positives.shape, users.dtype),
+    )
+    num_chunks = _num_chunks(candidates.shape[0], size)
+    largest, total, positive_logits = lax.fori_loop(0, num_chunks, step, carry)
+    sums = largest + jnp.log(total)
+    residuals = (
+        users,
+        candidates,
+        offset,
+        positives,
+        excluded,
+        no_candidate,
+        sums,
+    )
+    return (sums, positive_logits), residuals
+
+
+def _backward(size, residuals, gradients):
+    users, candidates, offset, positives, excluded, no_candidate, sums = (
+        residuals
+    )
+    of_sums, of_positives = gradients
+
+    def step(index, carry):
+        of_users, of_candidates = carry
+        vectors, _, masked, first, start = _chunk(
+            index, users, candidates, offset, excluded, no_candidate, size
+        )
+        of_logits = of_sums[:, None] * jnp.exp(masked - sums[:, None])
+        places = _rows_in(positives, first, start, size)
+        of_logits = jax.vmap(
+            lambda row, at, values: row.at[at].add(values, mode="drop")
+        )(of_logits, places, of_positives)
+        of_users += of_logits @ vectors
+        so_far = lax.dynamic_slice_in_dim(of_candidates, start, size)
+        of_candidates = lax.dynamic_update_slice_in_dim(
+            of_candidates, so_far + of_logits.T @ users, start, axis=0
+        )
+        return of_users, of_candidates
+
+    num_chunks = _num_chunks(candidates.shape[0], size)
+    carry = (jnp.zeros_like(users), jnp.zeros_like(candidates))
+    of_users, of_candidates = lax.fori_loop(0, num_chunks, step, carry)
+    return of_users, of_candidates, jnp.zeros_like(offset), None, None, None
+
+
+softmax_parts.defvjp(_forward, _backward)
