@@ -1,0 +1,152 @@
+"""Update only the touched rows of a table and of its optimizer slots.
+
+Pure functions on arrays. Every rule scatters into a slot first and then reads
+the updated rows back. Reading the old rows and scattering afterwards would
+make XLA keep the old slot alive beside the new one: two copies of the whole
+table a step.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class TouchedRows(NamedTuple):
+    """The gradient of one table, by row.
+
+    Attributes:
+        rows: `(batch,)` int32. Every touched row of the table stands here
+            once. The other places hold numbers beyond the table, all
+            different, which scatters drop.
+        gradients: `(batch, dim)`. The gradient of the row in the same place;
+            zero where `rows` is beyond the table.
+    """
+
+    rows: jax.Array
+    gradients: jax.Array
+
+
+def merge(ids, gradients, num_rows: int) -> TouchedRows:
+    """Sums the gradients of repeated ids.
+
+    A row is touched when its summed gradient is not exactly zero. So examples
+    of weight 0 touch nothing, and neither does a masked place in a history.
+
+    Instead of sorting, each example writes its number into a scratch value of
+    its row and reads it back: all examples of a row then read the same number,
+    whichever of them wrote last. On CPU this takes 0.1-0.2 ms for 4096 ids
+    and 1M rows, and sorting the ids 0.6-0.8 ms.
+
+    Args:
+        ids: `(batch,)` int. Negative ids count from the end and ids beyond the
+            table are ignored, as in the gradient of `jnp.take`.
+        gradients: `(batch, dim)`. Gradients of the looked-up rows.
+        num_rows: int. Rows of the table.
+    """
+    batch = ids.shape[0]
+    numbers = jnp.arange(batch, dtype="int32")
+    # Places that no example writes are never read: no need to fill them.
+    scratch = jax.lax.empty((num_rows,), "int32")
+    scratch = scratch.at[ids].set(numbers, mode="drop")
+    # Who speaks for the row of each example; nobody for ids beyond the table.
+    speaker = scratch.at[ids].get(mode="fill", fill_value=batch)
+    summed = jnp.zeros_like(gradients)
+    summed = summed.at[speaker].add(gradients, mode="drop")
+    touched = (speaker == numbers) & jnp.any(summed != 0, axis=-1)
+    rows = jnp.where(touched, ids, num_rows + numbers)
+    return TouchedRows(rows.astype("int32"), summed)
+
+
+def _add(table, touched: TouchedRows, values):
+    return table.at[touched.rows].add(values, mode="drop", unique_indices=True)
+
+
+def _scale(table, touched: TouchedRows, factor):
+    factor = jnp.asarray(factor, table.dtype)
+    return table.at[touched.rows].multiply(
+        factor, mode="drop", unique_indices=True
+    )
+
+
+def _read(table, touched: TouchedRows):
+    # Where nothing was touched any row will do: it is dropped when written.
+    return table.at[touched.rows].get(mode="clip", unique_indices=True)
+
+
+def decay(table, touched: TouchedRows, factor):
+    """Multiplies the touched rows by `1 - factor`: decoupled weight decay."""
+    return _scale(table, touched, 1 - factor)
+
+
+def sgd(table, touched: TouchedRows, *, learning_rate):
+    """`keras.optimizers.SGD` without momentum, on the touched rows."""
+    return _add(table, touched, -learning_rate * touched.gradients)
+
+
+def adagrad(
+    table, accumulator, touched: TouchedRows, *, learning_rate, epsilon
+):
+    """`keras.optimizers.Adagrad` on the touched rows.
+
+    Returns:
+        `(table, accumulator)`, equal to the dense rule's: a row without a
+        gradient keeps its value and its accumulator.
+    """
+    accumulator = _add(accumulator, touched, jnp.square(touched.gradients))
+    scale = jnp.sqrt(_read(accumulator, touched) + epsilon)
+    step = learning_rate * touched.gradients / scale
+    return _add(table, touched, -step), accumulator
+
+
+def rmsprop(
+    table, velocity, touched: TouchedRows, *, learning_rate, rho, epsilon
+):
+    """`keras.optimizers.RMSprop` without momentum, not centered.
+
+    Untouched rows of the table stay, but their velocity decays by `rho` at
+    every step. That decay is one pass over the slot, in place: it is what
+    keeps the slot equal to the dense rule's at every step, and it is the one
+    part of these rules whose cost grows with the table.
+
+    Returns:
+        `(table, velocity)`, equal to the dense rule's.
+    """
+    squares = (1 - rho) * jnp.square(touched.gradients)
+    velocity = _add(velocity * rho, touched, squares)
+    scale = jnp.sqrt(_read(velocity, touched) + epsilon)
+    step = learning_rate * touched.gradients / scale
+    return _add(table, touched, -step), velocity
+
+
+def lazy_adam(
+    table,
+    momentum,
+    velocity,
+    touched: TouchedRows,
+    *,
+    step_size,
+    beta_1,
+    beta_2,
+    epsilon,
+):
+    """Lazy Adam: Adam's rule on the touched rows alone.
+
+    Dense Adam also moves every other row along its old momentum and lets its
+    moments decay; here an untouched row keeps value and moments. This is
+    another algorithm wherever some row is not touched at every step.
+
+    Args:
+        step_size: Scalar, the learning rate with Adam's bias correction.
+
+    Returns:
+        `(table, momentum, velocity)`.
+    """
+    gradients = touched.gradients
+    momentum = _scale(momentum, touched, beta_1)
+    momentum = _add(momentum, touched, (1 - beta_1) * gradients)
+    velocity = _scale(velocity, touched, beta_2)
+    velocity = _add(velocity, touched, (1 - beta_2) * jnp.square(gradients))
+    scale = jnp.sqrt(_read(velocity, touched)) + epsilon
+    step = step_size * _read(momentum, touched) / scale
+    return _add(table, touched, -step), momentum, velocity

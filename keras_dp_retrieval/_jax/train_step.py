@@ -1,0 +1,290 @@
+"""A training step that differentiates looked-up rows instead of tables.
+
+The gradient of an embedding lookup is as large as the table, and so are the
+optimizer's update and, with several devices, what they exchange. Here every
+lookup of a sparse table adds an array of zeros, as large as the rows it read,
+and the step differentiates those zeros: their gradient is that of the rows.
+No array of a table's size is made, only the tables and slots themselves,
+which are updated in place.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import keras
+from jax.extend.core import get_opaque_trace_state
+
+from keras_dp_retrieval import _lookups
+from keras_dp_retrieval._jax import row_sparse
+
+
+def train_step(
+    model, state, data, sparse_variables, rule, *, update_metrics=None
+):
+    """One row-sparse training step, with the contract of Keras' `train_step`.
+
+    Stateless: it may be jitted, with the state donated, and scanned over. A
+    sparse table that the loss also reads in another way than through
+    `RowEmbedding` (as a whole for a full softmax, by a regularizer, inside a
+    scan or a rematerialised block) is found out while the step is traced and
+    gets its dense gradient, with a warning.
+
+    Args:
+        model: A built and compiled `keras.Model` on the JAX backend.
+        state: `(trainable, non_trainable, optimizer, metrics)` lists of
+            arrays, in the order of the model's variables.
+        data: `x`, `(x, y)` or `(x, y, sample_weight)`.
+        sparse_variables: The trainable `keras.Variable`s, tables of
+            `RowEmbedding` layers, whose rows are updated. All other trainable
+            variables get the optimizer's own update.
+        rule: The `RowRule` of the model's optimizer.
+        update_metrics: Optional `f(metrics_variables, loss, x, y, y_pred,
+            sample_weight) -> (logs, metrics_variables)`, with the loss before
+            any scaling. By default Keras' own, which counts padding rows.
+
+    Returns:
+        `(logs, state)`.
+    """
+    trainable, non_trainable, optimizer_values, metrics = state
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
+    def compute_loss(trainable):
+        return model.compute_loss_and_updates(
+            trainable,
+            non_trainable,
+            metrics,
+            x,
+            y,
+            sample_weight,
+            training=True,
+            optimizer_variables=optimizer_values,
+        )
+
+    variables = model.trainable_variables
+    chosen = {id(variable) for variable in sparse_variables}
+    sparse = {i for i, v in enumerate(variables) if id(v) in chosen}
+    lookups, read_whole = _find_lookups(
+        compute_loss, variables, trainable, sparse
+    )
+    _warn_dense(variables[i] for i in sorted(read_whole))
+    aux, gradients, touched = _differentiate(
+        compute_loss, variables, trainable, sparse - read_whole, lookups
+    )
+    loss, y_pred, non_trainable, metrics = aux
+    trainable, optimizer_values = _apply(
+        rule, variables, trainable, optimizer_values, gradients, touched
+    )
+    update = update_metrics or model._update_metrics_variables
+    logs, metrics = update(metrics, loss, x, y, y_pred, sample_weight)
+    return logs, (trainable, non_trainable, optimizer_values, metrics)
+
+
+class _LookupTape:
+    """Follows the lookups of some tables through one run of the model.
+
+    Tables go by their place in the model's trainable variables. Places, unlike
+    ids of objects, are the same in every process, so that all processes
+    compile one program.
+
+    Args:
+        variables: List of the model's trainable variables.
+        tables: `{place: (num_rows, dim)}`, the tables to follow.
+        offsets: Optional list of `(..., dim)`, one for each lookup in turn,
+            added to its rows.
+    """
+
+    def __init__(self, variables, tables, offsets=None):
+        self._places = {id(variables[place]): place for place in tables}
+        self._tables = tables
+        self._offsets = offsets
+        self._trace = get_opaque_trace_state()
+        self.places = []  # The table of each lookup.
+        self.ids = []  # The ids of each lookup.
+
+    def lookup(self, variable, ids):
+        place = self._places.get(id(variable))
+        # Inside a scan, a remat or a vmap of the model the ids cannot be
+        # brought out, and one lookup may stand for many.
+        if place is None or get_opaque_trace_state() != self._trace:
+            return None
+        rows = jnp.take(self._tables[place], ids, axis=0)
+        if self._offsets is not None:
+            rows = rows + self._offsets[len(self.ids)]
+        self.places.append(place)
+        self.ids.append(ids)
+        return rows
+
+
+def _find_lookups(compute_loss, variables, trainable, sparse):
+    """Traces the loss once to learn how it reads the sparse tables.
+
+    Returns:
+        `(lookups, read_whole)`: a list of `(place of the table, shape of the
+        ids)`, and the set of the places of tables that the loss also reads
+        in another way; their lookups are left out.
+    """
+    tables = {place: trainable[place] for place in sorted(sparse)}
+    places = []
+    read_whole = set()
+
+    def loss(ones):
+        values = list(trainable)
+        for place, one in ones.items():
+            values[place] = _guard(
+                values[place], one, lambda place=place: read_whole.add(place)
+            )
+        tape = _LookupTape(variables, tables)
+        with _lookups.follow(tape):
+            loss, _ = compute_loss(values)
+        places.extend(tape.places)
+        return loss, tape.ids
+
+    ones = {place: jnp.ones(()) for place in tables}
+    _, ids = jax.eval_shape(jax.grad(loss, has_aux=True), ones)
+    lookups = [
+        (place, i.shape)
+        for place, i in zip(places, ids, strict=True)
+        if place not in read_whole
+    ]
+    return lookups, read_whole
+
+
+def _guard(table, one, report):
+    """`table`; calls `report()` if a gradient flows back to it.
+
+    JAX runs the backward rule only if the loss depends on the result in a
+    differentiable way. `one` is there to be differentiated.
+    """
+
+    @jax.custom_vjp
+    def guard(table, one):
+        return table
+
+    def backward(_, gradient):
+        report()
+        return None, jnp.zeros(())
+
+    guard.defvjp(lambda table, one: (table, None), backward)
+    return guard(table, one)
+
+
+def _warn_dense(variables):
+    paths = ", ".join(variable.path for variable in variables)
+    if paths:
+        warnings.warn(
+            f"Updated densely: {paths}. The loss does not read these tables "
+            "through `RowEmbedding` lookups alone (but as a whole, by a "
+            "regularizer, or inside a scan, vmap or remat), so every row may "
+            "have a gradient.",
+            stacklevel=3,
+        )
+
+
+def _differentiate(compute_loss, variables, trainable, sparse, lookups):
+    """Gradients of the dense variables, and the touched rows of the others.
+
+    Returns:
+        `(aux, gradients, touched)`: what the loss function returns beside the
+        loss, `{place: gradient}` and `{place: TouchedRows}`.
+    """
+    tables = {place: trainable[place] for place in sorted(sparse)}
+    dense = {i: v for i, v in enumerate(trainable) if i not in sparse}
+    offsets = [
+        jnp.zeros((*shape, tables[place].shape[-1]), tables[place].dtype)
+        for place, shape in lookups
+    ]
+
+    def loss(dense, offsets):
+        values = [(dense | tables)[i] for i in range(len(variables))]
+        tape = _LookupTape(variables, tables, offsets)
+        with _lookups.follow(tape):
+            loss, aux = compute_loss(values)
+        return loss, (aux, tape.ids)
+
+    grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    (gradients, row_gradients), (aux, ids) = grad(dense, offsets)
+    touched = {}
+    for place, table in tables.items():
+        mine = [i for i, lookup in enumerate(lookups) if lookup[0] == place]
+        touched[place] = _merge_lookups(
+            [ids[i] for i in mine], [row_gradients[i] for i in mine], table
+        )
+    return aux, gradients, touched
+
+
+def _merge_lookups(ids, gradients, table):
+    """`TouchedRows` of all lookups into one table; of none, no rows."""
+    dim = table.shape[-1]
+    ids = [_everywhere(i.reshape(-1)) for i in ids]
+    gradients = [_everywhere(g.reshape(-1, dim)) for g in gradients]
+    return row_sparse.merge(
+        jnp.concatenate([jnp.zeros((0,), "int32"), *ids]),
+        jnp.concatenate([jnp.zeros((0, dim), table.dtype), *gradients]),
+        table.shape[0],
+    )
+
+
+def _everywhere(array):
+    """Brings all devices' parts of a batch-sized array to every device.
+
+    Without this the compiler would rather let each device update the table by
+    its part of the batch and then sum whole tables over the devices.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return array
+    mesh = distribution.device_mesh.backend_mesh
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.lax.with_sharding_constraint(array, replicated)
+
+
+def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
+    """Updates dense variables by the optimizer, touched rows by the rule.
+
+    Returns:
+        `(trainable, optimizer_values)`, lists in the order they came in.
+    """
+    optimizer = rule.optimizer
+    gradients, touched = _clip(optimizer, gradients, touched)
+    everything = [*variables, *optimizer.variables]
+    values = [*trainable, *optimizer_values]
+    mapping = list(zip(everything, values, strict=True))
+    with keras.StatelessScope(state_mapping=mapping) as scope:
+        for place, rows in touched.items():
+            table = variables[place]
+            slots = rule.slots(table)
+            updated = rule.update(
+                table,
+                scope.get_current_value(table),
+                [scope.get_current_value(slot) for slot in slots],
+                rows,
+            )
+            for update in zip([table, *slots], updated, strict=True):
+                scope.add_update(update)
+        if gradients:
+            # This counts the iteration, too.
+            optimizer.apply(
+                list(gradients.values()), [variables[i] for i in gradients]
+            )
+        else:
+            optimizer._iterations.assign_add(1)
+    values = [scope.get_current_value(v) for v in everything]
+    return values[: len(variables)], values[len(variables) :]
+
+
+def _clip(optimizer, gradients, touched):
+    """Clips dense gradients and touched rows together, by Keras' own rules.
+
+    The places of `TouchedRows` that hold no row hold zeros, so a norm over
+    them is the norm of the dense gradient. The optimizer clips the dense ones
+    again when it applies them; they are within the bound by then.
+    """
+    clipped = optimizer._clip_gradients(
+        [*gradients.values(), *(rows.gradients for rows in touched.values())]
+    )
+    dense = dict(zip(gradients, clipped, strict=False))
+    rows = zip(touched.items(), clipped[len(gradients) :], strict=True)
+    return dense, {
+        place: old._replace(gradients=new) for (place, old), new in rows
+    }
