@@ -351,7 +351,7 @@ def _next_power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
-def _rank(
+def best_rows(
     user_vectors, candidate_vectors, excluded_rows, allowed, *, k, chunk_size
 ):
     """The rows of the best `k` candidates of each user, -1 where none is."""
@@ -394,7 +394,7 @@ def _ranker(model, task: RankingTask) -> Callable:
 
     def rank(user_rows, excluded_rows):
         vectors = keras.ops.convert_to_tensor(model.user_vectors(user_rows))
-        rows = _rank(vectors, candidates, excluded_rows, allowed, **options)
+        rows = best_rows(vectors, candidates, excluded_rows, allowed, **options)
         return keras.ops.convert_to_numpy(rows)
 
     return rank
@@ -406,7 +406,7 @@ def _jax_ranker(model, candidates, allowed, options) -> Callable:
 
     strategy = keras.distribution.distribution()
     mesh = evaluation.local_mesh(strategy and strategy.device_mesh)
-    program = evaluation.compiled_ranker(_rank, mesh, **options)
+    program = evaluation.compiled_ranker(best_rows, mesh, **options)
     candidates = evaluation.replicate(evaluation.local_copy(candidates), mesh)
     allowed = evaluation.replicate(allowed, mesh)
 

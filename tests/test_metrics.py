@@ -475,7 +475,7 @@ def ranking_program(num_users, num_candidates, chunk_size, dim=4):
     from keras_dp_retrieval._jax import evaluation
 
     program = evaluation.compiled_ranker(
-        metrics._rank, evaluation.local_mesh(), 10, chunk_size
+        metrics.best_rows, evaluation.local_mesh(), 10, chunk_size
     )
     return program.trace(
         jax.ShapeDtypeStruct((num_users, dim), "float32"),
