@@ -1,0 +1,208 @@
+"""Ratings in, batches of one fixed size out: the tf.data pipelines."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dp_retrieval.data.ratings import Ratings
+
+
+def import_tensorflow():
+    """Returns the tensorflow module, which here only feeds data."""
+    import tensorflow as tf
+
+    # Otherwise TensorFlow takes the memory that JAX trains in.
+    try:
+        tf.config.set_visible_devices([], "GPU")
+    except RuntimeError:
+        pass  # TensorFlow is already running: its devices are settled.
+    return tf
+
+
+def batch_places(order, batch_size: int, num_rows: int) -> np.ndarray:
+    """Deals places out to batches of one size.
+
+    Args:
+        order: `(n,)` int. Places in the order they are to be seen.
+        batch_size: int. Real places in each batch but the last.
+        num_rows: int. Entries of a batch, `batch_size` or more.
+
+    Returns:
+        `(num_batches, num_rows)`. What `weights` calls filler are places
+        that really exist, so that nothing can go wrong in looking them up.
+    """
+    num_batches = -(-len(order) // batch_size)
+    full = np.resize(order, num_batches * batch_size)
+    full = full.reshape(num_batches, batch_size)
+    return full[:, np.arange(num_rows) % batch_size]
+
+
+def batch_weights(
+    num_examples: int, batch_size: int, num_rows: int
+) -> np.ndarray | None:
+    """Which entries of the batches are real: 1, and filler: 0.
+
+    Returns:
+        `(2, num_rows)` float32: the weights of every batch but the last, and
+        those of the last. None if nothing is filler.
+    """
+    in_last = (num_examples - 1) % batch_size + 1
+    if in_last == num_rows:
+        return None
+    real = np.array([[batch_size], [in_last]])
+    return (np.arange(num_rows) < real).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchFormat:
+    """What a batch looks like.
+
+    Args:
+        batch_size: int. Real examples in each batch but the last.
+        num_rows: int. Rows of each batch, real and filler.
+        candidate_key: str. Key of the candidate rows in the labels.
+        rating_key: str. Key of the ratings in the labels.
+        rating_range: The ratings that become 0 and 1.
+    """
+
+    batch_size: int
+    num_rows: int
+    candidate_key: str
+    rating_key: str
+    rating_range: tuple[float, float]
+
+
+class Epochs:
+    """Which pass over the train part is next, and the order of each.
+
+    Args:
+        num_examples: int.
+        seed: int.
+    """
+
+    def __init__(self, num_examples: int, seed: int):
+        self.num_examples = num_examples
+        self.seed = seed
+        self.next = 0
+        self._last_made = (-1, np.zeros(0, np.int32))
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Returns `(num_examples,)` int32, a function of seed and epoch."""
+        if self._last_made[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch])
+            order = np.arange(self.num_examples, dtype=np.int32)
+            rng.shuffle(order)
+            self._last_made = (epoch, order)
+        return self._last_made[1]
+
+
+class Batches:
+    """Cuts columns into batches of one size.
+
+    Args:
+        ratings: `Ratings`, at least one.
+        form: `BatchFormat`.
+    """
+
+    def __init__(self, ratings: Ratings, form: BatchFormat):
+        self._form = form
+        self._num_examples = len(ratings)
+        self.num_batches = -(-len(ratings) // form.batch_size)
+        self._columns = [ratings.user_rows, ratings.candidate_rows]
+        if ratings.ratings is not None:
+            low, high = form.rating_range
+            scaled = (ratings.ratings - low) / np.float32(high - low)
+            self._columns.append(scaled)
+        self._has_ratings = ratings.ratings is not None
+        self._weights = batch_weights(
+            len(ratings), form.batch_size, form.num_rows
+        )
+
+    def columns(self, order, start: int, stop: int) -> list[np.ndarray]:
+        """Returns batches `start` to `stop`, each `(stop - start, rows)`."""
+        size = self._form.batch_size
+        places = batch_places(
+            order[start * size : stop * size], size, self._form.num_rows
+        )
+        columns = [column[places] for column in self._columns]
+        if self._weights is not None:
+            is_last = np.arange(start, stop) == self.num_batches - 1
+            columns.append(self._weights[is_last.astype(int)])
+        return columns
+
+    def example(self, *columns):
+        """Returns `(x, y)` or `(x, y, sample_weight)` as Keras takes them."""
+        users, candidates, *rest = columns
+        labels = {self._form.candidate_key: candidates}
+        if self._has_ratings:
+            labels[self._form.rating_key] = rest.pop(0)
+        return (users, labels, *rest)
+
+    def dtypes(self) -> list[np.dtype]:
+        """Of each column."""
+        none = np.zeros(0, np.int32)
+        return [column.dtype for column in self.columns(none, 0, 0)]
+
+
+def fixed_batches(ratings: Ratings, form: BatchFormat):
+    """Returns a `tf.data.Dataset` of the ratings in their own order."""
+    tf = import_tensorflow()
+    batches = Batches(ratings, form)
+    order = np.arange(len(ratings), dtype=np.int32)
+    columns = batches.columns(order, 0, batches.num_batches)
+    return tf.data.Dataset.from_tensor_slices(batches.example(*columns))
+
+
+# So many examples are looked up by one call of NumPy: at one call a batch, the
+# calls would cost more than the work.
+_EXAMPLES_A_CALL = 2**18
+
+
+def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: Epochs):
+    """Returns a `tf.data.Dataset` that deals the rows anew in every pass.
+
+    A pass counts when its last batch is handed over. So the look at one batch
+    by which Keras builds a model, or a pass that was broken off, does not
+    change the order of the passes to come. For the same reason nothing is
+    prefetched: looking up 80 batches of 1000 takes 3 ms.
+    """
+    tf = import_tensorflow()
+    batches = Batches(ratings, form)
+    last = batches.num_batches - 1
+    calls = np.arange(0, last, max(_EXAMPLES_A_CALL // form.batch_size, 1))
+    # The last batch has a call of its own: when it is looked up, it is handed
+    # over.
+    starts = np.append(calls, last)
+    stops = np.append(starts[1:], last + 1)
+
+    def begin():
+        return np.full(len(starts), epochs.next), starts, stops
+
+    def look_up(epoch, start, stop):
+        if stop > last:
+            epochs.next = int(epoch) + 1
+        return batches.columns(epochs.order(int(epoch)), start, stop)
+
+    def several(*epoch_start_stop):
+        columns = tf.numpy_function(look_up, epoch_start_stop, batches.dtypes())
+        for column in columns:
+            column.set_shape([None, form.num_rows])
+        return batches.example(*columns)
+
+    def one_pass(_):
+        columns = tf.numpy_function(begin, [], [tf.int64] * 3)
+        for column in columns:
+            column.set_shape([len(starts)])
+        return tuple(columns)
+
+    # `unbatch` is a third of the cost of `flat_map`, which makes a new
+    # pipeline for each of its elements.
+    dataset = tf.data.Dataset.range(1).map(one_pass).unbatch()
+    dataset = dataset.map(several).unbatch()
+    options = tf.data.Options()
+    # TensorFlow may otherwise make batches in advance after all.
+    options.experimental_optimization.inject_prefetch = False
+    dataset = dataset.with_options(options)
+    return dataset.apply(
+        tf.data.experimental.assert_cardinality(batches.num_batches)
+    )

@@ -1,0 +1,610 @@
+"""RetrievalDataset: the user's own interactions as train and test batches."""
+
+import copy
+import dataclasses
+import functools
+import warnings
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from keras_dp_retrieval import _checks, distribution
+from keras_dp_retrieval.data import batches, splits, synthetic, tables
+from keras_dp_retrieval.data.ratings import (
+    Interactions,
+    Ratings,
+    RawRatings,
+    Vocabulary,
+)
+
+PARTS = ("train", "validation", "test")
+_COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Given:
+    """What a data set is made of: raw interactions, and titles.
+
+    Args:
+        interactions: `RawRatings`, to be split.
+        validation: Optional `RawRatings`, used as they are.
+        test: Optional `RawRatings`, used as they are.
+        titles: dict. Raw candidate id to title.
+    """
+
+    interactions: RawRatings
+    validation: RawRatings | None = None
+    test: RawRatings | None = None
+    titles: dict = dataclasses.field(default_factory=dict)
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class RetrievalDataset:
+    """Batches for `fit`, and who has had what, from your own interactions.
+
+    Ids can be whole numbers or strings. The tables of a model have one row
+    for each of them; row 0 is for ids that are not known. An id that occurs
+    in the test part alone has a row too.
+
+    `.train`, `.validation` and `.test` are `tf.data.Dataset`s of `(x, y)`:
+    user rows `(batch,)` int32, and `{"movie_id": candidate rows (batch,)
+    int32, "rating": (batch,) float32}` with the ratings stretched to 0 to 1;
+    without ratings, `"rating"` is absent. All batches have the same number of
+    rows, a multiple of the number of devices: where the interactions do not
+    fill them, valid rows are repeated and a third entry, `sample_weight`, is
+    0 for those and 1 for the others. A part without interactions is None.
+
+    The train part is dealt anew in every epoch, in an order that depends on
+    the seed and the number of the epoch alone. Validation and test keep
+    their order.
+
+    Repeated interactions are kept. `leakage` says what the test part shares
+    with the train part; a warning says so where it distorts the figures.
+
+    The config holds all interactions as plain lists, so that it can be saved
+    as JSON. That is meant for small data.
+
+    Example:
+
+        data = RetrievalDataset.from_interactions(
+            user_ids=["ann", "ann", "bob"], candidate_ids=[7, 9, 7]
+        )
+        model.fit(data.train, validation_data=data.validation)
+
+    Args:
+        user_ids: `(n,)` int64 or strings.
+        candidate_ids: `(n,)` int64 or strings.
+        ratings: Optional `(n,)` floats inside `rating_range`.
+        timestamps: Optional `(n,)` whole numbers or dates.
+        split: str. `"random"`, `"by_time"` or `"leave_last_out"`; see
+            `keras_dp_retrieval.data.splits`.
+        test: Optional `(user_ids, candidate_ids)`, and if you like `ratings`
+            and `timestamps` after them: the test part. `split` then only
+            takes the validation part out of the interactions.
+        validation: Likewise, the validation part. It must have ratings and
+            timestamps if the interactions do.
+        test_fraction: float. Test share of all interactions.
+        validation_fraction: float. Validation share of the rest; 0 for no
+            validation part.
+        batch_size: int. Interactions in a batch, over all devices.
+        seed: int. Of the split and of the order of the epochs.
+        candidate_titles: Optional dict, raw candidate id to title.
+        candidate_key: str. Name of the candidates in `y`.
+        rating_key: str. Name of the ratings in `y`.
+        rating_range: The ratings that become 0 and 1 in `y`.
+        is_synthetic: bool. Whether the interactions are made up, so that
+            whoever prints figures can say so.
+        validation_in_train: bool. Whether the validation part is learned
+            from, to refit a model whose settings have been chosen.
+    """
+
+    def __init__(
+        self,
+        user_ids,
+        candidate_ids,
+        ratings=None,
+        timestamps=None,
+        *,
+        split: str = "random",
+        test=None,
+        validation=None,
+        test_fraction: float = 0.2,
+        validation_fraction: float = 0.1,
+        batch_size: int = 1000,
+        seed: int = 42,
+        candidate_titles: Mapping | None = None,
+        candidate_key: str = "movie_id",
+        rating_key: str = "rating",
+        rating_range: tuple[float, float] = (1.0, 5.0),
+        is_synthetic: bool = False,
+        validation_in_train: bool = False,
+    ):
+        has_timestamps = timestamps is not None
+        held_out = test is not None or validation is not None
+        splits.check_split(split, has_timestamps, held_out)
+        self._set_options(
+            split=split,
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            batch_size=batch_size,
+            seed=seed,
+            candidate_key=candidate_key,
+            rating_key=rating_key,
+            validation_in_train=validation_in_train,
+        )
+        low, high = rating_range
+        _checks.number_between("rating_range", high, low, open_low=True)
+        self.rating_range = (float(low), float(high))
+        self.is_synthetic = bool(is_synthetic)
+        interactions = RawRatings(user_ids, candidate_ids, ratings, timestamps)
+        given = Given(
+            interactions,
+            _held_out("validation", validation, interactions),
+            _held_out("test", test, None),
+            dict(candidate_titles or {}),
+        )
+        for part in (given.interactions, given.validation, given.test):
+            if part is not None:
+                part.check_range(*self.rating_range)
+        self._given = given
+        _ = self._parts  # Whatever is wrong with the split shows up here.
+
+    def _set_options(
+        self,
+        *,
+        split,
+        test_fraction,
+        validation_fraction,
+        batch_size,
+        seed,
+        candidate_key,
+        rating_key,
+        validation_in_train,
+    ):
+        self.split = _checks.one_of("split", split, splits.SPLITS)
+        self.test_fraction = _checks.number_between(
+            "test_fraction", test_fraction, 0, 1, open_high=True
+        )
+        self.validation_fraction = _checks.number_between(
+            "validation_fraction", validation_fraction, 0, 1, open_high=True
+        )
+        self.batch_size = _checks.positive_int("batch_size", batch_size)
+        self.seed = _checks.non_negative_int("seed", seed)
+        _checks.number_between("seed", self.seed, 0, 2**32 - 1)
+        self.candidate_key = candidate_key
+        self.rating_key = rating_key
+        if candidate_key == rating_key:
+            raise ValueError(
+                "`candidate_key` and `rating_key` must differ. Received: "
+                f"{candidate_key!r} for both."
+            )
+        if validation_in_train and split == "tutorial":
+            raise ValueError(
+                "With `split='tutorial'` validation and test are the same "
+                "rows, so validation cannot be learned from. Received: "
+                "validation_in_train=True. Use `split='random'`."
+            )
+        self.validation_in_train = bool(validation_in_train)
+        # Keras refuses a batch that does not divide by the devices
+        # (keras#21167).
+        self._num_rows = distribution.round_up(
+            self.batch_size, distribution.num_devices()
+        )
+
+    # What there is.
+
+    def _read(self) -> Given:
+        return self._given
+
+    @functools.cached_property
+    def _loaded(self) -> Given:
+        return self._read()
+
+    @functools.cached_property
+    def user_vocabulary(self) -> Vocabulary:
+        """Which user has which row."""
+        return self._vocabulary("user_ids")
+
+    @functools.cached_property
+    def candidate_vocabulary(self) -> Vocabulary:
+        """Which candidate has which row."""
+        return self._vocabulary("candidate_ids")
+
+    def _vocabulary(self, column: str) -> Vocabulary:
+        given = self._loaded
+        parts = (given.interactions, given.validation, given.test)
+        return Vocabulary.from_ids(
+            *(getattr(part, column) for part in parts if part is not None)
+        )
+
+    @property
+    def num_users(self) -> int:
+        """Rows of a user table: the known users, and row 0 for unknown."""
+        return self.user_vocabulary.num_rows
+
+    @property
+    def num_candidates(self) -> int:
+        """Rows of a candidate table: the known ones, and row 0."""
+        return self.candidate_vocabulary.num_rows
+
+    @property
+    def movie_titles(self) -> dict:
+        """Raw candidate id to title; empty if no titles were given."""
+        return self._loaded.titles
+
+    def _to_rows(self, raw: RawRatings) -> Ratings:
+        return Ratings(
+            self.user_vocabulary.rows(raw.user_ids),
+            self.candidate_vocabulary.rows(raw.candidate_ids),
+            raw.ratings,
+            raw.timestamps,
+        )
+
+    @functools.cached_property
+    def _parts(self) -> dict[str, Ratings]:
+        given = self._loaded
+        ratings = self._to_rows(given.interactions)
+        split = splits.make_split(
+            self.split,
+            ratings,
+            test_fraction=0 if given.test else self.test_fraction,
+            validation_fraction=(
+                0 if given.validation else self.validation_fraction
+            ),
+            seed=self.seed,
+        )
+        parts = {part: ratings.take(getattr(split, part)) for part in PARTS}
+        if given.validation:
+            parts["validation"] = self._to_rows(given.validation)
+        if given.test:
+            parts["test"] = self._to_rows(given.test)
+        if self.validation_in_train:
+            nothing = parts["validation"].take(slice(0))
+            parts["train"] = parts["train"].concatenate(parts["validation"])
+            parts["validation"] = nothing
+        if not len(parts["train"]):
+            raise ValueError(
+                f"The train part must have interactions. Received: none of "
+                f"{len(ratings)} with split={self.split!r}, test_fraction="
+                f"{self.test_fraction:g}."
+            )
+        self._note = split.note
+        return parts
+
+    def ratings(self, split: str) -> Ratings:
+        """Returns the interactions of `"train"`, `"validation"` or `"test"`."""
+        return self._parts[_checks.one_of("split", split, PARTS)]
+
+    @functools.cached_property
+    def leakage(self) -> splits.LeakageReport:
+        """What the test part shares with the train part."""
+        parts = self._parts
+        return splits.leakage_report(parts["train"], parts["test"], self._note)
+
+    @functools.cached_property
+    def seen(self) -> Interactions:
+        """Who has had what in the train part, in time order."""
+        return Interactions.from_ratings(self.ratings("train"), self.num_users)
+
+    def seen_before(self, split: str) -> Interactions:
+        """Who has had what before this part is predicted, in time order.
+
+        For the test part that is train and validation, for the validation
+        part it is train, and before the train part there is nothing. Where
+        validation and test are the same rows, it is train for both.
+        """
+        train = self.ratings("train")
+        if _checks.one_of("split", split, PARTS) == "train":
+            nothing = train.take(slice(0))
+            return Interactions.from_ratings(nothing, self.num_users)
+        if split == "validation" or self.split == "tutorial":
+            return self.seen
+        both = train.concatenate(self.ratings("validation"))
+        return Interactions.from_ratings(both, self.num_users)
+
+    def candidate_counts(self, split: str = "train") -> np.ndarray:
+        """Returns `(num_candidates,)` int64: interactions of each row."""
+        rows = self.ratings(split).candidate_rows
+        return np.bincount(rows, minlength=self.num_candidates)
+
+    # Batches.
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of the train part."""
+        return -(-len(self.ratings("train")) // self.batch_size)
+
+    @functools.cached_property
+    def train(self):
+        """`tf.data.Dataset` of the train part, dealt anew in every epoch."""
+        self._warn_of_leakage()
+        if self.split == "tutorial":
+            return self._fixed("train")
+        dataset = batches.shuffled_batches(
+            self.ratings("train"), self._format, self._epochs
+        )
+        # What resumes a run has only the `tf.data.Dataset` in its hands.
+        dataset.start_at_epoch = self.start_at_epoch
+        return dataset
+
+    @functools.cached_property
+    def validation(self):
+        """`tf.data.Dataset` of the validation part, in a fixed order."""
+        if self.split == "tutorial":
+            return self.test
+        return self._fixed("validation")
+
+    @functools.cached_property
+    def test(self):
+        """`tf.data.Dataset` of the test part, in a fixed order."""
+        return self._fixed("test")
+
+    def _fixed(self, part: str):
+        ratings = self.ratings(part)
+        if not len(ratings):
+            return None
+        return batches.fixed_batches(ratings, self._format)
+
+    @property
+    def _format(self) -> batches.BatchFormat:
+        return batches.BatchFormat(
+            self.batch_size,
+            self._num_rows,
+            self.candidate_key,
+            self.rating_key,
+            self.rating_range,
+        )
+
+    @functools.cached_property
+    def _epochs(self) -> batches.Epochs:
+        return batches.Epochs(len(self.ratings("train")), self.seed)
+
+    def start_at_epoch(self, epoch: int) -> None:
+        """Makes the next pass over `.train` the epoch of this number.
+
+        The order of an epoch is a function of the seed and its number, so a
+        run that is resumed at epoch 7 sees what it would have seen. Passes
+        count from 0; one that is broken off does not count.
+        """
+        self._epochs.next = _checks.non_negative_int("epoch", epoch)
+
+    def with_validation_in_train(self) -> "RetrievalDataset":
+        """Returns this data set with the validation part learned from.
+
+        For the last fit, after all settings have been chosen. The test part
+        stays the same; `.validation` is None.
+        """
+        if self.split == "tutorial":
+            raise ValueError(
+                "With `split='tutorial'` validation and test are the same "
+                "rows, so validation cannot be learned from. Use "
+                "`split='random'`."
+            )
+        refit = copy.copy(self)
+        refit.validation_in_train = True
+        of_parts = ("_parts", "leakage", "seen", "_epochs", *PARTS)
+        for name in of_parts:
+            refit.__dict__.pop(name, None)
+        return refit
+
+    def _warn_of_leakage(self) -> None:
+        if not self.validation_in_train:  # Said when it was tuned.
+            for sentence in self.leakage.warnings:
+                warnings.warn(sentence, stacklevel=4)
+
+    # Where it comes from and goes to.
+
+    @classmethod
+    def from_interactions(
+        cls, user_ids, candidate_ids, ratings=None, timestamps=None, **options
+    ) -> "RetrievalDataset":
+        """Makes a data set from columns; `options` as in the class."""
+        return RetrievalDataset(
+            user_ids, candidate_ids, ratings, timestamps, **options
+        )
+
+    @classmethod
+    def from_dataframe(
+        cls,
+        frame,
+        *,
+        user_column: str = "user_id",
+        candidate_column: str = "candidate_id",
+        rating_column: str | None = None,
+        timestamp_column: str | None = None,
+        **options,
+    ) -> "RetrievalDataset":
+        """Makes a data set from a pandas data frame, or one like it.
+
+        Args:
+            frame: The data frame.
+            user_column: str. Likewise the other names of columns.
+            **options: As in the class.
+        """
+        columns = _named_columns(
+            user_column, candidate_column, rating_column, timestamp_column
+        )
+        return cls._from_raw(tables.from_frame(frame, columns), options)
+
+    @classmethod
+    def from_parquet(
+        cls,
+        path,
+        *,
+        user_column: str = "user_id",
+        candidate_column: str = "candidate_id",
+        rating_column: str | None = None,
+        timestamp_column: str | None = None,
+        **options,
+    ) -> "RetrievalDataset":
+        """Makes a data set from a Parquet file, or a folder of them.
+
+        Needs pyarrow. Arguments as in `from_dataframe`.
+        """
+        columns = _named_columns(
+            user_column, candidate_column, rating_column, timestamp_column
+        )
+        return cls._from_raw(tables.from_parquet(path, columns), options)
+
+    @classmethod
+    def from_csv(
+        cls,
+        path,
+        *,
+        user_column: str = "user_id",
+        candidate_column: str = "candidate_id",
+        rating_column: str | None = None,
+        timestamp_column: str | None = None,
+        **options,
+    ) -> "RetrievalDataset":
+        """Makes a data set from a CSV file whose first line names columns.
+
+        Arguments as in `from_dataframe`. Ids are strings unless all of them
+        are written as whole numbers.
+        """
+        columns = _named_columns(
+            user_column, candidate_column, rating_column, timestamp_column
+        )
+        return cls._from_raw(tables.from_csv(path, columns), options)
+
+    @classmethod
+    def from_synthetic(
+        cls,
+        num_users: int,
+        num_candidates: int,
+        num_ratings: int,
+        *,
+        num_tastes: int = 12,
+        popularity_exponent: float = 0.9,
+        data_seed: int = 42,
+        **options,
+    ) -> "RetrievalDataset":
+        """Makes up a data set of any shape, with known structure.
+
+        Args:
+            num_users: int. Likewise the next four, as in
+                `keras_dp_retrieval.data.synthetic.synthetic_ratings`.
+            data_seed: int. Of the interactions; `seed` is that of the split.
+            **options: As in the class.
+        """
+        made_up = synthetic.synthetic_ratings(
+            num_users,
+            num_candidates,
+            num_ratings,
+            num_tastes=num_tastes,
+            popularity_exponent=popularity_exponent,
+            seed=data_seed,
+        )
+        told = {"candidate_titles": made_up.titles, "is_synthetic": True}
+        return cls._from_raw(made_up.ratings, {**told, **options})
+
+    @classmethod
+    def _from_raw(cls, raw: RawRatings, options: Mapping):
+        return RetrievalDataset(
+            raw.user_ids,
+            raw.candidate_ids,
+            raw.ratings,
+            raw.timestamps,
+            **options,
+        )
+
+    def _option_config(self) -> dict:
+        return {
+            "split": self.split,
+            "test_fraction": self.test_fraction,
+            "validation_fraction": self.validation_fraction,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "candidate_key": self.candidate_key,
+            "rating_key": self.rating_key,
+            "validation_in_train": self.validation_in_train,
+        }
+
+    def get_config(self) -> dict:
+        given = self._given
+        return {
+            **_as_lists(given.interactions),
+            **self._option_config(),
+            "test": given.test and list(_as_lists(given.test).values()),
+            "validation": given.validation
+            and list(_as_lists(given.validation).values()),
+            # Pairs, as JSON would make strings of whole-number keys.
+            "candidate_titles": [
+                [_plain(key), title] for key, title in given.titles.items()
+            ],
+            "rating_range": list(self.rating_range),
+            "is_synthetic": self.is_synthetic,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "RetrievalDataset":
+        return cls(**config)
+
+    def _shown(self) -> str:
+        return f"{len(self._given.interactions):,} interactions"
+
+    def __repr__(self) -> str:
+        made_up = ", SYNTHETIC data" if self.is_synthetic else ""
+        same = (
+            " (validation and test are the same rows)"
+            if self.split == "tutorial"
+            else ""
+        )
+        return (
+            f"<{type(self).__name__}: {self._shown()}, split={self.split!r}"
+            f"{same}, batch_size={self.batch_size}, seed={self.seed}{made_up}>"
+        )
+
+    @property
+    def description(self) -> str:
+        """A line on what is in it; reads the data if need be."""
+        sizes = ", ".join(
+            f"{len(self.ratings(part)):,} {part}" for part in PARTS
+        )
+        return (
+            f"{self._shown()}"
+            f"{' (SYNTHETIC: made-up data)' if self.is_synthetic else ''}: "
+            f"{self.num_users - 1:,} users, {self.num_candidates - 1:,} "
+            f"candidates; split {self.split!r}: {sizes}"
+            f"{'; ' + self._note if self._note else ''}"
+        )
+
+
+def _held_out(name: str, columns, like: RawRatings | None):
+    """Checks a part that the user gives, `(user_ids, candidate_ids, ...)`."""
+    if columns is None:
+        return None
+    if not isinstance(columns, (tuple, list)) or not 2 <= len(columns) <= 4:
+        raise ValueError(
+            f"`{name}` must be `(user_ids, candidate_ids)`, with ratings and "
+            f"timestamps after them if you like. Received: {type(columns)}"
+            f"{f' of {len(columns)}' if hasattr(columns, '__len__') else ''}."
+        )
+    named = dict(zip(_COLUMNS, columns, strict=False))
+    raw = RawRatings(**named, name=f"{name} part")
+    for column in ("ratings", "timestamps") if like is not None else ():
+        if (getattr(raw, column) is None) != (getattr(like, column) is None):
+            # It is to be put together with the train part.
+            raise ValueError(
+                f"`{name}` must have {column} if and only if the interactions "
+                "do. Received them for one of the two."
+            )
+    return raw
+
+
+def _named_columns(users, candidates, ratings, timestamps) -> dict:
+    names = (users, candidates, ratings, timestamps)
+    return dict(zip(_COLUMNS, names, strict=True))
+
+
+def _as_lists(raw: RawRatings) -> dict:
+    columns = {name: getattr(raw, name) for name in _COLUMNS}
+    return {
+        name: None if column is None else column.tolist()
+        for name, column in columns.items()
+    }
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,436 @@
+"""Who has had what: raw columns, dense rows, and the way between them.
+
+A *raw id* is what the user of the library has: an int64 or a string. A *row*
+is its dense int32 index into an embedding table. Row 0 is "unknown"; the known
+ids have the rows 1 to n, in sorted order.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+PADDING = -1  # Fills up lists of rows; no row is negative.
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RawRatings:
+    """Columns as they came in, checked: one entry per interaction.
+
+    Args:
+        user_ids: `(n,)` int64 or string.
+        candidate_ids: `(n,)` int64 or string.
+        ratings: Optional `(n,)` float32, all finite.
+        timestamps: Optional `(n,)` int64; only their order is used. Dates
+            become microseconds since 1970.
+        name: str. How error messages call these columns.
+
+    Raises:
+        ValueError: If a column is missing values, has another length or type
+            than it should, or if there are no rows at all.
+    """
+
+    user_ids: np.ndarray
+    candidate_ids: np.ndarray
+    ratings: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+    name: str = "interactions"
+
+    def __post_init__(self):
+        columns = {
+            "user_ids": id_column("user_ids", self.user_ids),
+            "candidate_ids": id_column("candidate_ids", self.candidate_ids),
+        }
+        if self.ratings is not None:
+            columns["ratings"] = _rating_column(self.ratings)
+        if self.timestamps is not None:
+            columns["timestamps"] = _timestamp_column(self.timestamps)
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                f"All columns of the {self.name} must have one entry per "
+                f"interaction. Received the lengths: {lengths}."
+            )
+        if not len(columns["user_ids"]):
+            raise ValueError(
+                f"The {self.name} must have at least one row. Received: none."
+            )
+        for name, column in columns.items():
+            object.__setattr__(self, name, column)
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def check_range(self, low: float, high: float) -> None:
+        """Raises a ValueError if a rating lies outside `low` to `high`."""
+        if self.ratings is None:
+            return
+        outside = (self.ratings < low) | (self.ratings > high)
+        if outside.any():
+            row = int(np.argmax(outside))
+            raise ValueError(
+                f"Ratings must lie between {low:g} and {high:g}. Received "
+                f"{int(outside.sum())} outside, the first in row {row}: "
+                f"{self.ratings[row]:g}. Correct them, or state the scale: "
+                "`rating_range=(low, high)`."
+            )
+
+
+def id_column(name: str, values) -> np.ndarray:
+    """Returns raw ids as `(n,)` int64, or as strings if they are strings."""
+    column = np.asarray(values)
+    if column.ndim != 1:
+        raise ValueError(
+            f"`{name}` must be one-dimensional. Received: shape {column.shape}."
+        )
+    if column.dtype.kind == "O":
+        column = _from_objects(name, column)
+    if column.size == 0:
+        return column.astype(np.int64) if column.dtype.kind != "U" else column
+    if column.dtype.kind == "u" and column.max() > np.iinfo(np.int64).max:
+        raise ValueError(
+            f"`{name}` must fit into 64 bits with a sign. Received: "
+            f"{column.max()}. Pass such ids as strings."
+        )
+    if column.dtype.kind in "iu":
+        return column.astype(np.int64, copy=False)
+    if column.dtype.kind == "U":
+        return column
+    raise ValueError(
+        f"`{name}` must be whole numbers or strings. Received: values of type "
+        f"{column.dtype}, such as {column[0]!r}."
+    )
+
+
+def _from_objects(name: str, column: np.ndarray) -> np.ndarray:
+    """pandas keeps strings, and numbers with gaps, as Python objects."""
+    missing = np.array(
+        [value is None or value != value for value in column], bool
+    )
+    if missing.any():
+        raise ValueError(
+            f"`{name}` must not have missing values. Received "
+            f"{int(missing.sum())}, the first in row {int(missing.argmax())}."
+        )
+    kinds = {str if isinstance(value, str) else type(value) for value in column}
+    if str in kinds and len(kinds) > 1:
+        raise ValueError(
+            f"`{name}` must be all whole numbers or all strings. Received "
+            f"a mixture of: {sorted(kind.__name__ for kind in kinds)}."
+        )
+    return np.array(column.tolist())
+
+
+def _rating_column(values) -> np.ndarray:
+    try:
+        column = np.asarray(values).astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`ratings` must be numbers: {error}.") from error
+    bad = ~np.isfinite(column)
+    if bad.any():
+        # One NaN spreads over the epochs into every row it meets, also where
+        # its sample weight is 0.
+        raise ValueError(
+            "`ratings` must be finite numbers. Received "
+            f"{int(bad.sum())} that are not, the first in row "
+            f"{int(np.flatnonzero(bad)[0])}: {column[bad][0]}."
+        )
+    return column
+
+
+def _timestamp_column(values) -> np.ndarray:
+    column = np.asarray(values)
+    if column.dtype.kind == "M":
+        missing = np.isnat(column)
+        whole = column.astype("datetime64[us]").astype(np.int64)
+    elif column.dtype.kind in "iu" or column.size == 0:
+        return column.astype(np.int64)
+    elif column.dtype.kind == "f":
+        missing = ~np.isfinite(column) | (column != np.floor(column))
+        whole = np.where(missing, 0, column).astype(np.int64)
+    else:
+        raise ValueError(
+            "`timestamps` must be whole numbers or dates. Received: values "
+            f"of type {column.dtype}."
+        )
+    if missing.any():
+        raise ValueError(
+            "`timestamps` must be whole numbers or dates, none missing. "
+            f"Received {int(missing.sum())} that are not, the first in row "
+            f"{int(np.flatnonzero(missing)[0])}."
+        )
+    return whole
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+@dataclasses.dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The known raw ids, and which row of a table each of them has.
+
+    Args:
+        ids: `(n,)` int64 or string, sorted and distinct.
+    """
+
+    ids: np.ndarray
+
+    def __post_init__(self):
+        ids = id_column("ids", self.ids)
+        if (ids[1:] <= ids[:-1]).any():
+            raise ValueError(
+                "`ids` of a vocabulary must be sorted and distinct. Use "
+                "`Vocabulary.from_ids(ids)` to make them so."
+            )
+        object.__setattr__(self, "ids", ids)
+
+    @classmethod
+    def from_ids(cls, *raw_ids) -> "Vocabulary":
+        """Returns the vocabulary of all ids in one or more columns."""
+        columns = [np.unique(id_column("ids", ids)) for ids in raw_ids]
+        if len({column.dtype.kind for column in columns}) > 1:
+            raise ValueError(
+                "Ids must be all whole numbers or all strings. Received: "
+                f"{[str(column.dtype) for column in columns]}."
+            )
+        return cls(np.unique(np.concatenate(columns)))
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a table for these ids: one each, and row 0 for unknown."""
+        return len(self.ids) + 1
+
+    def rows(self, raw_ids) -> np.ndarray:
+        """Returns the int32 row of each raw id, 0 for an unknown one."""
+        raw_ids = np.asarray(raw_ids)
+        shape = raw_ids.shape
+        raw_ids = id_column("raw_ids", raw_ids.reshape(-1))
+        if not len(self.ids) or not len(raw_ids):
+            return np.zeros(shape, np.int32)
+        if raw_ids.dtype.kind != self.ids.dtype.kind:
+            raise ValueError(
+                f"The known ids are {_kind(self.ids)}. Received: "
+                f"{_kind(raw_ids)}, such as {raw_ids[0]!r}."
+            )
+        places = np.searchsorted(self.ids, raw_ids)
+        places = np.minimum(places, len(self.ids) - 1)
+        rows = np.where(self.ids[places] == raw_ids, places + 1, 0)
+        return rows.astype(np.int32).reshape(shape)
+
+    def raw_ids(self, rows) -> np.ndarray:
+        """Returns the raw id of each row.
+
+        Row 0 gives 0 or `""`, and padding (a negative row) -1 or `""`.
+        """
+        rows = np.asarray(rows)
+        if rows.size and rows.max() >= self.num_rows:
+            raise ValueError(
+                f"Rows must be less than {self.num_rows}. Received: "
+                f"{int(rows.max())}."
+            )
+        strings = self.ids.dtype.kind == "U"
+        filler = ["", ""] if strings else [0, PADDING]
+        # Index -1 is the last entry: what padding stands for.
+        table = np.concatenate([filler[:1], self.ids, filler[1:]])
+        return table[np.maximum(rows, -1)]
+
+    def get_config(self) -> dict:
+        return {"ids": self.ids.tolist()}
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "Vocabulary":
+        return cls(np.array(config["ids"]))
+
+
+def _kind(ids: np.ndarray) -> str:
+    return "strings" if ids.dtype.kind == "U" else "whole numbers"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ratings:
+    """Interactions as rows: frozen columns of one length.
+
+    Args:
+        user_rows: `(n,)` int32.
+        candidate_rows: `(n,)` int32.
+        ratings: Optional `(n,)` float32 on the scale they came in.
+        timestamps: Optional `(n,)` int64.
+    """
+
+    user_rows: np.ndarray
+    candidate_rows: np.ndarray
+    ratings: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+
+    def __post_init__(self):
+        dtypes = {
+            "user_rows": np.int32,
+            "candidate_rows": np.int32,
+            "ratings": np.float32,
+            "timestamps": np.int64,
+        }
+        for name, dtype in dtypes.items():
+            column = getattr(self, name)
+            if column is None and name in ("ratings", "timestamps"):
+                continue
+            column = np.asarray(column)
+            if column.shape != (len(self.user_rows),):
+                raise ValueError(
+                    f"`{name}` must have the shape ({len(self.user_rows)},). "
+                    f"Received: {column.shape}."
+                )
+            if name.endswith("_rows"):
+                _check_rows(name, column)
+            object.__setattr__(self, name, column.astype(dtype, copy=False))
+        if self.ratings is not None and not np.isfinite(self.ratings).all():
+            raise ValueError("`ratings` must be finite numbers.")
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+    def take(self, indices) -> "Ratings":
+        """Returns the entries at these places, in this order."""
+        return Ratings(
+            self.user_rows[indices],
+            self.candidate_rows[indices],
+            None if self.ratings is None else self.ratings[indices],
+            None if self.timestamps is None else self.timestamps[indices],
+        )
+
+    def concatenate(self, other: "Ratings") -> "Ratings":
+        """Returns these entries, then the other's.
+
+        A column that only one of the two has is left out; the data set sees
+        to it that this does not happen.
+        """
+
+        def join(name):
+            first, second = getattr(self, name), getattr(other, name)
+            if first is None or second is None:
+                return None
+            return np.concatenate([first, second])
+
+        return Ratings(*(join(f.name) for f in dataclasses.fields(self)))
+
+
+def _check_rows(name: str, rows: np.ndarray) -> None:
+    # Before any cast: int64 rows would be cut to 32 bits without a word, and
+    # JAX answers a row outside its table with NaN.
+    if rows.size and not (
+        rows.dtype.kind in "iu"
+        and rows.min() >= 0
+        and rows.max() <= np.iinfo(np.int32).max
+    ):
+        raise ValueError(
+            f"`{name}` must be whole numbers from 0 to 2**31 - 1. Received: "
+            f"{rows.dtype} from {rows.min()} to {rows.max()}."
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interactions:
+    """Who has had what: for each user row, candidate rows in time order.
+
+    The candidates of user row `u` are
+    `candidate_rows[indptr[u]:indptr[u + 1]]`. Without timestamps they stand
+    in the order they came in.
+
+    Args:
+        indptr: `(num_users + 1,)` int64, from 0, never falling.
+        candidate_rows: `(nnz,)` int32.
+    """
+
+    indptr: np.ndarray
+    candidate_rows: np.ndarray
+
+    def __post_init__(self):
+        indptr = np.asarray(self.indptr, np.int64)
+        candidate_rows = np.asarray(self.candidate_rows)
+        _check_rows("candidate_rows", candidate_rows)
+        if (
+            not len(indptr)
+            or indptr[0] != 0
+            or indptr[-1] != len(candidate_rows)
+            or (np.diff(indptr) < 0).any()
+        ):
+            raise ValueError(
+                "`indptr` must rise from 0 to the number of candidate rows, "
+                f"{len(candidate_rows)}. Received: {indptr}."
+            )
+        object.__setattr__(self, "indptr", indptr)
+        object.__setattr__(
+            self, "candidate_rows", candidate_rows.astype(np.int32, copy=False)
+        )
+
+    @classmethod
+    def from_ratings(cls, ratings: Ratings, num_users: int) -> "Interactions":
+        """Groups interactions by user.
+
+        Args:
+            ratings: `Ratings`. Time order is by their timestamps, entries of
+                one time in the order they came in.
+            num_users: int. Number of user rows.
+        """
+        if len(ratings) and ratings.user_rows.max() >= num_users:
+            raise ValueError(
+                "`num_users` must be greater than every user row. Received: "
+                f"num_users={num_users} and row {ratings.user_rows.max()}."
+            )
+        if ratings.timestamps is None:
+            order = np.argsort(ratings.user_rows, kind="stable")
+        else:
+            order = np.lexsort((ratings.timestamps, ratings.user_rows))
+        lengths = np.bincount(ratings.user_rows, minlength=num_users)
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(indptr, ratings.candidate_rows[order])
+
+    @property
+    def num_users(self) -> int:
+        """Number of user rows, those without interactions included."""
+        return len(self.indptr) - 1
+
+    def __len__(self) -> int:
+        return len(self.candidate_rows)
+
+    def of(self, user_rows) -> list[np.ndarray]:
+        """Returns the candidate rows of each user, oldest first."""
+        rows = self._checked(user_rows)
+        starts, ends = self.indptr[rows], self.indptr[rows + 1]
+        return [
+            self.candidate_rows[start:end]
+            for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def padded(self, user_rows, max_length: int | None = None) -> np.ndarray:
+        """Returns `(batch, longest)` int32 candidate rows, oldest first.
+
+        Args:
+            user_rows: `(batch,)` int.
+            max_length: Optional int. Keeps only this many, the latest.
+
+        Returns:
+            Lists filled up at the end with -1. `longest` is the length of the
+            longest list that is kept, and 1 if all are empty.
+        """
+        rows = self._checked(user_rows)
+        starts, ends = self.indptr[rows], self.indptr[rows + 1]
+        if max_length is not None:
+            starts = np.maximum(starts, ends - max_length)
+        longest = int(max((ends - starts).max(initial=0), 1))
+        places = starts[:, None] + np.arange(longest)
+        inside = places < ends[:, None]
+        padded = np.full(places.shape, PADDING, np.int32)
+        padded[inside] = self.candidate_rows[places[inside]]
+        return padded
+
+    def candidate_counts(self, num_candidates: int) -> np.ndarray:
+        """Returns `(num_candidates,)` int64: how often each row occurs."""
+        return np.bincount(self.candidate_rows, minlength=num_candidates)
+
+    def _checked(self, user_rows) -> np.ndarray:
+        rows = np.asarray(user_rows)
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.num_users):
+            raise ValueError(
+                f"User rows must lie between 0 and {self.num_users - 1}. "
+                f"Received: {rows.min()} to {rows.max()}."
+            )
+        return rows.astype(np.int64)

@@ -1,0 +1,335 @@
+"""Which interactions are learned from, tuned on and tested on.
+
+Every function returns a `Split` of index arrays into the interactions. The
+three parts together hold every interaction exactly once, except that in
+`split_tutorial` validation and test are the same rows.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.ratings import Ratings
+
+SPLITS = ("random", "tutorial", "by_time", "leave_last_out")
+
+# The sizes of the Keras tutorial on data-parallel retrieval.
+TUTORIAL_NUM_TRAIN = 80_000
+TUTORIAL_NUM_TEST = 20_000
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Places of the interactions of each part, int64.
+
+    Args:
+        train: `(num_train,)`. Its order is the order of the first epoch where
+            the epochs are not shuffled.
+        validation: `(num_validation,)`, may be empty.
+        test: `(num_test,)`, may be empty.
+        note: str. What a reader of the figures must know, or `""`.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    note: str = ""
+
+    def __post_init__(self):
+        for name in ("train", "validation", "test"):
+            places = np.asarray(getattr(self, name), np.int64)
+            object.__setattr__(self, name, places)
+
+
+def check_split(split: str, has_timestamps: bool, test_given: bool) -> None:
+    """Raises a ValueError if this split cannot be made of such data."""
+    _checks.one_of("split", split, SPLITS)
+    if split == "by_time" and not has_timestamps:
+        raise ValueError(
+            "`split='by_time'` needs timestamps. Received: none. Pass "
+            "`timestamps=...` or use `split='random'`."
+        )
+    if split == "tutorial" and test_given:
+        raise ValueError(
+            "`split='tutorial'` has its own test part. Received: `test` or "
+            "`validation` as well. Use `split='random'`."
+        )
+
+
+def make_split(
+    split: str,
+    ratings: Ratings,
+    *,
+    test_fraction: float,
+    validation_fraction: float,
+    seed: int,
+) -> Split:
+    """Returns the split named `split`, one of `SPLITS`.
+
+    Args:
+        split: str.
+        ratings: `Ratings`. All interactions.
+        test_fraction: float, of all interactions. With 0 the test part is
+            empty; not used by `"tutorial"`. `"leave_last_out"` only looks
+            whether it is 0.
+        validation_fraction: float, of what the test leaves. Likewise.
+        seed: int. Used by `"random"` and `"tutorial"`.
+    """
+    if split == "random":
+        return split_random(
+            len(ratings),
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+            seed=seed,
+        )
+    if split == "by_time":
+        return split_by_time(
+            ratings,
+            test_fraction=test_fraction,
+            validation_fraction=validation_fraction,
+        )
+    if split == "leave_last_out":
+        return split_leave_last_out(
+            ratings,
+            test=test_fraction > 0,
+            validation=validation_fraction > 0,
+        )
+    return split_tutorial(len(ratings), seed=seed)
+
+
+def split_random(
+    num_rows: int,
+    *,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.1,
+    seed: int = 42,
+) -> Split:
+    """Deals the rows out at random, whoever and whenever they are from.
+
+    The permutation is `numpy.random.RandomState(seed).permutation(num_rows)`,
+    which NumPy promises never to change. Its last part is the test, the end
+    of what remains is validation.
+    """
+    order = np.random.RandomState(seed).permutation(num_rows)
+    rest, test = _cut(order, round(test_fraction * num_rows))
+    train, validation = _cut(rest, round(validation_fraction * len(rest)))
+    return Split(train, validation, test)
+
+
+def split_tutorial(num_rows: int, *, seed: int = 42) -> Split:
+    """Deals the rows out as the Keras tutorial does.
+
+    tf.data shuffles all 100,000 rows with this seed; the first 80,000 are
+    learned from, always in this order, and the other 20,000 serve as
+    validation and as test.
+
+    Raises:
+        ValueError: If there are not exactly 100,000 rows.
+    """
+    check_tutorial_size(num_rows)
+    train, test = _cut(_tf_data_order(num_rows, seed), TUTORIAL_NUM_TEST)
+    note = "validation and test are the same rows"
+    return Split(train, test, test, note)
+
+
+def check_tutorial_size(num_rows: int) -> None:
+    """Raises a ValueError if the tutorial's split would leave rows out."""
+    expected = TUTORIAL_NUM_TRAIN + TUTORIAL_NUM_TEST
+    if num_rows != expected:
+        raise ValueError(
+            f"`split='tutorial'` is for the {expected:,} ratings of MovieLens "
+            f"100K. Received: {num_rows:,} interactions. Use "
+            "`split='random'`."
+        )
+
+
+def _tf_data_order(num_rows: int, seed: int) -> np.ndarray:
+    """The order `shuffle(num_rows, seed)` gives a tf.data pipeline."""
+    from keras_dp_retrieval.data.batches import import_tensorflow
+
+    tf = import_tensorflow()
+    # In a graph of its own, so that `keras.utils.set_random_seed` does not
+    # change the split: tf.data would mix the global seed in.
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        rows = tf.data.Dataset.range(num_rows).shuffle(
+            num_rows, seed=seed, reshuffle_each_iteration=False
+        )
+        iterator = tf.compat.v1.data.make_one_shot_iterator(
+            rows.batch(num_rows)
+        )
+        return session.run(iterator.get_next())
+
+
+def split_by_time(
+    ratings: Ratings,
+    *,
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.1,
+) -> Split:
+    """Cuts all interactions at two moments: no part looks ahead.
+
+    Every interaction of an earlier part is older than every one of a later
+    part. Those of one moment stay together, so that a part can be larger than
+    its fraction.
+
+    Raises:
+        ValueError: If so many interactions are of one moment that a part
+            would be empty.
+    """
+    times = np.asarray(ratings.timestamps)
+    order = np.argsort(times, kind="stable")
+    times = times[order]
+    num_test = round(test_fraction * len(order))
+    rest, test = _cut_before(order, times, num_test, "test")
+    num_validation = round(validation_fraction * len(rest))
+    train, validation = _cut_before(
+        rest, times[: len(rest)], num_validation, "validation"
+    )
+    return Split(train, validation, test)
+
+
+def _cut_before(order, times, num_last: int, part: str):
+    """Cuts off `num_last` rows and those as old as the oldest of them."""
+    if num_last == 0:
+        return _cut(order, 0)
+    oldest = times[len(times) - num_last]
+    num_first = int(np.searchsorted(times, oldest, side="left"))
+    if num_first == 0:
+        raise ValueError(
+            "`split='by_time'` needs interactions of different times. "
+            f"Received: {len(times)} interactions of which the oldest "
+            f"{int(np.sum(times == oldest))} are of one time, so that nothing "
+            f"is left to learn from before the {part} part."
+        )
+    return order[:num_first], order[num_first:]
+
+
+def split_leave_last_out(
+    ratings: Ratings, *, test: bool = True, validation: bool = True
+) -> Split:
+    """Holds out every user's last interaction, and the one before.
+
+    A user's interactions are ordered by time, those of one time as they came
+    in; without timestamps all are. The last is test, the one before it is
+    validation. Users with too few to leave one to learn from (fewer than 3)
+    keep all of them in train, and the split's note says how many.
+    """
+    if ratings.timestamps is None:
+        order = np.argsort(ratings.user_rows, kind="stable")
+    else:
+        order = np.lexsort((ratings.timestamps, ratings.user_rows))
+    users = ratings.user_rows[order]
+    lengths = np.bincount(users)[users]
+    # 0 for a user's last interaction, 1 for the one before, and so on.
+    from_end = np.cumsum(np.bincount(users))[users] - 1 - np.arange(len(users))
+    part = np.where(lengths > test + validation, from_end, len(users))
+    is_test = (part == 0) & test
+    is_validation = (part == int(test)) & validation
+    train = np.sort(order[~is_test & ~is_validation])
+    num_short = len(np.unique(users[lengths <= test + validation]))
+    note = (
+        f"{num_short:,} users with fewer than {test + validation + 1} "
+        "interactions are in the train part only"
+        if num_short
+        else ""
+    )
+    return Split(train, order[is_validation], order[is_test], note)
+
+
+def _cut(order: np.ndarray, num_last: int) -> tuple[np.ndarray, np.ndarray]:
+    middle = len(order) - num_last
+    return order[:middle], order[middle:]
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakageReport:
+    """What the test part has in common with what was learned from.
+
+    Args:
+        num_train: int. Interactions of the train part.
+        num_test: int. Interactions of the test part.
+        num_repeated: int. Test interactions whose user and candidate also are
+            a pair of the train part.
+        num_before_train_end: int or None. Test interactions older than the
+            newest one of the train part; None without timestamps.
+        num_unseen_users: int. Users of the test part without an interaction
+            in the train part.
+        num_unseen_candidates: int. Likewise, candidates.
+        note: str. The note of the split.
+    """
+
+    num_train: int
+    num_test: int
+    num_repeated: int
+    num_before_train_end: int | None
+    num_unseen_users: int
+    num_unseen_candidates: int
+    note: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the figures look better than they are, in sentences."""
+        found = []
+        if self.note:
+            found.append(f"{self.note[0].upper()}{self.note[1:]}.")
+        if self.num_repeated:
+            found.append(
+                f"{self.num_repeated:,} of {self.num_test:,} test "
+                "interactions are also in the train part: a model that leaves "
+                "out what was seen cannot find them, another is told them."
+            )
+        if self.num_before_train_end:
+            share = self.num_before_train_end / self.num_test
+            found.append(
+                f"{share:.0%} of the test interactions are older than the "
+                "newest one learned from: the figures do not say how well the "
+                "future is predicted. `split='by_time'` does."
+            )
+        return found
+
+    def __str__(self) -> str:
+        unknown = "no timestamps"
+        before = self.num_before_train_end
+        return "\n".join(
+            [
+                f"test interactions             {self.num_test:>12,}",
+                f"  also in train               {self.num_repeated:>12,}",
+                "  older than newest in train  "
+                + (f"{unknown:>12}" if before is None else f"{before:>12,}"),
+                f"users only in test            {self.num_unseen_users:>12,}",
+                "candidates only in test       "
+                f"{self.num_unseen_candidates:>12,}",
+                *self.warnings,
+            ]
+        )
+
+
+def leakage_report(
+    train: Ratings, test: Ratings, note: str = ""
+) -> LeakageReport:
+    """Compares the test part with the train part."""
+    before = None
+    if train.timestamps is not None and test.timestamps is not None:
+        newest = train.timestamps.max(initial=np.iinfo(np.int64).min)
+        before = int(np.sum(test.timestamps < newest))
+    return LeakageReport(
+        num_train=len(train),
+        num_test=len(test),
+        num_repeated=int(np.isin(_pairs(test), _pairs(train)).sum()),
+        num_before_train_end=before,
+        num_unseen_users=_num_new(train.user_rows, test.user_rows),
+        num_unseen_candidates=_num_new(
+            train.candidate_rows, test.candidate_rows
+        ),
+        note=note,
+    )
+
+
+def _pairs(ratings: Ratings) -> np.ndarray:
+    """One int64 for each pair of rows, which are below 2**31."""
+    return (ratings.user_rows.astype(np.int64) << 32) | ratings.candidate_rows
+
+
+def _num_new(known: np.ndarray, rows: np.ndarray) -> int:
+    return len(np.setdiff1d(rows, known))
