@@ -29,8 +29,9 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import metrics
-from keras_dp_retrieval._jax import evaluation
+from keras_dp_retrieval._jax import evaluation as jax_evaluation
 from keras_dp_retrieval.data.ratings import Interactions, Ratings, Vocabulary
+from keras_dp_retrieval.metrics import evaluation
 
 
 class Data:
@@ -49,15 +50,16 @@ class Data:
         self.train, self.test = ratings(num_train), ratings(num_test)
         self.seen = Interactions.from_ratings(self.train, self.num_users)
         self.candidate_vocabulary = Vocabulary(np.arange(1, num_candidates + 1))
-        self.candidate_counts = np.bincount(
-            self.train.candidate_rows, minlength=self.num_candidates
-        )
 
     def ratings(self, split):
         return {"train": self.train, "test": self.test}[split]
 
     def seen_before(self, split):
         return self.seen
+
+    def candidate_counts(self, split):
+        rows = self.ratings(split).candidate_rows
+        return np.bincount(rows, minlength=self.num_candidates)
 
 
 class Tables:
@@ -144,9 +146,9 @@ def temporary_bytes(task):
     """What the compiled ranking of the largest chunk asks for."""
     _, num_rows, width = max(task.chunks(1), key=lambda c: c[1] * c[2])
     num_candidates = len(task.real)
-    program = evaluation.compiled_ranker(
-        metrics.best_rows,
-        evaluation.local_mesh(),
+    program = jax_evaluation.compiled_ranker(
+        evaluation.best_rows,
+        jax_evaluation.local_mesh(),
         task.ks[-1],
         task.candidate_chunk_size,
     )

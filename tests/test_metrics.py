@@ -11,45 +11,13 @@ import pytest
 from hypothesis import strategies as st
 
 from keras_dp_retrieval import metrics
+from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
+from keras_dp_retrieval.data.ratings import Interactions, Ratings, Vocabulary
+from keras_dp_retrieval.metrics import evaluation
 
 # ---------------------------------------------------------------------------
 # Stand-ins: all that `evaluate` needs of a data set and a model
 # ---------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Pairs:
-    user_rows: np.ndarray
-    candidate_rows: np.ndarray
-
-    def __len__(self):
-        return len(self.user_rows)
-
-
-class Seen:
-    def __init__(self, pairs, num_users):
-        order = np.argsort(pairs.user_rows, kind="stable")
-        self.candidate_rows = pairs.candidate_rows[order]
-        counts = np.bincount(pairs.user_rows, minlength=num_users)
-        self.indptr = np.concatenate([[0], np.cumsum(counts)])
-
-    def of(self, user_rows):
-        bounds = zip(
-            self.indptr[user_rows], self.indptr[user_rows + 1], strict=True
-        )
-        return [self.candidate_rows[start:stop] for start, stop in bounds]
-
-    def padded(self, user_rows):
-        lists = self.of(user_rows)
-        out = np.full((len(lists), max(map(len, lists))), -1, "int32")
-        for row, one in zip(out, lists, strict=True):
-            row[: len(one)] = one
-        return out
-
-
-@dataclasses.dataclass
-class Vocabulary:
-    ids: np.ndarray
 
 
 class Data:
@@ -59,16 +27,17 @@ class Data:
         self.num_users, self.num_candidates = num_users, num_candidates
         self.parts = {"train": train, "test": test}
         self.candidate_vocabulary = Vocabulary(np.arange(1, num_candidates))
-        self.candidate_counts = np.bincount(
-            train.candidate_rows, minlength=num_candidates
-        ).astype("float32")
+
+    def candidate_counts(self, split):
+        rows = self.ratings(split).candidate_rows
+        return np.bincount(rows, minlength=self.num_candidates)
 
     def ratings(self, split):
         return self.parts[split]
 
     def seen_before(self, split):
         assert split == "test"
-        return Seen(self.parts["train"], self.num_users)
+        return Interactions.from_ratings(self.parts["train"], self.num_users)
 
 
 @dataclasses.dataclass
@@ -84,7 +53,7 @@ class Tables:
 
 
 def pairs(users, candidates):
-    return Pairs(np.array(users, "int32"), np.array(candidates, "int32"))
+    return Ratings(np.array(users, "int32"), np.array(candidates, "int32"))
 
 
 def random_pairs(rng, num_users, num_candidates, num):
@@ -132,7 +101,8 @@ def oracle_lists(model, data, split):
 
 def oracle(model, data, ks, split="test"):
     lists, held_outs = oracle_lists(model, data, split)
-    counts = data.candidate_counts[1 : len(data.candidate_vocabulary.ids) + 1]
+    last = len(data.candidate_vocabulary.ids)
+    counts = data.candidate_counts("train")[1 : last + 1]
     percentile = [
         np.mean((counts < own) + 0.5 * (counts == own)) for own in counts
     ]
@@ -405,22 +375,22 @@ def test_any_number_of_devices_gives_the_same_result(on_devices, num_users):
 
 
 def test_each_device_ranks_its_own_users(on_devices):
-    from keras_dp_retrieval._jax import evaluation
+    from keras_dp_retrieval._jax import evaluation as jax_evaluation
 
     strategy = on_devices(4)
-    mesh = evaluation.local_mesh(strategy.device_mesh)
+    mesh = jax_evaluation.local_mesh(strategy.device_mesh)
     seen_shapes = []
 
     def rank(users, candidates, excluded, allowed, k, chunk_size):
         seen_shapes.append((users.shape, candidates.shape, excluded.shape))
         return users[:, :k]
 
-    program = evaluation.compiled_ranker(rank, mesh, 3, 5)
+    program = jax_evaluation.compiled_ranker(rank, mesh, 3, 5)
     ranked = program(
-        evaluation.divide(np.ones((8, 6), "float32"), mesh),
-        evaluation.replicate(np.ones((10, 6), "float32"), mesh),
-        evaluation.divide(np.ones((8, 2), "int32"), mesh),
-        evaluation.replicate(np.ones(10, bool), mesh),
+        jax_evaluation.divide(np.ones((8, 6), "float32"), mesh),
+        jax_evaluation.replicate(np.ones((10, 6), "float32"), mesh),
+        jax_evaluation.divide(np.ones((8, 2), "int32"), mesh),
+        jax_evaluation.replicate(np.ones(10, bool), mesh),
     )
     assert seen_shapes == [((2, 6), (10, 6), (2, 2))]
     assert len(ranked.addressable_shards) == 4
@@ -472,10 +442,10 @@ def largest_intermediate(jaxpr):
 def ranking_program(num_users, num_candidates, chunk_size, dim=4):
     import jax
 
-    from keras_dp_retrieval._jax import evaluation
+    from keras_dp_retrieval._jax import evaluation as jax_evaluation
 
-    program = evaluation.compiled_ranker(
-        metrics.best_rows, evaluation.local_mesh(), 10, chunk_size
+    program = jax_evaluation.compiled_ranker(
+        evaluation.best_rows, jax_evaluation.local_mesh(), 10, chunk_size
     )
     return program.trace(
         jax.ShapeDtypeStruct((num_users, dim), "float32"),
@@ -541,14 +511,8 @@ def test_ks_must_be_lengths(ks):
 
 @pytest.fixture(scope="module")
 def movielens(data_dir):
-    columns = np.loadtxt(data_dir / "ml-100k" / "u.data", dtype="int32").T
-    order = np.random.default_rng(0).permutation(100_000)
-    users, movies = columns[0][order], columns[1][order]
-    return Data(
-        944,
-        1683,
-        Pairs(users[:80_000], movies[:80_000]),
-        Pairs(users[80_000:], movies[80_000:]),
+    return MovieLensRetrievalDataset(
+        "100k", source="files", data_dir=data_dir / "ml-100k"
     )
 
 
@@ -568,9 +532,8 @@ def test_equals_the_oracle_on_movielens(movielens, on_devices):
 
 @pytest.mark.realdata
 def test_most_popular_movies_are_far_better_than_chance(movielens):
-    model = Tables(
-        np.ones((944, 1), "float32"), movielens.candidate_counts[:, None]
-    )
+    counts = movielens.candidate_counts("train").astype("float32")
+    model = Tables(np.ones((944, 1), "float32"), counts[:, None])
     actual = metrics.evaluate(model, movielens)
     assert_same(actual, oracle(model, movielens, (10, 20)))
     # Published figures of popularity on random 80/20 splits lie about there.

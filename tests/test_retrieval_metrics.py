@@ -37,15 +37,16 @@ class Data:
             ),
         }
         self.candidate_vocabulary = Vocabulary(np.arange(1, NUM_CANDIDATES))
-        self.candidate_counts = np.bincount(
-            self.parts["train"].candidate_rows, minlength=NUM_CANDIDATES
-        )
 
     def ratings(self, split):
         return self.parts[split]
 
     def seen_before(self, split):
         return Interactions.from_ratings(self.parts["train"], NUM_USERS)
+
+    def candidate_counts(self, split):
+        rows = self.ratings(split).candidate_rows
+        return np.bincount(rows, minlength=NUM_CANDIDATES)
 
     def get_config(self):
         return {"seed": self.seed, "with_validation": self.with_validation}

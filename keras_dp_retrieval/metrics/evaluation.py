@@ -1,22 +1,28 @@
-"""Exact ranking metrics over the whole catalogue, in bounded memory.
+"""Exact evaluation over the whole catalogue, in bounded memory.
 
 Everything derives from one list per user: the candidates with the highest
-scores among those the user has not had yet. The functions of one `k` take
-`hits`, which says what of that list was held out, and return one float64
-number per user; `evaluate` sums them over users and divides once at the end,
-so that the result does not depend on how users were dealt out to devices.
+scores among those the user has not had yet. What the lists are worth is summed
+over users and divided once at the end, so that the result does not depend on
+how users were dealt out to devices and processes.
 """
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution, topk
+from keras_dp_retrieval.data.ratings import Interactions
+from keras_dp_retrieval.metrics.of_lists import (
+    hit_rate_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    popularity_percentiles,
+    precision_at_k,
+    recall_at_k,
+)
 
 # A device scores its share of `USER_CHUNK_SIZE` users against
 # `CANDIDATE_CHUNK_SIZE` candidates at a time: 64 MB of float32 scores on one
@@ -24,97 +30,8 @@ from keras_dp_retrieval import _checks, distribution, topk
 USER_CHUNK_SIZE = 1024
 CANDIDATE_CHUNK_SIZE = 16_384
 
-# ---------------------------------------------------------------------------
-# What one list is worth
-# ---------------------------------------------------------------------------
-
-
-def recall_at_k(hits, num_held_out, k: int) -> np.ndarray:
-    """The share of a user's held-out candidates found in the first `k`.
-
-    Divides by the number of held-out candidates, also where that is more than
-    `k` (Manning, Raghavan and Schütze, Introduction to Information Retrieval,
-    2008, section 8.3).
-
-    Args:
-        hits: bool, shape `(num_users, list_length)`, best first: whether that
-            recommendation was held out. Lists shorter than `k` end in misses.
-        num_held_out: int, shape `(num_users,)`, 1 or more.
-        k: int. Only the first `k` recommendations count.
-
-    Returns:
-        float64, shape `(num_users,)`.
-    """
-    return hits[:, :k].sum(axis=1) / np.asarray(num_held_out, "float64")
-
-
-def precision_at_k(hits, k: int) -> np.ndarray:
-    """The share of the first `k` places that hold a hit.
-
-    Divides by `k`, also where fewer than `k` candidates were left to fill the
-    list. Arguments and result as in `recall_at_k`.
-    """
-    return hits[:, :k].sum(axis=1) / float(k)
-
-
-def hit_rate_at_k(hits, k: int) -> np.ndarray:
-    """1 where there is a hit among the first `k`, else 0.
-
-    Arguments and result as in `recall_at_k`.
-    """
-    return hits[:, :k].any(axis=1).astype("float64")
-
-
-def mrr_at_k(hits, k: int) -> np.ndarray:
-    """1 / rank of the first hit, ranks from 1; 0 without a hit in the first k.
-
-    The mean over users is the mean reciprocal rank (Voorhees, The TREC-8
-    Question Answering Track Report, 1999), cut at `k`. Arguments and result as
-    in `recall_at_k`.
-    """
-    first = hits[:, :k].argmax(axis=1)
-    return hit_rate_at_k(hits, k) / (first + 1.0)
-
-
-def ndcg_at_k(hits, num_held_out, k: int) -> np.ndarray:
-    """Discounted gain of the first `k`, relative to the best list of length k.
-
-    Gains are 0 or 1 and a hit at rank r counts 1 / log2(r + 1). The ideal list
-    has its hits first and is cut at `k` as well: the sum over the ranks 1 to
-    min(k, num_held_out). (Järvelin and Kekäläinen, Cumulated gain-based
-    evaluation of IR techniques, ACM TOIS 20(4), 2002; the discount as in
-    Burges et al., Learning to rank using gradient descent, ICML 2005, which
-    also discounts the second rank.) Arguments and result as in `recall_at_k`.
-    """
-    discounts = 1.0 / np.log2(np.arange(k) + 2.0)
-    hits = hits[:, :k]
-    gain = hits @ discounts[: hits.shape[1]]
-    ideal = np.cumsum(discounts)
-    return gain / ideal[np.minimum(num_held_out, k) - 1]
-
-
-def popularity_percentiles(counts) -> np.ndarray:
-    """How popular each candidate is: the share of candidates less popular.
-
-    Equal counts share the middle of their ranks: (number with a smaller count
-    + half the number with the same count, itself included) / number. So the
-    mean over all candidates is 0.5, whatever the counts.
-
-    Args:
-        counts: Numbers, shape `(num_candidates,)`.
-
-    Returns:
-        float64, shape `(num_candidates,)`, between 0 and 1.
-    """
-    ordered = np.sort(counts)
-    less = np.searchsorted(ordered, counts, side="left")
-    less_or_equal = np.searchsorted(ordered, counts, side="right")
-    return (less + less_or_equal) / (2.0 * max(len(ordered), 1))
-
-
-# ---------------------------------------------------------------------------
-# A whole evaluation
-# ---------------------------------------------------------------------------
+# Means over users; the functions of these names, followed by `_at_k`.
+USER_METRICS = ("recall", "ndcg", "mrr", "hit_rate", "precision")
 
 
 def evaluate(
@@ -168,8 +85,8 @@ def evaluate(
             products are the scores.
         data: A data set of this package. From any other object the
             evaluation needs `ratings(split)`, `seen_before(split)`,
-            `num_users`, `num_candidates`, `candidate_counts` and, where not
-            all rows are real candidates, `candidate_vocabulary`.
+            `num_candidates`, `candidate_counts("train")` and, where not all
+            rows are real candidates, `candidate_vocabulary`.
         split: str. `"test"`, `"validation"` or `"train"`.
         ks: ints. Lengths of the lists; may exceed the catalogue.
         user_chunk_size: int. Users ranked at a time, over all devices.
@@ -215,7 +132,7 @@ class RankingTask:
     user_rows: np.ndarray
     num_held_out: np.ndarray
     held_out: np.ndarray
-    seen: Any
+    seen: Interactions
     real: np.ndarray
     percentiles: np.ndarray
     user_chunk_size: int
@@ -244,7 +161,7 @@ class RankingTask:
         real = _real_candidates(data)
         percentiles = np.zeros(data.num_candidates)
         percentiles[real] = popularity_percentiles(
-            np.asarray(data.candidate_counts)[real]
+            data.candidate_counts("train")[real]
         )
         return cls(
             ks=ks,
@@ -428,9 +345,6 @@ def _jax_ranker(model, candidates, allowed, options) -> Callable:
     return rank
 
 
-USER_METRICS = ("recall", "ndcg", "mrr", "hit_rate", "precision")
-
-
 @dataclasses.dataclass
 class _Sums:
     """What is added up over users, chunks and processes.
@@ -509,65 +423,3 @@ class _Sums:
                 total / count if count else math.nan
             )
         return {**result, "num_users": num_users}
-
-
-# ---------------------------------------------------------------------------
-# Does it learn at all?
-# ---------------------------------------------------------------------------
-
-
-def chance_level(num_competitors: int) -> float:
-    """The softmax loss of guessing: ln(number of candidates that compete).
-
-    Cross-entropy of the right candidate under equal scores. In the full
-    softmax all real candidates compete, in the in-batch softmax as many as
-    the global batch has.
-    """
-    return math.log(num_competitors)
-
-
-def warn_if_at_chance(
-    loss: float,
-    num_competitors: int,
-    epoch: int,
-    *,
-    tolerance: float = 0.01,
-    first_epochs: int = 2,
-) -> bool:
-    """Warns when a softmax loss has not left chance level after some epochs.
-
-    Such a run looks healthy, its loss even falls in the fourth digit, and
-    learns nothing: typically a mean over a large batch, whose gradients are
-    small, together with `Adagrad`, whose accumulator starts at 0.1 and so
-    divides them by 0.3.
-
-    The text does not contain the loss, so Python's default filter shows it
-    once and not in every epoch.
-
-    Args:
-        loss: float. Mean softmax loss per example of an epoch, in nats.
-        num_competitors: int. Candidates among which the right one is found.
-        epoch: int. Number of the epoch, from 0.
-        tolerance: float. Relative distance from chance that counts as none.
-        first_epochs: int. Epochs in which being near chance is no news.
-
-    Returns:
-        Whether it warned.
-    """
-    # One candidate is always found: a loss of ln 1 = 0 is as it should be.
-    if epoch < first_epochs or num_competitors < 2:
-        return False
-    chance = chance_level(num_competitors)
-    # A NaN loss is trouble of another kind, and compares as false.
-    if not abs(loss - chance) <= tolerance * chance:
-        return False
-    warnings.warn(
-        f"After {first_epochs} epochs the loss is still within "
-        f"{tolerance:.0%} of ln({num_competitors}) = {chance:.4f}, the loss "
-        "of guessing: the model is not learning. Raise the learning rate, or "
-        "use `keras.optimizers.Adam`, or `Adagrad` with a smaller "
-        "`initial_accumulator_value` such as 1e-6; with normalized vectors, "
-        "lower the temperature (0.05 to 0.1).",
-        stacklevel=2,
-    )
-    return True
