@@ -1,0 +1,5 @@
+"""Callbacks for any `model.fit`."""
+
+from keras_dp_retrieval.callbacks.retrieval_metrics import RetrievalMetrics
+
+__all__ = ["RetrievalMetrics"]

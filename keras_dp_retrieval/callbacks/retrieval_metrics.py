@@ -1,0 +1,107 @@
+"""Full-catalogue ranking metrics as logs of `fit`."""
+
+import copy
+from collections.abc import Sequence
+
+import keras
+
+from keras_dp_retrieval import _checks, metrics
+
+# Keras' own prefix of what was measured on validation data.
+PREFIXES = {"validation": "val_", "test": "test_", "train": "train_"}
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class RetrievalMetrics(keras.callbacks.Callback):
+    """Puts exact full-catalogue metrics into the logs of `fit`.
+
+    At the end of an epoch every user of the split is served from the whole
+    catalogue, as `keras_dp_retrieval.evaluate` does it, and the results enter
+    the epoch's logs as `val_recall_at_10`, `val_ndcg_at_10` and so on: plain
+    floats. Callbacks later in the list see them, so put `EarlyStopping`,
+    `ModelCheckpoint` and `CSVLogger` after this one. `History`, the progress
+    bar and KerasTuner see them anyway; for KerasTuner name the direction:
+    `keras_tuner.Objective("val_recall_at_10", "max")`.
+
+    The callback has no hook on batches: one that has makes Keras wait for the
+    device after every step.
+
+    A copy of the callback (KerasTuner takes a deep copy for each trial) shares
+    the data set.
+
+    Example:
+
+    ```python
+    model.fit(
+        data.train,
+        epochs=50,
+        callbacks=[
+            kdr.RetrievalMetrics(data, ks=(10,)),
+            keras.callbacks.EarlyStopping(
+                "val_ndcg_at_10", mode="max", patience=3
+            ),
+        ],
+    )
+    ```
+
+    Args:
+        data: The data set, as `keras_dp_retrieval.evaluate` takes it.
+        ks: ints. Lengths of the lists.
+        split: str. `"validation"`, or `"test"` or `"train"`, whose log names
+            begin with `test_` and `train_` instead of `val_`. Choosing a model
+            by the test part makes its test figures too good.
+        every: int. The first epoch is evaluated, then every so many epochs,
+            and the last. In the epochs between, the logs have no such keys.
+
+    Raises:
+        ValueError: If the data has no ratings in that split.
+    """
+
+    def __init__(
+        self,
+        data,
+        ks: Sequence[int] = (10, 20),
+        *,
+        split: str = "validation",
+        every: int = 1,
+    ):
+        super().__init__()
+        self.data = data
+        self.split = _checks.one_of("split", split, PREFIXES)
+        self.every = _checks.positive_int("every", every)
+        self._task = metrics.RankingTask.prepare(data, split, ks)
+        self.ks = self._task.ks
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is None or not self._is_due(epoch):
+            return
+        results = self._task.run(self.model)
+        # A count, not a metric: the same in every epoch.
+        del results["num_users"]
+        prefix = PREFIXES[self.split]
+        logs.update({prefix + name: value for name, value in results.items()})
+
+    def _is_due(self, epoch: int) -> bool:
+        # The first epoch is always among them: `CSVLogger` drops every key
+        # that it has not met there.
+        is_last = epoch + 1 == self.params.get("epochs")
+        return is_last or epoch % self.every == 0
+
+    def __deepcopy__(self, memo):
+        copied = copy.copy(self)
+        memo[id(self)] = copied
+        copied.set_model(None)
+        return copied
+
+    def get_config(self):
+        return {
+            "data": keras.saving.serialize_keras_object(self.data),
+            "ks": list(self.ks),
+            "split": self.split,
+            "every": self.every,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        data = keras.saving.deserialize_keras_object(config["data"])
+        return cls(**{**config, "data": data})

@@ -1,0 +1,25 @@
+"""How good are the recommendations, and does the model learn at all?"""
+
+from keras_dp_retrieval.metrics.chance import chance_level, warn_if_at_chance
+from keras_dp_retrieval.metrics.evaluation import RankingTask, evaluate
+from keras_dp_retrieval.metrics.of_lists import (
+    hit_rate_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    popularity_percentiles,
+    precision_at_k,
+    recall_at_k,
+)
+
+__all__ = [
+    "RankingTask",
+    "chance_level",
+    "evaluate",
+    "hit_rate_at_k",
+    "mrr_at_k",
+    "ndcg_at_k",
+    "popularity_percentiles",
+    "precision_at_k",
+    "recall_at_k",
+    "warn_if_at_chance",
+]
