@@ -1,5 +1,7 @@
 """What an epoch's steps tell on a backend other than JAX."""
 
+import keras
+
 from keras_dp_retrieval.callbacks.steps import Steps
 
 INSIDE_THE_STEP = (
@@ -57,10 +59,14 @@ class EpochReader:
 
     def _optimizer_steps(self) -> int:
         optimizer = self._model.optimizer
-        return 0 if optimizer is None else int(optimizer.iterations)
+        return 0 if optimizer is None else int(_number(optimizer.iterations))
 
     def _rows(self) -> float | None:
         for metric in self._model.metrics:
             if metric.name == "loss" and hasattr(metric, "count"):
-                return float(metric.count) or None
+                return _number(metric.count) or None
         return None
+
+
+def _number(variable) -> float:
+    return float(keras.ops.convert_to_numpy(variable))

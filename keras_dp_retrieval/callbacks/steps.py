@@ -13,12 +13,12 @@ import keras
 
 from keras_dp_retrieval.callbacks.rows import RowCounter
 
-# A mark waits for the step two before the one just started: the device then
-# always has work queued while the host waits.
+# The host waits, if at all, for the step two before the one just started: the
+# device then always has work queued.
 STEPS_BEHIND = 2
 
-# Marks cost some ten microseconds a device. The number of steps between them
-# doubles until they are this many seconds apart, far below a percent.
+# A wait costs some ten microseconds a device. The number of steps in a window
+# doubles until it lasts this many seconds: far below a percent.
 SHORTEST_WINDOW_SECONDS = 0.02
 LONGEST_WINDOW_SECONDS = 0.2
 
@@ -88,9 +88,9 @@ class StepRecorder:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
             self.running = self.armed = False
-            if self.epoch.steps > self._marked_steps:
-                self._mark(self.epoch.steps, self._newest())
-            now = self._clock()
+            done, now = self._wait(self.epoch.steps, self._newest())
+            if done > self._marked_steps:
+                self._mark(done, now)
             self.epoch.training_seconds = now - self.started
             self._waiting.clear()
             self._state = None
@@ -104,7 +104,7 @@ class StepRecorder:
         self._state = None
         self.epoch = Steps()
 
-    def step(self, call: "_Call", outputs, seconds: float):
+    def step(self, call: "_Call", outputs, started: float, now: float):
         """One call of the train function is over (its devices work on)."""
         epoch, first_step = self.epoch, self.epoch.steps
         steps = epoch.rows.add(call.batches, fused=call.fused)
@@ -113,21 +113,34 @@ class StepRecorder:
         self.progress += 1
         self.where = "in training"
         epoch.input_wait_seconds += call.input_seconds
-        compiled = self._compiled() - call.compiled_before
-        compiled -= call.compiled_in_input
-        if compiled > 0:
-            self._note_compilation(first_step, compiled, call.batches)
-        inside = seconds - call.input_seconds - compiled
-        epoch.inside_step_seconds += inside
+        compiled = 0.0
+        for index, spent in call.compilations():
+            compiled += spent
+            self._note_compilation(
+                first_step + index, spent, call.batches[index]
+            )
+        seconds = now - started
+        epoch.inside_step_seconds += seconds - call.input_seconds - compiled
         logs, self._state = outputs
         leaf = self._devices.leaf_to_wait_for(logs)
         self._waiting.append((epoch.steps, leaf))
         if not epoch.num_devices:
             self._note_devices(leaf)
-        if len(self._waiting) > STEPS_BEHIND:
-            done, leaf = self._waiting.popleft()
+        self._look_at_finished(now)
+
+    def _look_at_finished(self, now):
+        """Ends a window where steps are done, or waits for one long queued."""
+        waiting = self._waiting
+        while waiting and self._devices.is_ready(waiting[0][1]):
+            done, _ = waiting.popleft()
             if done - self._marked_steps >= self._window:
-                self._mark(done, leaf)
+                self._mark(done, now)
+        if len(waiting) > STEPS_BEHIND:
+            done, leaf = waiting[-1 - STEPS_BEHIND]
+            if done - self._marked_steps >= self._window:
+                self._mark(*self._wait(done, leaf))
+                while waiting and waiting[0][0] <= self._marked_steps:
+                    waiting.popleft()
 
     def _note_devices(self, leaf):
         leaf = self._devices.leaf_to_wait_for((self._state, leaf))
@@ -135,12 +148,12 @@ class StepRecorder:
             names, count = self._devices.devices_of(leaf)
             self.epoch.device_names, self.epoch.num_devices = names, count
 
-    def _note_compilation(self, step, seconds, batches):
+    def _note_compilation(self, step, seconds, batch):
         epoch = self.epoch
         epoch.compile_seconds += seconds
         self._compiled_since_mark += seconds
         epoch.compiled_steps.append(step)
-        shapes = _shapes(batches)
+        shapes = _shapes(batch)
         if self._shapes_compiled and shapes not in self._shapes_compiled:
             self._on_recompile(step, seconds, self._shapes_compiled, shapes)
         self._shapes_compiled.add(shapes)
@@ -148,17 +161,8 @@ class StepRecorder:
     def _newest(self):
         return self._waiting[-1][1] if self._waiting else None
 
-    def _mark(self, steps_done, leaf):
-        """Waits until `steps_done` steps are done and notes the time."""
-        if leaf is None or leaf.is_deleted():
-            # Without logs, or with logs that the next step was given as its
-            # state, only the newest state is sure to be there.
-            leaf = self._devices.leaf_to_wait_for((self._newest(), self._state))
-            steps_done = self.epoch.steps
-        if leaf is not None:
-            self._wait(leaf)
-        now = self._clock()
-        self.progress += 1
+    def _mark(self, steps_done, now):
+        """Ends a window: `steps_done` steps are known to be done at `now`."""
         seconds = now - self._marked_at - self._compiled_since_mark
         steps = steps_done - self._marked_steps
         self.epoch.windows.append((steps, max(seconds, 0.0)))
@@ -169,7 +173,19 @@ class StepRecorder:
         elif seconds > LONGEST_WINDOW_SECONDS and self._window > 1:
             self._window //= 2
 
-    def _wait(self, leaf):
+    def _wait(self, steps_done, leaf):
+        """Waits for a step; returns how many steps are done then, and when."""
+        if leaf is None or leaf.is_deleted():
+            # Without logs, or with logs that the next step was given as its
+            # state, only the newest state is sure to be there.
+            leaf = self._devices.leaf_to_wait_for((self._newest(), self._state))
+            steps_done = self.epoch.steps
+        if leaf is not None:
+            self._wait_in_turn(leaf)
+        self.progress += 1
+        return steps_done, self._clock()
+
+    def _wait_in_turn(self, leaf):
         waits = self._devices.wait_in_turn(leaf, self._turn, self._clock)
         self._turn += 1
         self.epoch.waited_seconds += sum(seconds for _, seconds in waits)
@@ -201,7 +217,7 @@ class TimedTrainFunction:
             return self.inner(state, iterator)
         recorder.armed = False
         started = self._clock()
-        call.begin(iterator, recorder._compiled())
+        call.begin(iterator)
         try:
             outputs = self.inner(state, call)
         except StopIteration:
@@ -211,7 +227,7 @@ class TimedTrainFunction:
             self.remove()
             raise
         call.fused = call.fetched == 1 and self._model.steps_per_execution > 1
-        recorder.step(call, outputs, self._clock() - started)
+        recorder.step(call, outputs, started, self._clock())
         call.end()
         return outputs
 
@@ -240,13 +256,24 @@ class _Call:
         self._iterator = None
         self.fused = False
 
-    def begin(self, iterator, compiled_before):
+    def begin(self, iterator):
         self._iterator = iterator
-        self.compiled_before = compiled_before
-        self.compiled_in_input = 0.0
+        self._compiled_seen = self._compiled()
+        self._compilations = []
         self.input_seconds = 0.0
         self.fetched = 0  # Attempts: the last may find the end of the data.
         self.batches = []
+
+    def compilations(self):
+        """Returns `(batch, seconds)` for each batch whose step compiled."""
+        self._note_compiled()
+        return self._compilations
+
+    def _note_compiled(self):
+        compiled = self._compiled()
+        if compiled > self._compiled_seen:
+            batch = max(len(self.batches) - 1, 0)
+            self._compilations.append((batch, compiled - self._compiled_seen))
 
     def end(self):
         """Holds no batch beyond its step."""
@@ -258,22 +285,24 @@ class _Call:
     def __next__(self):
         self.fetched += 1
         self._recorder.where = "fetching its batch"
-        started, compiled = self._clock(), self._compiled()
+        # What compiled since the last fetch was that batch's step; what
+        # compiles during the fetch is part of the wait for input.
+        self._note_compiled()
+        started = self._clock()
         try:
             batch = next(self._iterator)
         finally:
             self.input_seconds += self._clock() - started
-            self.compiled_in_input += self._compiled() - compiled
+            self._compiled_seen = self._compiled()
         self._recorder.progress += 1
         self._recorder.where = "inside the training step"
         self.batches.append(batch)
         return batch
 
 
-def _shapes(batches) -> tuple:
-    """The shapes of the first batch, which the others of a call share."""
+def _shapes(batch) -> tuple:
     return tuple(
         tuple(leaf.shape)
-        for leaf in keras.tree.flatten(batches[:1])
+        for leaf in keras.tree.flatten(batch)
         if hasattr(leaf, "shape")
     )
