@@ -29,3 +29,108 @@ def wait_for(tree) -> None:
     JAX returns from a call before the device is done.
     """
     jax.block_until_ready(tree)
+
+
+def name_of(device) -> str:
+    """The name Keras knows a device by, such as `"cpu:0"`."""
+    return f"{device.platform}:{device.id}"
+
+
+def devices_of(array) -> tuple[list[str], int]:
+    """Returns the names of this process's devices that hold `array`.
+
+    The second value is how many devices hold it, over all processes.
+    """
+    here = jax.process_index()
+    everywhere = sorted(array.sharding.device_set, key=lambda d: d.id)
+    local = [name_of(d) for d in everywhere if d.process_index == here]
+    return local, len(everywhere)
+
+
+def memory_in_use() -> dict[str, int | None]:
+    """Bytes in use on each device of this process; None: it does not say."""
+    stats = {name_of(d): d.memory_stats() for d in jax.local_devices()}
+    return {
+        name: (said or {}).get("bytes_in_use") for name, said in stats.items()
+    }
+
+
+def leaf_to_wait_for(tree):
+    """The first array of `tree` whose buffer is still there, or None.
+
+    All outputs of a compiled step are ready at the same moment, so any one
+    tells when the step is done.
+    """
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not leaf.is_deleted():
+            return leaf
+    return None
+
+
+def is_ready(array) -> bool:
+    """Whether `array` (or None) is known to be computed, without waiting.
+
+    Of an array whose buffer was handed on to a later step nothing is known.
+    """
+    return array is not None and not array.is_deleted() and array.is_ready()
+
+
+def wait_in_turn(array, first: int, clock) -> list[tuple[str, float]]:
+    """Waits for every device's part of `array`, one after the other.
+
+    Args:
+        array: A `jax.Array`.
+        first: int. Where to begin; the devices follow in order, round the
+            end. Only parts on this process's devices are waited for.
+        clock: Callable without arguments that returns seconds.
+
+    Returns:
+        A list of `(device name, seconds)` in the order of waiting. The first
+        device's seconds contain the wait for the computation that all share;
+        every later device's are what it needed beyond those before it.
+    """
+    shards = array.addressable_shards
+    start = first % len(shards)
+    waits = []
+    before = clock()
+    for shard in shards[start:] + shards[:start]:
+        shard.data.block_until_ready()
+        now = clock()
+        waits.append((name_of(shard.device), now - before))
+        before = now
+    return waits
+
+
+def parts_on_devices(array):
+    """Yields `(device name, part, is_first_copy)` for this process's parts.
+
+    Over all processes, every row of `array` is in exactly one part that is a
+    first copy. Arrays that are on no device come as one part with the name
+    None.
+    """
+    if not isinstance(array, jax.Array):
+        yield None, array, True
+        return
+    for shard in array.addressable_shards:
+        yield name_of(shard.device), shard.data, shard.replica_id == 0
+
+
+def rows_on_devices(shape, sharding):
+    """Yields `(device name, rows, is_first_copy)` like `parts_on_devices`.
+
+    Args:
+        shape: Shape of the whole array, over all processes.
+        sharding: Its `jax.sharding.Sharding`, or None for a NumPy array.
+    """
+    if sharding is None:
+        yield None, shape[0], True
+        return
+    here = jax.process_index()
+    seen = set()
+    places = sharding.devices_indices_map(tuple(shape))
+    for device, indices in places.items():
+        start, stop, _ = indices[0].indices(shape[0])
+        if device.process_index == here:
+            first = (start, stop) not in seen
+            yield name_of(device), stop - start, first
+        seen.add((start, stop))

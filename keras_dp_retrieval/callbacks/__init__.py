@@ -1,5 +1,8 @@
 """Callbacks for any `model.fit`."""
 
+from keras_dp_retrieval.callbacks.distribution_aware import (
+    DistributionAwareCallback,
+)
 from keras_dp_retrieval.callbacks.retrieval_metrics import RetrievalMetrics
 
-__all__ = ["RetrievalMetrics"]
+__all__ = ["DistributionAwareCallback", "RetrievalMetrics"]

@@ -1,0 +1,54 @@
+"""How long JAX has been compiling, told by JAX itself."""
+
+import threading
+
+import jax.monitoring
+
+_PHASES = (
+    "/jax/core/compile/jaxpr_trace_duration",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    "/jax/core/compile/backend_compile_duration",
+)
+
+
+class _Totals(threading.local):
+    """One thread's compile time: JAX compiles in the thread that calls."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self.spans = []  # (start, stop), apart from each other.
+
+
+_totals = _Totals()
+_listening = False
+
+
+def seconds() -> float:
+    """Seconds this thread has spent tracing, lowering and compiling so far.
+
+    Counts from the first call on; take differences.
+    """
+    _listen()
+    return _totals.seconds
+
+
+def _listen():
+    # One listener for the life of the process: it costs nothing while nothing
+    # is compiled, and nobody has to remember to take it away.
+    global _listening
+    if not _listening:
+        _listening = True
+        jax.monitoring.register_event_time_span_listener(_add_span)
+
+
+def _add_span(event: str, start: float, stop: float, **_):
+    if event not in _PHASES:
+        return
+    # A function traced inside another reports first and its time is part of
+    # the outer one's: what lies inside the new span is taken out again.
+    spans = _totals.spans
+    while spans and spans[-1][0] >= start:
+        inner_start, inner_stop = spans.pop()
+        _totals.seconds -= inner_stop - inner_start
+    spans.append((start, stop))
+    _totals.seconds += stop - start

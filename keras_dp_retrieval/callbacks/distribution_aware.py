@@ -1,0 +1,414 @@
+"""DistributionAwareCallback: where the time of `fit` goes, device by device."""
+
+import copy
+import os
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_dp_retrieval import _checks, distribution, report
+from keras_dp_retrieval._version import __version__
+from keras_dp_retrieval.callbacks import other_backends, peers
+from keras_dp_retrieval.callbacks.record import epoch_record, process_note
+from keras_dp_retrieval.callbacks.run_files import (
+    TensorBoardFile,
+    append_line,
+    tensorboard_scalars,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class DistributionAwareCallback(keras.callbacks.Callback):
+    """Measures where the time of `fit` goes, device by device.
+
+    Works in any `model.fit`, on one device or many, in one process or many,
+    and never makes the host wait for the step just started. Put it first in
+    the list: the logs it adds are then seen by every other callback.
+
+    Adds to the logs of every epoch:
+
+    - `examples_per_second`: real examples (sample weight other than 0) of all
+      processes, over the seconds of training without compilation and
+      validation. Waiting for input counts: it is part of what training costs.
+    - `examples_per_second_per_device`: the same over the number of devices.
+      Under data parallelism the devices take equal shares of each batch, so
+      this is a mean, not a measurement of each.
+
+    `history` has one dict per epoch; times are seconds on this process's
+    clock:
+
+    - `epoch`, `examples`, `steps`, `num_devices` and the two rates above;
+      `scaling_efficiency`: the rate per device over `baseline`'s.
+    - `step_seconds_median`, `step_seconds_p95`: time from one step's end to
+      the next one's, waiting for input included, compilation left out. Taken
+      over windows of a few steps, at whose end the host waits for a step it
+      queued earlier; a step counts with its window's mean. Windows grow until
+      they last 0.02 s, so a single slow step shows if steps are long.
+    - `seconds` of the epoch = `training_seconds` + `validation_seconds` +
+      `callbacks_seconds` (other callbacks' work at an epoch's begin and end,
+      such as checkpoints; their batch hooks count as training).
+      `training_seconds` contains `compile_seconds` (tracing, lowering and
+      compiling; `compiled_steps` says in which steps) and
+      `input_wait_seconds` (fetching the batch and handing it to the devices).
+      `validation_compile_seconds` is the part of validation that compiled.
+    - `devices`: `name`, `process`, `examples`, `examples_per_second`,
+      `memory_bytes` (where the backend tells) and `finish_lag_seconds`: how
+      much longer a device's part of a step took than the parts waited for
+      before it; the mean over the windows, the order rotating. Devices meet in
+      the gradients' sum, so what one loses before it, all lose: the lag shows
+      what comes after. `slowest_device` names a device that clearly lags.
+    - `processes`: `process`, `examples`, its times, and
+      `outside_step_seconds`: training time its main thread spent outside the
+      step, on input and batch hooks. `slowest_process` is the one that
+      clearly spends most there, since for it the others wait inside the step.
+      `missing_processes` did not answer at the epoch's end.
+    - `unknown`: why a figure is None. On other backends than JAX most are,
+      and rows of weight 0 cannot be told from real ones.
+
+    Example:
+
+    ```python
+    callback = DistributionAwareCallback("runs/8_devices")
+    model.fit(data, epochs=5, callbacks=[callback])
+    callback.report()
+    callback.plot("8_devices.png")
+    ```
+
+    Args:
+        log_dir: Optional folder for a run record (`run.jsonl`, which the
+            command `keras-dp-retrieval report` reads) and TensorBoard
+            scalars. Process 0 alone writes.
+        baseline: Optional path of a run record, or of its folder, made on one
+            device: gives the scaling efficiency.
+        stalled_seconds: float. With several processes: how long one may make
+            no progress before the others name it.
+        when_stalled: `"report"` names the process in the log and in
+            `stalls`, and goes on waiting; `"abort"` then ends this process,
+            whose main thread nothing else can free from a collective.
+        clock: Optional callable without arguments that returns seconds;
+            `time.perf_counter` by default.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike | None = None,
+        *,
+        baseline: str | os.PathLike | None = None,
+        stalled_seconds: float = 60.0,
+        when_stalled: str = "report",
+        clock: Callable[[], float] | None = None,
+    ):
+        super().__init__()
+        self.log_dir = None if log_dir is None else os.fspath(log_dir)
+        self.baseline = None if baseline is None else os.fspath(baseline)
+        self.stalled_seconds = _checks.number_between(
+            "stalled_seconds", stalled_seconds, low=0.0, open_low=True
+        )
+        self.when_stalled = _checks.one_of(
+            "when_stalled", when_stalled, ("report", "abort")
+        )
+        self.clock = clock
+        self._clock = clock or time.perf_counter
+        self.history: list[dict] = []
+        self.stalls: list[dict] = []
+        self.run: dict = {}
+        # Alive during `fit` alone.
+        self._recorder: Any = None
+        self._timed: Any = None
+        self._peers: Any = None
+
+    def get_config(self):
+        clock = self.clock
+        if clock is not None:
+            clock = keras.saving.serialize_keras_object(clock)
+        return {
+            "log_dir": self.log_dir,
+            "baseline": self.baseline,
+            "stalled_seconds": self.stalled_seconds,
+            "when_stalled": self.when_stalled,
+            "clock": clock,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        clock = config.get("clock")
+        if clock is not None:
+            clock = keras.saving.deserialize_keras_object(clock)
+        return cls(**{**config, "clock": clock})
+
+    def __deepcopy__(self, memo):
+        """A copy with the same settings and history, attached to no model."""
+        copied = copy.copy(self)
+        copied.history = copy.deepcopy(self.history, memo)
+        copied.stalls = copy.deepcopy(self.stalls, memo)
+        copied.run = copy.deepcopy(self.run, memo)
+        copied._model = copied._recorder = copied._timed = copied._peers = None
+        return copied
+
+    # What Keras calls. No batch-end hook: Keras would then wait for every
+    # step before it calls the callbacks, ours and all others.
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        self._end_fit()
+        self._process = distribution.process_index()
+        self._writes = self.log_dir is not None and self._process == 0
+        self._baseline_rate = None
+        if self.baseline is not None and self._process == 0:
+            self._baseline_rate = report.baseline_rate(self.baseline)
+        # A model with a `fit` of its own may have no train function.
+        self._looks_inside = (
+            keras.backend.backend() == "jax"
+            and getattr(model, "train_function", None) is not None
+        )
+        if self._looks_inside:
+            from keras_dp_retrieval.callbacks import steps
+
+            self._recorder = steps.StepRecorder(self._clock, self._recompiled)
+            self._peers = peers.Peers(
+                self._process,
+                distribution.process_count(),
+                self.stalled_seconds,
+                self._recorder.place,
+                self._stalled,
+            )
+            self._peers.watch()
+        else:
+            self._recorder = other_backends.EpochReader(model, self._clock)
+        self._tensorboard = TensorBoardFile(self.log_dir or "")
+        self._warned = False
+        self._header_written = False
+        self._epoch = None
+        self._idle_since = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._close_epoch()
+        if not self._header_written:
+            self._begin_run(epoch)
+        self._epoch = epoch
+        self._trained_at = None
+        self._validation_seconds = 0.0
+        self._validation_compile_seconds = 0.0
+        self._test_started = None
+        self._recorder.begin()
+        self._began = self._recorder.started
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Keras calls this in the main thread, right before the step.
+        if self._looks_inside:
+            if self._model.train_function is not self._timed:
+                self._stand_in()
+            self._recorder.arm()
+
+    def on_test_begin(self, logs=None):
+        if self._epoch is not None:
+            self._finish_training()
+            self._recorder.where = "in validation"
+            self._test_compiled = self._compiled()
+            self._test_started = self._clock()
+
+    def on_test_end(self, logs=None):
+        if self._epoch is not None and self._test_started is not None:
+            self._trained_at = self._clock()
+            self._validation_seconds += self._trained_at - self._test_started
+            self._validation_compile_seconds += (
+                self._compiled() - self._test_compiled
+            )
+            self._test_started = None
+            self._recorder.where = "in another callback"
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = self._finish_training()
+        before = self._clock() - self._trained_at
+        record = self._record(steps)
+        self._complete(record, before)
+        self.history.append(record)
+        self._epoch = None
+        if logs is not None:
+            for name in (
+                "examples_per_second",
+                "examples_per_second_per_device",
+            ):
+                # Callbacks that read logs, CSVLogger for one, take floats
+                # alone, and the same names in every epoch.
+                value = record[name]
+                logs[name] = float("nan") if value is None else float(value)
+        if self._writes:
+            append_line(self.log_dir, {"kind": "epoch", **record})
+            self._tensorboard.add(tensorboard_scalars(record), epoch)
+        self._recorder.where = "in another callback"
+        self._idle_since = self._clock()
+
+    def on_train_end(self, logs=None):
+        self._close_epoch()
+        self._end_fit()
+
+    # What the user calls.
+
+    def report(self) -> str:
+        """Prints the run as a table, and returns the table as text."""
+        table = report.table(self._as_run())
+        print(table)
+        return table
+
+    def plot(self, path: str | os.PathLike | None = None):
+        """Returns a matplotlib figure: throughput, and where the time went.
+
+        Args:
+            path: Optional file to write the figure to, such as `"run.png"`.
+
+        Raises:
+            ImportError: If matplotlib is not installed; names the command
+                that installs it.
+        """
+        return report.figure([self._as_run()], path)
+
+    def _as_run(self) -> dict:
+        return {"run": self.run, "epochs": self.history, "stalls": self.stalls}
+
+    # Parts of the hooks.
+
+    def _stand_in(self):
+        """Puts the timed train function in the model's place for it."""
+        from keras_dp_retrieval.callbacks import steps
+
+        model = self._model
+        if self._timed is None or not self._timed.is_in_use():
+            self._timed = steps.TimedTrainFunction(
+                model, model.train_function, self._recorder, self._clock
+            )
+            model.train_function = self._timed
+
+    def _finish_training(self):
+        steps = self._recorder.finish()
+        if self._trained_at is None:
+            self._trained_at = self._began + steps.training_seconds
+        return steps
+
+    def _compiled(self) -> float:
+        if keras.backend.backend() != "jax":
+            return 0.0
+        from keras_dp_retrieval._jax import compilation
+
+        return compilation.seconds()
+
+    def _record(self, steps) -> dict:
+        note = process_note(self._process, steps, self._memory())
+        if self._peers is None:
+            notes, missing = [note], []
+            unknown = dict(other_backends.UNKNOWN)
+        else:
+            notes, missing = self._peers.gather(self._epoch, note)
+            unknown = _unknown_on_jax(notes)
+        record = epoch_record(self._epoch, steps, notes, unknown)
+        record["missing_processes"] = missing
+        if missing:
+            warnings.warn(
+                f"Processes {missing} did not report epoch {self._epoch} "
+                f"within {self.stalled_seconds:g} s. Its figures leave them "
+                "out.",
+                stacklevel=2,
+            )
+        rate = record["examples_per_second_per_device"]
+        if self._baseline_rate and rate is not None:
+            record["scaling_efficiency"] = rate / self._baseline_rate
+        return record
+
+    def _memory(self) -> dict:
+        if keras.backend.backend() != "jax":
+            return {}
+        from keras_dp_retrieval._jax import devices
+
+        return devices.memory_in_use()
+
+    def _complete(self, record, callbacks_seconds):
+        """Adds what is known of the epoch beside its training."""
+        record["validation_seconds"] = self._validation_seconds
+        record["validation_compile_seconds"] = self._validation_compile_seconds
+        record["callbacks_seconds"] = callbacks_seconds
+        record["seconds"] = (
+            record["training_seconds"]
+            + record["validation_seconds"]
+            + callbacks_seconds
+        )
+
+    def _close_epoch(self):
+        """Adds the callbacks that came after us to the epoch before."""
+        if self._idle_since is None:
+            return
+        seconds = self._clock() - self._idle_since
+        self._idle_since = None
+        record = self.history[-1]
+        record["callbacks_seconds"] += seconds
+        record["seconds"] += seconds
+        if self._writes:
+            names = ("epoch", "callbacks_seconds", "seconds")
+            line = {name: record[name] for name in names}
+            append_line(self.log_dir, {"kind": "epoch_closed", **line})
+
+    def _begin_run(self, first_epoch):
+        self._header_written = True
+        # A `fit` that goes on where another ended continues its history.
+        self.history = [r for r in self.history if r["epoch"] < first_epoch]
+        self.run = {
+            "first_epoch": first_epoch,
+            "started": time.time(),
+            "backend": keras.backend.backend(),
+            "processes": distribution.process_count(),
+            "versions": _versions(),
+            "model": self._model.name,
+        }
+        if self._writes:
+            append_line(self.log_dir, {"kind": "run", **self.run})
+
+    def _end_fit(self):
+        """Leaves the model as it was; also after a `fit` that broke off."""
+        if self._peers is not None:
+            self._peers.stop()
+        if self._timed is not None:
+            self._timed.remove()
+        self._recorder = self._timed = self._peers = None
+
+    def _recompiled(self, step, seconds, shapes_before, shapes):
+        if self._warned:
+            return
+        self._warned = True
+        warnings.warn(
+            f"Step {step} of epoch {self._epoch} compiled the training step "
+            f"again, in {seconds:.2f} s, because a batch came in a new shape: "
+            f"{_shown(shapes)} after {_shown(next(iter(shapes_before)))}. "
+            "Pad every batch to one size.",
+            stacklevel=2,
+        )
+
+    def _stalled(self, stall):
+        """Runs in the thread that watches the other processes."""
+        self.stalls.append(stall)
+        peers.logger.error(peers.describe(stall))
+        if self._writes:
+            append_line(self.log_dir, {"kind": "stall", **stall})
+        if self.when_stalled == "abort":
+            peers.end_process()
+
+
+def _unknown_on_jax(notes) -> dict:
+    devices = [device for note in notes for device in note["devices"]]
+    if any(device["memory_bytes"] is None for device in devices):
+        return {"memory_bytes": "the platform does not tell (CPUs do not)"}
+    return {}
+
+
+def _shown(shapes) -> str:
+    return ", ".join(str(shape) for shape in shapes)
+
+
+def _versions() -> dict:
+    versions = {"keras_dp_retrieval": __version__, "keras": keras.__version__}
+    if keras.backend.backend() == "jax":
+        from importlib import metadata
+
+        versions["jax"] = metadata.version("jax")
+    return versions

@@ -1,0 +1,198 @@
+"""DistributionAwareCallback in two processes on this machine."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from keras_dp_retrieval import report
+from keras_dp_retrieval.callbacks.peers import StallObserver, describe
+
+# Two processes with one device each train a linear model. `LATE` sleeps in
+# process 1 in every step; `STUCK` stops it for good before step 3 of epoch 1.
+PROGRAM = """
+    import json, os, sys, time
+    index, address, folder, mode = int(sys.argv[1]), *sys.argv[2:5]
+    import jax
+    jax.config.update("jax_num_cpu_devices", 1)
+    import keras, numpy as np
+    keras.distribution.initialize(address, 2, index)
+    keras.utils.set_random_seed(0)
+    keras.distribution.set_distribution(
+        keras.distribution.DataParallel(auto_shard_dataset=False)
+    )
+    from keras_dp_retrieval.callbacks import DistributionAwareCallback
+
+    class Batches(keras.utils.PyDataset):
+        fetched = 0
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, step):
+            Batches.fetched += 1
+            if mode == "LATE" and index == 1:
+                time.sleep(0.05)
+            if mode == "STUCK" and index == 1 and Batches.fetched == 11:
+                open(folder + "/stuck", "w").close()
+                time.sleep(1000)
+            weights = np.ones(4, "float32")
+            weights[3] = index  # The last row of process 0 is filler.
+            return np.ones((4, 3)), np.ones((4, 1)), weights
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = DistributionAwareCallback(
+        folder + "/run", stalled_seconds=SECONDS, when_stalled=ACTION
+    )
+    history = model.fit(
+        Batches(), epochs=2, verbose=0, shuffle=False, callbacks=[callback]
+    )
+    print("RECORD", json.dumps([callback.history, history.history]))
+    sys.stdout.flush()
+    time.sleep(0.2)
+"""
+
+
+def start(folder, mode="", seconds=20.0, action="report"):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    program = textwrap.dedent(PROGRAM)
+    program = program.replace("SECONDS", str(seconds))
+    program = program.replace("ACTION", repr(action))
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": ""}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(i), address, folder, mode],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+
+
+def end(processes):
+    """Leaves none behind, whatever the test found."""
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def test_two_processes_agree_and_the_late_one_is_named(tmp_path):
+    processes = start(str(tmp_path), "LATE")
+    try:
+        outputs = [process.communicate(timeout=150) for process in processes]
+    finally:
+        end(processes)
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-2000:]
+    found = [json.loads(out.split("RECORD")[1]) for out, _ in outputs]
+    (records, logs), (others_records, others_logs) = found
+    for name in ("examples_per_second", "examples_per_second_per_device"):
+        # EarlyStopping and the like decide alike in all processes.
+        assert logs[name] == others_logs[name]
+    for record, others in zip(records, others_records, strict=True):
+        assert record["examples"] == others["examples"] == 6 * (3 + 4)
+        assert record["num_devices"] == 2
+        assert [d["process"] for d in record["devices"]] == [0, 1]
+        assert [d["examples"] for d in record["devices"]] == [18, 24]
+        assert record["devices"][0]["name"] == "cpu:0"
+        assert record["missing_processes"] == []
+        assert record["processes"] == others["processes"]
+    steady = records[1]
+    assert steady["slowest_process"] == 1
+    waits = [p["input_wait_seconds"] for p in steady["processes"]]
+    assert waits[0] < 0.25 <= 0.3 <= waits[1]
+    medians = [p["step_seconds_median"] for p in steady["processes"]]
+    assert medians[0] == pytest.approx(medians[1], rel=0.5)
+    # Process 0 alone wrote, and what it wrote is its own history.
+    run = report.read_run(tmp_path / "run")
+    assert run["epochs"] == records
+    text = report.table(run)
+    assert "2 processes" in text and "Process 1 is the slowest" in text
+
+
+def test_a_stuck_process_is_named_and_the_wait_ends(tmp_path):
+    processes = start(str(tmp_path), "STUCK", seconds=2.0, action="abort")
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "stuck").exists():
+            assert time.monotonic() < deadline, "never came to be stuck"
+            time.sleep(0.1)
+        stuck_at = time.monotonic()
+        _, errors = processes[0].communicate(timeout=60)
+        waited = time.monotonic() - stuck_at
+    finally:
+        end(processes)
+    assert "process 1 has not moved" in errors
+    assert "fetching its batch" in errors
+    assert processes[0].returncode == 1
+    assert waited < 30  # 2 s and a second or so, on an idle machine.
+    run = report.read_run(tmp_path / "run")
+    (stall,) = run["stalls"]
+    assert stall["process"] == 1 and stall["seen_by"] == 0
+    assert "Process 1 stalled" in report.table(run)
+
+
+def notes(*places):
+    return {
+        process: {"progress": progress, "where": "training", "beat": beat}
+        for process, (progress, beat) in enumerate(places)
+    }
+
+
+def test_nobody_stalls_while_steps_are_taken():
+    observer = StallObserver(index=0, seconds=10.0)
+    for now in range(0, 100, 5):
+        assert observer.look(notes((now, now), (now, now)), now) is None
+
+
+def test_the_process_furthest_behind_is_the_one_that_stalls():
+    observer = StallObserver(index=0, seconds=10.0)
+    for now in range(0, 10):
+        assert observer.look(notes((7, now), (5, now), (7, now)), now) is None
+    stall = observer.look(notes((7, 10), (5, 10), (7, 10)), 10.0)
+    assert (stall["process"], stall["seconds"]) == (1, 10.0)
+    assert stall["answers"]
+    assert "process 1 has not moved for 10 s" in describe(stall)
+    # Said once; a later stall is said again.
+    assert observer.look(notes((7, 11), (5, 11), (7, 11)), 11.0) is None
+    for now in range(12, 22):
+        assert observer.look(notes((9, now), (8, now), (9, now)), now) is None
+    assert observer.look(notes((9, 22), (8, 22), (9, 22)), 22.0) is not None
+
+
+def test_a_process_without_a_heartbeat_is_named_before_a_slow_one():
+    observer = StallObserver(index=0, seconds=10.0)
+    for now in range(0, 10):
+        observer.look(notes((7, now), (6, now), (7, 3)), now)
+    stall = None
+    for now in range(10, 16):
+        stall = observer.look(notes((7, now), (6, now), (7, 3)), now) or stall
+    assert stall["process"] == 2
+    assert not stall["answers"]
+    assert "frozen or dead" in describe(stall)
+
+
+def test_all_at_the_same_place_blames_nobody():
+    observer = StallObserver(index=1, seconds=10.0)
+    for now in range(0, 40):
+        assert observer.look(notes((7, now), (7, now)), now) is None
+
+
+def test_the_stalled_process_says_so_itself():
+    observer = StallObserver(index=1, seconds=10.0)
+    for now in range(0, 10):
+        observer.look(notes((7, now), (5, now)), now)
+    stall = observer.look(notes((7, 10), (5, 10)), 10.0)
+    assert "This is what the other processes wait for" in describe(stall)

@@ -1,0 +1,791 @@
+"""DistributionAwareCallback against a clock that the test turns itself."""
+
+import copy
+import csv
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import types
+import warnings
+
+import jax
+import keras
+import numpy as np
+import pytest
+
+from keras_dp_retrieval import report
+from keras_dp_retrieval._jax import compilation, devices
+from keras_dp_retrieval.callbacks import DistributionAwareCallback
+from keras_dp_retrieval.callbacks.record import (
+    slowest_device,
+    slowest_process,
+    step_seconds,
+)
+from keras_dp_retrieval.callbacks.rows import RowCounter
+
+
+class Clock:
+    """Stands still until `advance` is called."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler's account that the test writes itself."""
+    account = {"seconds": 0.0}
+    monkeypatch.setattr(compilation, "seconds", lambda: account["seconds"])
+    return account
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of ones; fetching one takes `seconds` on the clock.
+
+    `fit` shuffles them unless it is told not to.
+    """
+
+    def __init__(self, sizes, clock=None, seconds=0.0, weights=None):
+        super().__init__()
+        self.sizes, self.weights = sizes, weights
+        self.clock, self.seconds = clock, seconds
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, index):
+        if self.seconds:
+            self.clock.advance(self.seconds)
+        rows = self.sizes[index]
+        x, y = np.ones((rows, 3), "float32"), np.ones((rows, 1), "float32")
+        if self.weights is None:
+            return x, y
+        return x, y, self.weights[index]
+
+
+def linear_model(steps_per_execution=1):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    return model
+
+
+def make_steps_take(model, seconds_of_step):
+    """Every call of the train function moves the clock as the test says.
+
+    The device is done when the call returns: what it does after that, no
+    clock of ours governs.
+    """
+    model.make_train_function()
+    inner, calls = model.train_function, iter(range(10**6))
+
+    def train_function(state, iterator):
+        outputs = jax.block_until_ready(inner(state, iterator))
+        seconds_of_step(next(calls))
+        return outputs
+
+    model.train_function = train_function
+    return train_function
+
+
+class Idle(keras.callbacks.Callback):
+    """A checkpoint, say: takes its time at the end of every epoch."""
+
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock, self.seconds = clock, seconds
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.clock.advance(self.seconds)
+
+
+def test_every_second_of_an_epoch_is_accounted_for(clock, compiler):
+    model = linear_model()
+
+    def step(call):
+        clock.advance(0.1)
+        if call == 0:
+            clock.advance(3.0)
+            compiler["seconds"] += 3.0
+
+    make_steps_take(model, step)
+    model.make_test_function()
+    test_function = model.test_function
+
+    def slow_test_function(state, iterator):
+        clock.advance(0.4)
+        return test_function(state, iterator)
+
+    model.test_function = slow_test_function
+    callback = DistributionAwareCallback(clock=clock)
+    model.fit(
+        Batches([10, 10, 10, 10], clock, 0.02),
+        validation_data=(np.ones((10, 3)), np.ones((10, 1))),
+        epochs=2,
+        verbose=0,
+        callbacks=[Idle(clock, 0.5), callback, Idle(clock, 0.25)],
+    )
+    first, second = callback.history
+    for record in (first, second):
+        assert record["examples"] == 40
+        assert record["steps"] == 4
+        assert record["input_wait_seconds"] == pytest.approx(0.08)
+        assert record["validation_seconds"] == pytest.approx(0.4)
+        assert record["callbacks_seconds"] == pytest.approx(0.75)
+        # 4 steps of 0.12 s: compilation is no part of the rate.
+        assert record["examples_per_second"] == pytest.approx(40 / 0.48)
+        assert record["step_seconds_median"] == pytest.approx(0.12)
+        assert record["step_seconds_p95"] == pytest.approx(0.12)
+    assert first["compile_seconds"] == pytest.approx(3.0)
+    assert first["compiled_steps"] == [0]
+    assert first["training_seconds"] == pytest.approx(3.48)
+    assert first["seconds"] == pytest.approx(3.48 + 0.4 + 0.75)
+    assert second["compile_seconds"] == 0.0
+    assert second["compiled_steps"] == []
+    assert second["seconds"] == pytest.approx(0.48 + 0.4 + 0.75)
+
+
+def test_one_slow_step_in_ten_shows_in_p95_not_in_the_median(clock, compiler):
+    model = linear_model()
+    make_steps_take(
+        model, lambda call: clock.advance(2.0 if call == 4 else 0.1)
+    )
+    callback = DistributionAwareCallback(clock=clock)
+    model.fit(Batches([4] * 10), epochs=1, verbose=0, callbacks=[callback])
+    (record,) = callback.history
+    assert record["step_seconds_median"] == pytest.approx(0.1)
+    assert record["step_seconds_p95"] == pytest.approx(2.0)
+
+
+def test_quantiles_weigh_windows_by_their_steps():
+    assert step_seconds([]) == (None, None)
+    windows = [(90, 9.0), (10, 5.0)]  # 90 steps of 0.1 s, 10 of 0.5 s
+    assert step_seconds(windows) == pytest.approx((0.1, 0.5))
+
+
+def test_recompilation_is_blamed_on_its_step_and_warned_about_once(
+    clock, compiler
+):
+    model = linear_model(steps_per_execution=3)
+    batch_shapes = set()
+    model.make_train_function()
+    inner = model.train_function
+
+    def train_function(state, iterator):
+        def watched():
+            for batch in iterator:
+                # As a compiler does: while the batch is used, not fetched.
+                yield batch
+                if batch[0].shape not in batch_shapes:
+                    batch_shapes.add(batch[0].shape)
+                    clock.advance(1.5)
+                    compiler["seconds"] += 1.5
+
+        return inner(state, watched())
+
+    model.train_function = train_function
+    callback = DistributionAwareCallback(clock=clock)
+    with pytest.warns(UserWarning, match="new shape") as caught:
+        model.fit(
+            Batches([8, 8, 8, 8, 6, 8, 5, 8, 8]),
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+            callbacks=[callback],
+        )
+    (warning,) = [w for w in caught if "new shape" in str(w.message)]
+    assert "Step 4 of epoch 0" in str(warning.message)
+    assert "(6, 3)" in str(warning.message)
+    assert callback.history[0]["compiled_steps"] == [0, 4, 6]
+    assert callback.history[0]["compile_seconds"] == pytest.approx(4.5)
+    assert callback.history[1]["compiled_steps"] == []
+
+
+def test_the_real_compiler_is_heard():
+    model = linear_model()
+    callback = DistributionAwareCallback()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(
+            Batches([8, 8, 5]),
+            epochs=2,
+            shuffle=False,
+            verbose=0,
+            callbacks=[callback],
+        )
+    first, second = callback.history
+    assert first["compiled_steps"] == [0, 2]
+    assert 0 < first["compile_seconds"] < first["training_seconds"]
+    assert second["compiled_steps"] == []
+    assert sum("new shape" in str(w.message) for w in caught) == 1
+
+
+def test_nested_traces_are_counted_once(monkeypatch):
+    monkeypatch.setattr(compilation, "_totals", compilation._Totals())
+    trace, lower, backend = compilation._PHASES
+    compilation._add_span(trace, 2.0, 3.0)  # inside the next
+    compilation._add_span(trace, 4.0, 4.5)  # inside the next
+    compilation._add_span(trace, 1.0, 5.0)
+    compilation._add_span(lower, 5.0, 6.0)
+    compilation._add_span(backend, 6.0, 9.0)
+    compilation._add_span("/jax/core/something_else", 0.0, 50.0)
+    assert compilation.seconds() == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("num_devices", [None, 1, 2, 8])
+def test_padding_rows_are_no_examples(on_devices, num_devices):
+    if num_devices:
+        on_devices(num_devices)
+    model = linear_model()
+    last = np.array([1, 1, 1, 0.5, 0, 0, 0, 0], "float32")
+    callback = DistributionAwareCallback()
+    model.fit(
+        Batches([8, 8], weights=[np.ones(8, "float32"), last]),
+        shuffle=False,
+        verbose=0,
+        callbacks=[callback],
+    )
+    (record,) = callback.history
+    assert record["examples"] == 12
+    assert record["num_devices"] == (num_devices or 1)
+    shares = {None: [12], 1: [12], 2: [8, 4], 8: [2, 2, 2, 2, 1, 1, 1, 1]}
+    found = [device["examples"] for device in record["devices"]]
+    assert found == shares[num_devices]
+    names = [device["name"] for device in record["devices"]]
+    assert names == [f"cpu:{i}" for i in range(num_devices or 1)]
+
+
+def test_rows_without_weights_are_divided_over_the_devices(on_devices):
+    on_devices(4)
+    callback = DistributionAwareCallback()
+    linear_model().fit(Batches([8, 8]), verbose=0, callbacks=[callback])
+    (record,) = callback.history
+    assert record["examples"] == 16
+    assert [device["examples"] for device in record["devices"]] == [4] * 4
+
+
+def test_a_table_on_two_devices_counts_its_rows_once():
+    # Two copies of each half of the batch, along the model axis.
+    names = keras.distribution.list_devices()[:4]
+    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"], names)
+    keras.distribution.set_distribution(
+        keras.distribution.ModelParallel(
+            layout_map=keras.distribution.LayoutMap(mesh),
+            batch_dim_name="batch",
+        )
+    )
+    weights = [np.array([1, 1, 0, 1], "float32")] * 2
+    for data in (Batches([4, 4]), Batches([4, 4], weights=weights)):
+        callback = DistributionAwareCallback()
+        linear_model().fit(data, verbose=0, callbacks=[callback])
+        (record,) = callback.history
+        rows = 8 if data.weights is None else 6
+        assert record["examples"] == rows
+        shares = [device["examples"] for device in record["devices"]]
+        assert sum(shares) == 2 * rows
+        assert record["num_devices"] == 4
+
+
+def test_fused_batches_are_several_steps():
+    counter = RowCounter()
+    weights = np.ones((6, 4), "float32")
+    weights[4:, 3] = 0  # The last of four steps has two filler rows.
+    x, y = np.zeros((6, 4), "int32"), np.zeros((6, 4), "float32")
+    assert counter.add([(x, y, weights)], fused=True) == 4
+    counter.fold()
+    assert counter.total == 22
+    # The same weights per position, in one step: every row has a real one.
+    counter = RowCounter()
+    assert counter.add([(x, y, weights)], fused=False) == 1
+    counter.fold()
+    assert counter.total == 6
+
+
+def test_a_row_counts_if_any_output_weighs_it():
+    counter = RowCounter()
+    one, other = np.array([1, 0, 0, 1]), np.array([0, 0, 1, 1])
+    counter.add([(np.zeros((4, 2)), None, {"a": one, "b": other})], False)
+    counter.fold()
+    assert counter.total == 3
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 3, 4])
+def test_steps_per_execution_and_early_stop(steps_per_execution):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.stop and batch >= 3:
+                self.model.stop_training = True
+
+    stop = Stop()
+    for stop.stop, steps in ((False, 7), (True, None)):
+        callback = DistributionAwareCallback()
+        model = linear_model(steps_per_execution)
+        before = int(model.optimizer.iterations)
+        model.fit(Batches([5] * 7), verbose=0, callbacks=[callback, stop])
+        taken = int(model.optimizer.iterations) - before
+        assert steps in (None, taken)
+        (record,) = callback.history
+        assert record["steps"] == taken
+        assert record["examples"] == 5 * taken
+
+
+def test_unknown_number_of_steps():
+    def generator():
+        for _ in range(5):
+            yield np.ones((4, 3)), np.ones((4, 1))
+
+    callback = DistributionAwareCallback()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras: your input ran out of data.
+        linear_model().fit(generator(), verbose=0, callbacks=[callback])
+    assert callback.history[0]["steps"] == 5
+    assert callback.history[0]["examples"] == 20
+
+
+class Breaks(keras.callbacks.Callback):
+    """Raises where it is told to."""
+
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self._raise)
+
+    def _raise(self, *args, **kwargs):
+        raise RuntimeError("broken on purpose")
+
+
+@pytest.mark.parametrize(
+    "hook",
+    ["on_epoch_begin", "on_train_batch_begin", "on_test_begin", "on_epoch_end"],
+)
+def test_the_model_is_itself_again_after_an_exception(hook):
+    model = linear_model()
+    model.make_train_function()
+    own = model.train_function
+    callback = DistributionAwareCallback()
+    data = Batches([4] * 3)
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        model.fit(
+            data,
+            validation_data=data,
+            verbose=0,
+            callbacks=[callback, Breaks(hook)],
+        )
+    # A later `fit` without us is left alone, from its first step on.
+    model.fit(data, verbose=0)
+    assert model.train_function is own
+    # And one with us measures as if nothing had happened.
+    model.fit(data, verbose=0, callbacks=[callback])
+    assert callback.history[-1]["steps"] == 3
+    assert model.train_function is own
+
+
+def test_an_exception_in_the_data_leaves_the_model_alone():
+    class Broken(Batches):
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError("disk on fire")
+            return super().__getitem__(index)
+
+    model = linear_model()
+    model.make_train_function()
+    own = model.train_function
+    with pytest.raises(OSError, match="disk on fire"):
+        model.fit(
+            Broken([4] * 3), verbose=0, callbacks=[DistributionAwareCallback()]
+        )
+    assert model.train_function is own
+
+
+def test_training_is_the_same_with_and_without_it():
+    weights = []
+    for callbacks in ([], [DistributionAwareCallback()]):
+        keras.utils.set_random_seed(1)
+        model = linear_model()
+        model.fit(Batches([4] * 5), epochs=2, verbose=0, callbacks=callbacks)
+        weights.append(model.get_weights())
+    for without, with_callback in zip(*weights, strict=True):
+        np.testing.assert_array_equal(without, with_callback)
+
+
+def test_a_second_fit_starts_anew_and_a_continued_one_continues():
+    model, callback = linear_model(), DistributionAwareCallback()
+    data = Batches([4] * 2)
+    model.fit(data, epochs=3, verbose=0, callbacks=[callback])
+    assert [r["epoch"] for r in callback.history] == [0, 1, 2]
+    model.fit(data, epochs=5, initial_epoch=3, verbose=0, callbacks=[callback])
+    assert [r["epoch"] for r in callback.history] == [0, 1, 2, 3, 4]
+    model.fit(data, epochs=1, verbose=0, callbacks=callback)  # no list
+    assert [r["epoch"] for r in callback.history] == [0]
+    other = linear_model()
+    other.fit(data, epochs=1, verbose=0, callbacks=[callback])
+    assert [r["steps"] for r in callback.history] == [2]
+
+
+def test_two_of_them_in_one_fit_agree(tmp_path):
+    one, two = DistributionAwareCallback(), DistributionAwareCallback()
+    model = linear_model()
+    model.make_train_function()
+    own = model.train_function
+    model.fit(Batches([4] * 6), epochs=2, verbose=0, callbacks=[one, two])
+    model.fit(Batches([4]), verbose=0)
+    assert [r["steps"] for r in one.history] == [6, 6]
+    assert [r["examples"] for r in two.history] == [24, 24]
+    assert model.train_function is own
+
+
+def test_keras_keeps_its_asynchronous_hooks():
+    callback = DistributionAwareCallback()
+    hooks = keras.callbacks.CallbackList([callback], model=linear_model())
+    # With a batch-end hook, Keras waits for every step for every callback.
+    assert hooks._async_train and hooks._async_test and hooks._async_predict
+
+
+def test_the_host_waits_for_few_steps_only(monkeypatch, clock, compiler):
+    waits = []
+    real = devices.wait_in_turn
+    monkeypatch.setattr(
+        devices,
+        "wait_in_turn",
+        lambda *args: waits.append(1) or real(*args),
+    )
+    callback = DistributionAwareCallback(clock=clock)
+    linear_model().fit(Batches([4] * 256), verbose=0, callbacks=[callback])
+    # Steps that take no time: windows of 1, 2, 4, ... 128 steps, and the end.
+    assert len(waits) <= 9
+
+
+def test_logs_are_floats_in_every_epoch_and_reach_other_callbacks(tmp_path):
+    path = tmp_path / "log.csv"
+    history = linear_model().fit(
+        Batches([4] * 3),
+        epochs=2,
+        verbose=0,
+        callbacks=[
+            DistributionAwareCallback(),
+            keras.callbacks.CSVLogger(path),
+        ],
+    )
+    rows = list(csv.DictReader(path.open()))
+    for name in ("examples_per_second", "examples_per_second_per_device"):
+        values = history.history[name]
+        assert all(type(value) is float and value > 0 for value in values)
+        assert [float(row[name]) for row in rows] == pytest.approx(values)
+
+
+def test_rate_per_device_is_the_rate_over_the_devices(
+    on_devices, clock, compiler
+):
+    on_devices(8)
+    model = linear_model()
+    make_steps_take(model, lambda call: clock.advance(0.25))
+    callback = DistributionAwareCallback(clock=clock)
+    history = model.fit(Batches([16] * 4), verbose=0, callbacks=[callback])
+    assert history.history["examples_per_second"] == [64.0]
+    assert history.history["examples_per_second_per_device"] == [8.0]
+    for device in callback.history[0]["devices"]:
+        assert device["examples_per_second"] == pytest.approx(8.0)
+
+
+class FakeShard:
+    def __init__(self, device, ready_at, clock):
+        self.device, self.data = device, self
+        self._ready_at, self._clock = ready_at, clock
+
+    def block_until_ready(self):
+        self._clock.now = max(self._clock.now, self._ready_at)
+
+
+def test_shards_are_waited_for_in_turn_from_any_start(clock):
+    array = types.SimpleNamespace(
+        addressable_shards=[
+            FakeShard(device, clock.now + ready, clock)
+            for device, ready in zip(
+                jax.devices()[:4], [1.0, 1.0, 1.2, 1.0], strict=True
+            )
+        ]
+    )
+    assert devices.wait_in_turn(array, 0, clock) == [
+        ("cpu:0", pytest.approx(1.0)),
+        ("cpu:1", 0.0),
+        ("cpu:2", pytest.approx(0.2)),
+        ("cpu:3", 0.0),
+    ]
+    clock.now = 100.0
+    # Read first, the slow one hides its lag; it is not the next one's.
+    names = [name for name, _ in devices.wait_in_turn(array, 6, clock)]
+    assert names == ["cpu:2", "cpu:3", "cpu:0", "cpu:1"]
+
+
+def test_a_device_that_lags_is_named_with_its_lag(
+    monkeypatch, on_devices, clock, compiler
+):
+    on_devices(4)
+    done = {f"cpu:{i}": 0.2 * (i == 2) for i in range(4)}
+
+    def wait_in_turn(array, first, clock):
+        names = list(done)[first % 4 :] + list(done)[: first % 4]
+        slowest, waits = 0.0, []
+        for name in names:
+            waits.append((name, max(done[name] - slowest, 0.0)))
+            slowest = max(slowest, done[name])
+        clock.advance(slowest)
+        return waits
+
+    monkeypatch.setattr(devices, "wait_in_turn", wait_in_turn)
+    monkeypatch.setattr(devices, "is_ready", lambda array: False)
+    model = linear_model()
+    make_steps_take(model, lambda call: clock.advance(0.5))
+    callback = DistributionAwareCallback(clock=clock)
+    model.fit(Batches([4] * 9), verbose=0, callbacks=[callback])
+    (record,) = callback.history
+    lags = [device["finish_lag_seconds"] for device in record["devices"]]
+    assert lags == pytest.approx([0.0, 0.0, 0.2, 0.0])
+    assert record["slowest_device"] == "cpu:2"
+    assert "Device cpu:2 is the slowest" in report.table(callback._as_run())
+
+
+def test_a_real_laggard_is_named(on_devices):
+    on_devices(8)
+    callback = DistributionAwareCallback()
+    slow = 0.03
+    model = laggard_model(slow_device=5, seconds=slow)
+    model.fit(Batches([16] * 12), epochs=2, verbose=0, callbacks=[callback])
+    record = callback.history[-1]
+    assert record["slowest_device"] == "cpu:5"
+    lag = record["devices"][5]["finish_lag_seconds"]
+    assert 0.3 * slow < lag < 3 * slow
+
+
+def laggard_model(slow_device, seconds):
+    """A model one of whose devices sleeps at the end of every step."""
+    import time
+
+    mesh = jax.sharding.Mesh(
+        keras.distribution.distribution().device_mesh.backend_mesh.devices,
+        "batch",
+    )
+
+    def maybe_sleep(loss, index):
+        if index == slow_device:
+            time.sleep(seconds)
+        return np.asarray(loss)
+
+    def one_device(loss):
+        shape = jax.ShapeDtypeStruct(loss.shape, loss.dtype)
+        return jax.pure_callback(
+            maybe_sleep, shape, loss, jax.lax.axis_index("batch")
+        )
+
+    everywhere = jax.sharding.PartitionSpec()
+    delayed = jax.shard_map(
+        one_device,
+        mesh=mesh,
+        in_specs=everywhere,
+        out_specs=everywhere,
+        check_vma=False,
+    )
+
+    class Laggard(keras.Sequential):
+        def train_step(self, state, data):
+            logs, state = super().train_step(state, data)
+            return {**logs, "loss": delayed(logs["loss"])}, state
+
+    model = Laggard([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def lag_of(**lags):
+    return [
+        {"name": name, "finish_lag_seconds": lag} for name, lag in lags.items()
+    ]
+
+
+def test_small_or_common_lags_name_nobody():
+    assert slowest_device(lag_of(a=0.0, b=0.2), 1.0) == "b"
+    assert slowest_device(lag_of(a=0.0, b=0.05), 1.0) is None  # 5 % of a step
+    assert slowest_device(lag_of(a=0.2, b=0.2, c=0.3), 1.0) is None
+    assert slowest_device(lag_of(a=0.2), 1.0) is None
+    assert slowest_device(lag_of(a=None, b=None), 1.0) is None
+
+
+def test_the_process_that_comes_late_to_the_step_is_named():
+    def note(process, outside):
+        return {
+            "process": process,
+            "outside_step_seconds": outside,
+            "training_seconds": 11.0,
+            "compile_seconds": 1.0,
+        }
+
+    assert slowest_process([note(0, 1.0), note(1, 3.0)]) == 1
+    assert slowest_process([note(0, 2.5), note(1, 3.0)]) is None
+    assert slowest_process([note(0, 2.5)]) is None
+    assert slowest_process([note(0, None), note(1, None)]) is None
+
+
+def test_unknown_figures_say_why():
+    callback = DistributionAwareCallback()
+    linear_model().fit(Batches([4]), verbose=0, callbacks=[callback])
+    (record,) = callback.history
+    assert record["devices"][0]["memory_bytes"] is None
+    assert "CPU" in record["unknown"]["memory_bytes"]
+    json.dumps(record, allow_nan=False)
+
+
+def test_config_survives_json_and_deepcopy_needs_no_fit_state(tmp_path):
+    callback = DistributionAwareCallback(
+        tmp_path / "run",
+        baseline=tmp_path / "one",
+        stalled_seconds=np.float32(5),
+        when_stalled="abort",
+    )
+    config = json.loads(
+        json.dumps(keras.saving.serialize_keras_object(callback))
+    )
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == callback.get_config()
+    assert again.log_dir == str(tmp_path / "run")
+    used = DistributionAwareCallback(clock=Clock())
+    linear_model().fit(Batches([4]), verbose=0, callbacks=[used])
+    copied = copy.deepcopy(used)
+    assert copied.history == used.history
+    linear_model().fit(Batches([4] * 2), verbose=0, callbacks=[copied])
+    assert [r["steps"] for r in copied.history] == [2]
+    assert [r["steps"] for r in used.history] == [1]
+
+
+def test_wrong_arguments_say_what_would_work():
+    with pytest.raises(ValueError, match="`stalled_seconds` must be"):
+        DistributionAwareCallback(stalled_seconds=0)
+    with pytest.raises(ValueError, match="'report', 'abort'"):
+        DistributionAwareCallback(when_stalled="cry")
+
+
+def test_keras_tuner_copies_it_for_every_trial(tmp_path):
+    keras_tuner = pytest.importorskip("keras_tuner")
+    counted = []
+
+    class Counting(DistributionAwareCallback):
+        def on_train_end(self, logs=None):
+            super().on_train_end(logs)
+            counted.append([record["steps"] for record in self.history])
+
+    def build(hp):
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(hp.Float("rate", 1e-3, 1e-1)), "mse")
+        return model
+
+    tuner = keras_tuner.RandomSearch(
+        build, "loss", max_trials=2, seed=1, directory=tmp_path
+    )
+    tuner.search(Batches([4] * 3), epochs=2, verbose=0, callbacks=[Counting()])
+    assert counted == [[3, 3], [3, 3]]
+
+
+def test_files_are_read_back_as_they_were_measured(tmp_path):
+    callback = DistributionAwareCallback(tmp_path)
+    idle = keras.callbacks.LambdaCallback()
+    linear_model().fit(
+        Batches([4] * 3), epochs=3, verbose=0, callbacks=[callback, idle]
+    )
+    run = report.read_run(tmp_path)
+    assert run["epochs"] == callback.history
+    assert report.table(run) == report.table(callback._as_run())
+
+
+def test_tensorboard_reads_the_scalars_of_every_device(tmp_path, on_devices):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    on_devices(2)
+    callback = DistributionAwareCallback(tmp_path)
+    linear_model().fit(
+        Batches([4] * 3), epochs=2, verbose=0, callbacks=[callback]
+    )
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    for device, tag in enumerate(
+        ["device_examples_per_second/cpu_0", "device_examples_per_second/cpu_1"]
+    ):
+        scalars = events.Scalars(tag)
+        assert [scalar.step for scalar in scalars] == [0, 1]
+        assert [scalar.value for scalar in scalars] == pytest.approx(
+            [
+                record["devices"][device]["examples_per_second"]
+                for record in callback.history
+            ]
+        )
+    assert "time/input_wait_seconds" in events.Tags()["scalars"]
+
+
+def test_scaling_efficiency_is_against_the_recorded_device(
+    tmp_path, on_devices, clock, compiler
+):
+    def fit(callback, seconds):
+        model = linear_model()
+        make_steps_take(model, lambda call: clock.advance(seconds))
+        model.fit(Batches([8] * 2), epochs=2, verbose=0, callbacks=[callback])
+
+    fit(DistributionAwareCallback(tmp_path / "one", clock=clock), 0.5)
+    on_devices(4)
+    callback = DistributionAwareCallback(
+        tmp_path / "four", baseline=tmp_path / "one", clock=clock
+    )
+    fit(callback, 0.25)  # 4 devices, twice as fast: half of ideal
+    for record in callback.history:
+        assert record["scaling_efficiency"] == pytest.approx(0.5)
+    wrong = DistributionAwareCallback(baseline=tmp_path / "four", clock=clock)
+    with pytest.raises(ValueError, match=r"one device .* on \[4\] devices"):
+        fit(wrong, 0.25)
+
+
+TENSORFLOW_FIT = """
+    import json, sys
+    import keras, numpy as np
+    assert keras.backend.backend() == "tensorflow"
+    from keras_dp_retrieval.callbacks import DistributionAwareCallback
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", steps_per_execution=2)
+    callback = DistributionAwareCallback(sys.argv[1])
+    x, y = np.ones((20, 3)), np.ones((20, 1))
+    history = model.fit(
+        x, y, batch_size=4, epochs=2, verbose=0, validation_data=(x, y),
+        callbacks=[callback],
+    )
+    assert min(history.history["examples_per_second"]) > 0
+    callback.report()
+    print("RECORD", json.dumps(callback.history[1]))
+"""
+
+
+def test_tensorflow_backend_reports_what_can_be_known(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(TENSORFLOW_FIT), tmp_path],
+        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads(done.stdout.split("RECORD")[1])
+    assert record["examples"] == 20
+    assert record["steps"] == 5
+    assert record["examples_per_second"] > 0
+    assert record["validation_seconds"] > 0
+    for name in ("compile_seconds", "input_wait_seconds"):
+        assert record[name] is None
+        assert "JAX backend alone" in record["unknown"][name]
