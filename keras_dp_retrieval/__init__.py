@@ -6,10 +6,42 @@ import os
 # neither the user nor an earlier `import keras` has chosen.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
+from keras_dp_retrieval import losses
 from keras_dp_retrieval._version import __version__
+from keras_dp_retrieval.callbacks import (
+    DistributionAwareCallback,
+    RetrievalMetrics,
+)
+from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel
+from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.losses import (
+    FullSoftmax,
+    InBatchSoftmax,
+    Objective,
+    PairwiseObjective,
+    RatingError,
+)
+from keras_dp_retrieval.metrics import evaluate
+from keras_dp_retrieval.model import TwoTowerRetrieval
 
 __all__ = [
+    "DistributionAwareCallback",
+    "FullSoftmax",
+    "Histories",
+    "InBatchSoftmax",
+    "MovieLensRetrievalDataset",
+    "Objective",
+    "PairwiseObjective",
+    "RatingError",
+    "RetrievalDataset",
+    "RetrievalMetrics",
+    "RowEmbedding",
+    "TwoTowerRetrieval",
     "__version__",
     "data_parallel",
+    "evaluate",
+    "losses",
 ]

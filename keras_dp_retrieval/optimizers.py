@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | `SGD` without momentum | `"sgd"` | equal to the dense step's |
 | `Adagrad` | `"adagrad"` | equal to the dense step's |
-| `RMSprop` without momentum, not centered | `"rmsprop"` | equal, but see below |
+| `RMSprop` without momentum or centring | `"rmsprop"` | equal, see below |
 | `Adam`, `AdamW` without AMSGrad | `"lazy_adam"`, `"lazy_adamw"` | lazy |
 | any other | none: dense | |
 

@@ -1,0 +1,7 @@
+"""`python -m keras_dp_retrieval`."""
+
+import sys
+
+from keras_dp_retrieval import cli
+
+sys.exit(cli.main())

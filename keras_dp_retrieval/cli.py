@@ -1,0 +1,240 @@
+"""The command line: parse, call, print."""
+
+import argparse
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_dp_retrieval import _checks
+
+DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the process's exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        _use_virtual_devices(args.virtual_devices)
+        return args.run(args)
+    except (ValueError, OSError, RuntimeError) as error:
+        # The messages say what would work; a traceback would bury them.
+        print(f"keras-dp-retrieval: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False)
+    everywhere.add_argument(
+        "--virtual-devices",
+        type=int,
+        metavar="N",
+        help="split the CPU into N devices; proves results, not speed",
+    )
+    parser = argparse.ArgumentParser(
+        prog="keras-dp-retrieval", description=DESCRIPTION
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name, run, help):
+        command = commands.add_parser(name, parents=[everywhere], help=help)
+        command.set_defaults(run=run)
+        return command
+
+    train = add("train", run_train, "train on MovieLens and save the model")
+    _add_data_arguments(train)
+    train.add_argument(
+        "--objective",
+        choices=["rating", "full_softmax", "in_batch_softmax"],
+        default="rating",
+        help="what is learned; `rating` follows the tutorial's recipe",
+    )
+    train.add_argument("--epochs", type=int, default=50)
+    train.add_argument("--embedding-dimension", type=int, default=32)
+    train.add_argument("--learning-rate", type=float, default=0.2)
+    train.add_argument("--steps-per-execution", type=int, default=1)
+    train.add_argument("--seed", type=int, default=42)
+    train.add_argument("--log-dir", help="for TensorBoard and `report`")
+    train.add_argument("--output", default="movies.keras", metavar="FILE")
+
+    recommend = add("recommend", run_recommend, "use a saved model")
+    recommend.add_argument("model", help="a file that `train` saved")
+    recommend.add_argument("user_ids", nargs="+", help="ids of known users")
+    recommend.add_argument("-k", type=int, default=10)
+
+    add("devices", run_devices, "list the devices that training would use")
+    return parser
+
+
+def _add_data_arguments(parser):
+    parser.add_argument(
+        "--version",
+        default="100k",
+        help="MovieLens 100k, 1m, 20m, 25m or latest-small",
+    )
+    parser.add_argument(
+        "--source",
+        choices=["tfds", "files", "synthetic"],
+        help="where the ratings come from; the best that is there by default",
+    )
+    parser.add_argument(
+        "--data-dir", help="folder of TFDS, or of GroupLens' files"
+    )
+    parser.add_argument("--batch-size", type=int, default=1000)
+
+
+def _use_virtual_devices(count: int | None):
+    """Splits the CPU, which JAX does when it is first asked for devices."""
+    if count is None:
+        return
+    _checks.positive_int("--virtual-devices", count)
+    name = "--xla_force_host_platform_device_count"
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if not flag.startswith(name)]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{name}={count}"])
+    import keras
+
+    found = len(keras.distribution.list_devices("cpu"))
+    if found != count:
+        raise RuntimeError(
+            "`--virtual-devices` must be set before JAX looks for devices. "
+            f"Received: {count}, but JAX already has {found}. Start a new "
+            "process."
+        )
+
+
+def run_train(args) -> int:
+    import keras
+
+    import keras_dp_retrieval as kdr
+
+    _checks.positive_int("--epochs", args.epochs)
+    data = _load_data(args)
+    keras.utils.set_random_seed(args.seed)
+    mesh = kdr.data_parallel().device_mesh
+    print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")
+    print(f"Data: {data.description}")
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, args.embedding_dimension, objective=args.objective
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adagrad(args.learning_rate),
+        steps_per_execution=args.steps_per_execution,
+    )
+    throughput = kdr.DistributionAwareCallback(log_dir=args.log_dir)
+    model.fit(
+        data.train,
+        validation_data=data.validation,
+        # The tutorial's rhythm.
+        validation_freq=5,
+        epochs=args.epochs,
+        callbacks=[throughput],
+    )
+    print(throughput.report())
+    _print_metrics(kdr.evaluate(model, data, split="test"), data)
+    _print_recommendations(model, data, mesh.devices.size)
+    model.save(args.output)
+    print(f"Saved {args.output}.")
+    return 0
+
+
+def run_recommend(args) -> int:
+    import keras
+
+    model = keras.saving.load_model(args.model)
+    vocabulary = model.user_vocabulary
+    users = args.user_ids
+    if vocabulary is None or vocabulary.ids.dtype.kind in "iu":
+        users = [_whole_number(user) for user in users]
+    ids, scores = model.recommend(users, k=args.k)
+    for user, user_ids, user_scores in zip(users, ids, scores, strict=True):
+        _print_list(model, user, user_ids, user_scores)
+    return 0
+
+
+def run_devices(args) -> int:
+    import keras
+
+    from keras_dp_retrieval import distribution
+
+    distribution.require_jax("`devices`")
+    names = keras.distribution.list_devices()
+    print(f"{len(names)} device(s): {', '.join(names)}")
+    return 0
+
+
+def _load_data(args):
+    """The data set asked for, or else the best one that is there."""
+    import keras_dp_retrieval as kdr
+
+    options = {
+        "data_dir": args.data_dir,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+        "split": "tutorial" if args.version == "100k" else "random",
+    }
+    source = args.source or _source_of(args.data_dir)
+    data = kdr.MovieLensRetrievalDataset(args.version, source=source, **options)
+    try:
+        data.num_users  # noqa: B018, reads the ratings.
+    except RuntimeError as error:
+        if args.source or args.data_dir:
+            raise  # Asked for by name: nothing else will do.
+        print(
+            f"MovieLens could not be reached: {error}\n"
+            "Going on with SYNTHETIC data of the same shape. Every figure "
+            "below is about made-up ratings, not about MovieLens."
+        )
+        data = kdr.MovieLensRetrievalDataset(
+            args.version, source="synthetic", **options
+        )
+    return data
+
+
+def _source_of(data_dir: str | None) -> str:
+    """`"files"` for a folder or archive of GroupLens, else `"tfds"`."""
+    if data_dir is None:
+        return "tfds"
+    path = pathlib.Path(data_dir)
+    is_tfds = (path / "movielens").is_dir()
+    return "tfds" if is_tfds or not path.exists() else "files"
+
+
+def _print_metrics(metrics: dict, data):
+    print(f"Test part, whole catalogue, seen movies left out{_mark(data)}:")
+    for name, value in metrics.items():
+        print(f"  {name:32} {value:.4f}")
+
+
+def _print_recommendations(model, data, num_users: int):
+    """One user a device, as the tutorial does."""
+    rng = np.random.default_rng(data.seed)
+    users = rng.choice(
+        data.user_vocabulary.ids, min(num_users, data.num_users - 1), False
+    )
+    ids, scores = model.recommend(users, k=10)
+    for user, user_ids, user_scores in zip(users, ids, scores, strict=True):
+        _print_list(model, user, user_ids, user_scores, _mark(data))
+
+
+def _print_list(model, user, ids, scores, mark=""):
+    print(f"Recommended for user {user}{mark}:")
+    for candidate, score in zip(ids, scores, strict=True):
+        if np.isfinite(score):
+            title = model.candidate_titles.get(candidate, "")
+            print(f"  {score:7.3f}  {candidate:>6}  {title}")
+
+
+def _mark(data) -> str:
+    return " (SYNTHETIC data)" if data.is_synthetic else ""
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"This model's user ids are whole numbers. Received: {text!r}."
+        ) from None

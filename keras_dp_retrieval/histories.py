@@ -1,0 +1,98 @@
+"""What every user has had, as weights: it is saved with the model."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dp_retrieval import _checks
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class Histories(keras.layers.Layer):
+    """Looks up the candidates that users had, in the order they had them.
+
+    One flat list of candidate rows and where each user's part of it begins:
+    memory follows the number of interactions, not users times the longest.
+
+    Args:
+        num_users: int. Rows of the user table.
+        num_interactions: int. Interactions of all users together.
+        max_length: int. The latest so many of a user are looked up.
+    """
+
+    def __init__(self, num_users, num_interactions, max_length, **kwargs):
+        super().__init__(**kwargs)
+        self.num_users = _checks.positive_int("num_users", num_users)
+        self.num_interactions = _checks.non_negative_int(
+            "num_interactions", num_interactions
+        )
+        self.max_length = _checks.positive_int("max_length", max_length)
+        self.starts = self._add_integers("starts", self.num_users + 1)
+        # One more than needed, so that there is something to look up in a
+        # history without interactions.
+        self.candidate_rows = self._add_integers(
+            "candidate_rows", self.num_interactions + 1
+        )
+        self.built = True
+
+    def _add_integers(self, name, length):
+        return self.add_weight(
+            shape=(length,),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            name=name,
+        )
+
+    @classmethod
+    def from_interactions(cls, interactions, *, max_length=None, **kwargs):
+        """Holds a copy of a data set's `Interactions`."""
+        longest = max(int(np.diff(interactions.indptr).max(initial=0)), 1)
+        histories = cls(
+            len(interactions.indptr) - 1,
+            len(interactions.candidate_rows),
+            min(max_length or longest, longest),
+            **kwargs,
+        )
+        histories.starts.assign(interactions.indptr.astype("int32"))
+        histories.candidate_rows.assign(
+            np.append(interactions.candidate_rows, 0).astype("int32")
+        )
+        return histories
+
+    def call(self, user_rows):
+        """Returns int32 `(batch, max_length)`, oldest first, padded with -1.
+
+        Args:
+            user_rows: int, `(batch,)`.
+        """
+        start = ops.take(self.starts, user_rows)
+        end = ops.take(self.starts, user_rows + 1)
+        start = ops.maximum(start, end - self.max_length)
+        places = start[:, None] + ops.arange(self.max_length, dtype="int32")
+        rows = ops.take(
+            self.candidate_rows, ops.minimum(places, self.num_interactions)
+        )
+        return ops.where(places < end[:, None], rows, -1)
+
+    def padded(self, user_rows) -> np.ndarray:
+        """All that the users had, int32 `(batch, longest)`, padded with -1.
+
+        `longest` is rounded up to a power of two, so that few shapes occur.
+        """
+        starts = ops.convert_to_numpy(self.starts)
+        rows = ops.convert_to_numpy(self.candidate_rows)
+        first, last = starts[user_rows], starts[np.asarray(user_rows) + 1]
+        longest = int((last - first).max(initial=0))
+        width = 1 << max(longest - 1, 0).bit_length()
+        places = first[:, None] + np.arange(width)
+        inside = places < last[:, None]
+        return np.where(inside, rows[np.where(inside, places, 0)], -1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_users": self.num_users,
+            "num_interactions": self.num_interactions,
+            "max_length": self.max_length,
+        }

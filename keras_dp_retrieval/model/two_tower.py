@@ -1,0 +1,374 @@
+"""TwoTowerRetrieval: which candidates does this user want to see?"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dp_retrieval import _checks, losses, optimizers
+from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.model.padded import PaddedModel
+from keras_dp_retrieval.model.serving import Serving, check_rows
+from keras_dp_retrieval.topk import top_k
+
+EMBEDDING_UPDATES = ("auto", "dense", "row_sparse")
+
+# From this many rows on, `"auto"` updates row by row. Below it, a dense step
+# of two tables is about as fast.
+LARGE_TABLE = 20_000
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class TwoTowerRetrieval(Serving, PaddedModel):
+    """Retrieves candidates by the dot product of two towers' vectors.
+
+    One tower turns users into vectors, the other candidates; a candidate's
+    score for a user is the dot product of their vectors and nothing else. The
+    model trains on batches of `x` = int user ids `(batch,)` and `y` =
+    `{"movie_id": (batch,), "rating": (batch,)}`, on one device or many, for
+    any number of rows: what Keras would refuse, because it does not divide by
+    the devices, is filled up with rows of weight 0, which count nowhere.
+
+    A row with `sample_weight` 0 does not exist: it adds nothing to the loss,
+    and nothing to the number of rows that the loss is divided by.
+
+    Args:
+        num_users: int. Rows of the user table: for ids 1 to n, n + 1.
+        num_candidates: int. Rows of the candidate table, likewise.
+        embedding_dimension: int. Length of the vectors, `dim` below.
+        objective: What is learned: `"rating"`, `"full_softmax"`,
+            `"in_batch_softmax"`, an `Objective`, or a `keras.losses.Loss` of
+            rating and dot product. `"auto"` takes the full softmax up to
+            100,000 candidates and the in-batch softmax beyond.
+        k: int. How many candidates `predict` returns.
+        candidate_key: str. Where `y` has the candidate ids.
+        rating_key: str. Where `y` has the ratings. They may be absent unless
+            the objective needs them.
+        user_tower: Optional layer from user ids (or any `x`) to vectors
+            `(batch, dim)`. One vector a user by default.
+        candidate_tower: Optional layer from candidate ids, of any shape, to
+            vectors `(..., dim)`. One vector a candidate by default.
+        embedding_updates: `"dense"` updates whole tables at every step, as
+            Keras does. `"row_sparse"`, on JAX, updates the looked-up rows
+            alone, so that a step costs what the batch costs; see
+            `optimizers.py` for what that means for each optimizer. `"auto"`
+            does so where tables are large and the result is the same.
+        histories: Optional `Histories`: what every user has had, which
+            `recommend` leaves out.
+
+    Example:
+
+    ```python
+    model = TwoTowerRetrieval(944, 1683, embedding_dimension=32)
+    model.compile(optimizer=keras.optimizers.Adagrad(0.1))
+    model.fit(user_ids, {"movie_id": movie_ids}, epochs=5)
+    ids, scores = model.recommend([1, 2, 3], k=10)
+    ```
+    """
+
+    def __init__(
+        self,
+        num_users,
+        num_candidates,
+        embedding_dimension=32,
+        *,
+        objective="auto",
+        k=10,
+        candidate_key="movie_id",
+        rating_key="rating",
+        user_tower=None,
+        candidate_tower=None,
+        embedding_updates="auto",
+        histories=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_users = _checks.positive_int("num_users", num_users)
+        self.num_candidates = _checks.positive_int(
+            "num_candidates", num_candidates
+        )
+        self.embedding_dimension = _checks.positive_int(
+            "embedding_dimension", embedding_dimension
+        )
+        self.k = _checks.positive_int("k", k)
+        self.candidate_key = candidate_key
+        self.rating_key = rating_key
+        if isinstance(objective, str) and objective == "auto":
+            objective = default_objective(self.num_candidates)
+        self.objective = losses.get(objective)
+        self.user_tower = user_tower or self._table("user", self.num_users)
+        self.candidate_tower = candidate_tower or self._table(
+            "candidate", self.num_candidates
+        )
+        self.embedding_updates = _checks.one_of(
+            "embedding_updates", embedding_updates, EMBEDDING_UPDATES
+        )
+        self.histories = histories
+        self.candidate_titles = {}
+        self.candidate_counts = self.add_weight(
+            shape=(self.num_candidates,),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            name="candidate_counts",
+        )
+
+    def _table(self, side: str, num_rows: int) -> keras.layers.Layer:
+        return RowEmbedding(
+            num_rows, self.embedding_dimension, name=f"{side}_embedding"
+        )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "num_users": self.num_users,
+            "num_candidates": self.num_candidates,
+            "embedding_dimension": self.embedding_dimension,
+            "objective": serialize(self.objective),
+            "k": self.k,
+            "candidate_key": self.candidate_key,
+            "rating_key": self.rating_key,
+            "user_tower": serialize(self.user_tower),
+            "candidate_tower": serialize(self.candidate_tower),
+            "embedding_updates": self.embedding_updates,
+            "histories": self.histories and serialize(self.histories),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        names = ("objective", "user_tower", "candidate_tower", "histories")
+        layers = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in names
+            if config[name] is not None
+        }
+        return cls(**{**config, **layers})
+
+    @classmethod
+    def for_dataset(cls, data, embedding_dimension=32, **kwargs):
+        """Returns a model of the size of a data set, which knows its ids.
+
+        Args:
+            data: `RetrievalDataset`, or one of its children.
+            embedding_dimension: int.
+            **kwargs: As in the class.
+
+        The model takes and gives the data set's own ids in `recommend`, and
+        leaves out what a user had in the train part. Batches for `fit` hold
+        table rows, as `data.train` does.
+        """
+        known = {
+            "candidate_key": data.candidate_key,
+            "rating_key": data.rating_key,
+            "histories": Histories.from_interactions(data.seen),
+        }
+        model = cls(
+            data.num_users,
+            data.num_candidates,
+            embedding_dimension,
+            **{**known, **kwargs},
+        )
+        model.user_vocabulary = data.user_vocabulary
+        model.candidate_vocabulary = data.candidate_vocabulary
+        model.candidate_titles = dict(data.movie_titles)
+        return model
+
+    # Towers
+
+    def build(self, input_shape=None):
+        # The default towers are built from ids of any shape. The user's own
+        # build themselves when they are first called.
+        if self.built:
+            return
+        for tower in (self.user_tower, self.candidate_tower):
+            if isinstance(tower, RowEmbedding):
+                tower.build()
+        super().build(input_shape)
+
+    def call(self, inputs, training=False):
+        """Returns what retrieval yields for a batch of users.
+
+        Args:
+            inputs: int user ids `(batch,)`, or what the user tower takes.
+            training: bool.
+
+        Returns:
+            dict: `"user_embeddings"`, `(batch, dim)`, and outside training
+            `"predictions"`, `(batch, k)`, candidate ids, best first.
+        """
+        vectors = self._user_vectors(inputs, training=training)
+        outputs = {"user_embeddings": vectors}
+        if not training:
+            _, rows = top_k(
+                vectors,
+                self.candidate_vectors(),
+                self.k,
+                allowed=self._is_retrievable(),
+            )
+            outputs["predictions"] = rows
+        return outputs
+
+    def user_vectors(self, user_rows):
+        """Vectors `(batch, dim)` of users given by table row, a tensor."""
+        return self._user_vectors(user_rows, training=False)
+
+    def candidate_vectors(self):
+        """Vectors `(num_candidates, dim)` of the whole table, a tensor."""
+        return self._candidate_vectors(
+            ops.arange(self.num_candidates, dtype="int32"), training=False
+        )
+
+    def _user_vectors(self, inputs, training):
+        return self._scale(_run(self.user_tower, inputs, training))
+
+    def _candidate_vectors(self, rows, training):
+        return self._scale(_run(self.candidate_tower, rows, training))
+
+    def _scale(self, vectors):
+        return _normalize(vectors) if self.objective.normalize else vectors
+
+    def _is_retrievable(self):
+        """bool `(num_candidates,)`: all but a row 0 that was never trained.
+
+        Ids that start at 1 leave row 0 untrained, and so its score is noise.
+        """
+        rows = ops.arange(self.num_candidates)
+        return ops.logical_or(rows > 0, self.candidate_counts > 0)
+
+    def _retrievable_rows(self):
+        return ops.convert_to_numpy(self._is_retrievable())
+
+    # Training
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Mean loss of the rows with a weight, plus the layers' own losses."""
+        rows = ops.cast(y[self.candidate_key], "int32")
+        if sample_weight is None:
+            sample_weight = ops.ones(ops.shape(rows)[:1])
+        weights = ops.cast(sample_weight, "float32")
+        batch = losses.ScoredBatch(
+            user_vectors=y_pred["user_embeddings"],
+            candidate_rows=rows,
+            ratings=y.get(self.rating_key),
+            weights=weights,
+            lookup=lambda rows: self._candidate_vectors(rows, training),
+            all_candidate_vectors=lambda: self._candidate_vectors(
+                ops.arange(self.num_candidates, dtype="int32"), training
+            ),
+            candidate_counts=ops.cast(self.candidate_counts, "float32"),
+            known_positives=None,
+        )
+        per_example = self.objective(batch) * weights
+        num_real = ops.sum(ops.cast(weights != 0, "float32"))
+        loss = ops.sum(per_example) / ops.maximum(num_real, 1.0)
+        if training:
+            self._count_candidates(rows, weights)
+        return loss + sum(self.losses, start=0.0)
+
+    def _count_candidates(self, rows, weights):
+        weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
+        weights = ops.broadcast_to(weights, ops.shape(rows))
+        if keras.backend.backend() == "jax":
+            from keras_dp_retrieval._jax import steps
+
+            counts = steps.add_counts(
+                self.candidate_counts.value, rows, weights
+            )
+        else:
+            real = ops.logical_and(weights != 0, rows >= 0)
+            counts = self.candidate_counts + ops.segment_sum(
+                ops.reshape(ops.cast(real, "int32"), (-1,)),
+                ops.reshape(ops.maximum(rows, 0), (-1,)),
+                num_segments=self.num_candidates,
+            )
+        self.candidate_counts.assign(counts)
+
+    def train_step(self, *args):
+        tables = self._row_sparse_tables()
+        if not tables:
+            return super().train_step(*args)
+        from keras_dp_retrieval._jax import steps, train_step
+
+        return train_step.train_step(
+            self,
+            *args,
+            tables,
+            optimizers.row_rule(self.optimizer),
+            update_metrics=functools.partial(steps.update_metrics, self),
+        )
+
+    def _row_sparse_tables(self) -> list:
+        """The tables whose looked-up rows alone are updated; maybe none."""
+        if self.embedding_updates == "dense" or (
+            keras.backend.backend() != "jax"
+        ):
+            return []
+        towers = [self.user_tower]
+        if not self.objective.uses_all_candidates:
+            towers.append(self.candidate_tower)
+        tables = [
+            layer._embeddings
+            for tower in towers
+            for layer in tower._flatten_layers()
+            if isinstance(layer, RowEmbedding) and layer.trainable
+        ]
+        if self.embedding_updates == "row_sparse":
+            return tables if optimizers.row_rule(self.optimizer) else []
+        is_large = any(table.shape[0] >= LARGE_TABLE for table in tables)
+        if not is_large or optimizers.dense_reason(self.optimizer):
+            return []
+        exact = optimizers.row_rule(self.optimizer).exact
+        return tables if exact else []
+
+    def check_batch(self, x, y):
+        """Raises if an id has no row: JAX would answer NaN or a wrong row."""
+        if isinstance(self.user_tower, RowEmbedding):
+            check_rows("user", x, self.num_users)
+        if y is None:
+            return
+        if not isinstance(y, dict) or self.candidate_key not in y:
+            raise ValueError(
+                f"The targets must be a dict with the key "
+                f"{self.candidate_key!r} (`candidate_key`). Received: "
+                f"{sorted(y) if isinstance(y, dict) else type(y).__name__}."
+            )
+        ids = y[self.candidate_key]
+        check_rows(
+            "candidate", ids, self.num_candidates, padded=np.ndim(ids) > 1
+        )
+        ratings = y.get(self.rating_key)
+        if ratings is None and self.objective.needs_ratings:
+            raise ValueError(
+                f"The objective {self.objective.name!r} needs ratings: give "
+                f"the targets the key {self.rating_key!r} (`rating_key`), or "
+                "use a softmax objective. Received the keys: "
+                f"{sorted(y)}."
+            )
+        if ratings is not None and not np.all(np.isfinite(ratings)):
+            raise ValueError(
+                "Ratings must be finite numbers. Received: "
+                f"{np.sum(~np.isfinite(ratings))} that are NaN or infinite in "
+                f"a batch of {len(ratings)}."
+            )
+
+
+def default_objective(num_candidates: int) -> str:
+    """The full softmax while a row of all its logits is a small thing."""
+    return "full_softmax" if num_candidates <= 100_000 else "in_batch_softmax"
+
+
+def _run(tower, inputs, training):
+    if getattr(tower, "_call_has_training_arg", False):
+        return tower(inputs, training=training)
+    return tower(inputs)
+
+
+def _normalize(vectors):
+    """Vectors of length 1. `ops.normalize` has a NaN gradient at zero."""
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))

@@ -1,0 +1,97 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_dp_retrieval.batches import PaddedBatches, pad_batch
+
+
+def batches_of(x, y=None, **options):
+    group = options.pop("steps_per_group", 1)
+    data = {"x": x, "y": y, "batch_size": 4, **options}
+    return PaddedBatches(data, steps_per_group=group)
+
+
+def real_rows(batches):
+    return np.concatenate([x[w != 0] for x, _, w in batches])
+
+
+def test_filler_repeats_a_real_row_with_weight_zero():
+    x, y, weights = pad_batch((np.array([7, 8]), {"id": np.array([1, 2])}), 5)
+    np.testing.assert_array_equal(x, [7, 8, 7, 7, 7])
+    np.testing.assert_array_equal(y["id"], [1, 2, 1, 1, 1])
+    np.testing.assert_array_equal(weights, [1, 1, 0, 0, 0])
+
+
+def test_weights_of_the_user_are_kept():
+    x, y = np.arange(3), {"id": np.arange(3)}
+    _, _, weights = pad_batch((x, y, np.array([2.0, 0.5, 0.0])), 4)
+    np.testing.assert_array_equal(weights, [2, 0.5, 0, 0])
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("num_rows", [1, 3, 8, 13])
+def test_every_row_comes_once_in_equal_batches(
+    on_devices, num_devices, num_rows
+):
+    on_devices(num_devices)
+    batches = list(batches_of(np.arange(num_rows)).get_jax_iterator())
+    np.testing.assert_array_equal(real_rows(batches), np.arange(num_rows))
+    sizes = {len(x) for x, _, _ in batches}
+    assert len(sizes) == 1
+    assert sizes.pop() % num_devices == 0
+
+
+def test_real_rows_are_found_again_in_the_padded_output(on_devices):
+    on_devices(8)
+    adapter = batches_of(np.arange(9))
+    outputs = np.concatenate([x for x, _, _ in adapter.get_jax_iterator()])
+    np.testing.assert_array_equal(outputs[adapter.is_real_row()], np.arange(9))
+
+
+def test_groups_stack_steps_behind_the_batch_axis():
+    adapter = batches_of(np.arange(10), steps_per_group=2)
+    groups = [x for x, _, _ in adapter.get_jax_iterator()]
+    np.testing.assert_array_equal(groups[0], [[0, 4], [1, 5], [2, 6], [3, 7]])
+    assert groups[1].shape == (4, 1)  # The last group of an epoch is short.
+
+
+def test_a_look_at_the_first_batch_loses_nothing():
+    def generate():
+        for start in (0, 4, 8):
+            yield (np.arange(start, start + 4),)
+
+    adapter = PaddedBatches({"x": generate()})
+    first, _, _ = adapter.first_batch()
+    np.testing.assert_array_equal(first, [0, 1, 2, 3])
+    seen = real_rows(adapter.get_jax_iterator())
+    np.testing.assert_array_equal(seen, np.arange(12))
+
+
+def test_empty_data_is_refused():
+    with pytest.raises(ValueError, match="at least one row"):
+        list(batches_of(np.arange(0)).get_jax_iterator())
+
+
+def test_growing_batches_cannot_be_grouped():
+    class Growing(keras.utils.PyDataset):
+        num_batches = 2
+
+        def __getitem__(self, index):
+            return (np.arange(4 + 4 * index),)
+
+    adapter = PaddedBatches({"x": Growing()}, steps_per_group=2)
+    with pytest.raises(ValueError, match="no batch may be larger"):
+        list(adapter.get_jax_iterator())
+
+
+def test_processes_divide_each_batch(monkeypatch):
+    from keras_dp_retrieval import distribution
+
+    monkeypatch.setattr(distribution, "process_count", lambda: 2)
+    seen = []
+    for process in (0, 1):
+        monkeypatch.setattr(distribution, "process_index", lambda p=process: p)
+        adapter = batches_of(np.arange(8))
+        seen.append(real_rows(adapter.get_jax_iterator()))
+    np.testing.assert_array_equal(seen[0], [0, 1, 4, 5])
+    np.testing.assert_array_equal(seen[1], [2, 3, 6, 7])

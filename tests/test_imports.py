@@ -1,0 +1,124 @@
+"""The house stays as it is drawn: imports point down."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import keras_dp_retrieval
+
+PACKAGE = pathlib.Path(keras_dp_retrieval.__file__).parent
+
+# A module imports from floors below its own, or from its own folder.
+FLOORS = {
+    "_version": 0,
+    "_checks": 0,
+    "_jax": 0,
+    "_lookups": 0,
+    "distribution": 1,
+    "embedding": 1,
+    "data.ratings": 1,
+    "batches": 2,
+    "topk": 2,
+    "losses": 2,
+    "histories": 2,
+    "optimizers": 2,
+    "metrics": 3,
+    "report": 2,
+    "index": 3,
+    "data": 3,
+    "callbacks": 4,
+    "model": 4,
+    "tuning": 5,
+    "cli": 6,
+    "__main__": 7,
+    "__init__": 7,
+}
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts)
+
+
+def unit(module):
+    """The entry of `FLOORS` that a module belongs to."""
+    if module in FLOORS:
+        return module
+    return module.split(".")[0]
+
+
+def imported_modules(path):
+    """Every absolute module name that a file imports, lazily or not."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                is_module = (
+                    PACKAGE.parent / (inner.replace(".", "/") + ".py")
+                ).exists() or (
+                    PACKAGE.parent / inner.replace(".", "/")
+                ).is_dir()
+                yield inner if is_module else node.module
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_down(path):
+    own = unit(module_name(path))
+    for name in imported_modules(path):
+        if not name.startswith("keras_dp_retrieval."):
+            continue
+        other = unit(name.removeprefix("keras_dp_retrieval."))
+        assert other == own or FLOORS[other] < FLOORS[own], (
+            f"{module_name(path)} imports {name}, which is not below it"
+        )
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("jax", "_jax"), ("tensorflow", "data")]
+)
+def test_libraries_stay_behind_their_door(library, home):
+    users = {
+        module_name(path)
+        for path in FILES
+        for name in imported_modules(path)
+        if name.split(".")[0] == library
+    }
+    assert all(module.split(".")[0] == home for module in users), users
+
+
+def test_import_pulls_in_nothing_heavy():
+    # Keras itself imports some of them where it finds them.
+    program = (
+        "import sys, keras; before = set(sys.modules);"
+        "import keras_dp_retrieval;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+    )
+    added = {name.split(".")[0] for name in done.stdout.split()}
+    assert "keras_dp_retrieval" in added
+    heavy = {
+        "tensorflow",
+        "tensorflow_datasets",
+        "keras_tuner",
+        "matplotlib",
+        "pandas",
+        "tensorboard",
+        "sklearn",
+    }
+    assert not added & heavy
