@@ -270,6 +270,12 @@ class RetrievalDataset:
                 f"{self.test_fraction:g}."
             )
         self._note = split.note
+        if not self.validation_in_train:  # Said when it was tuned.
+            leakage = splits.leakage_report(
+                parts["train"], parts["test"], split.note
+            )
+            for sentence in leakage.warnings:
+                warnings.warn(sentence, stacklevel=2)
         return parts
 
     def ratings(self, split: str) -> Ratings:
@@ -318,7 +324,6 @@ class RetrievalDataset:
     @functools.cached_property
     def train(self):
         """`tf.data.Dataset` of the train part, dealt anew in every epoch."""
-        self._warn_of_leakage()
         if self.split == "tutorial":
             return self._fixed("train")
         dataset = batches.shuffled_batches(
@@ -387,11 +392,6 @@ class RetrievalDataset:
         for name in of_parts:
             refit.__dict__.pop(name, None)
         return refit
-
-    def _warn_of_leakage(self) -> None:
-        if not self.validation_in_train:  # Said when it was tuned.
-            for sentence in self.leakage.warnings:
-                warnings.warn(sentence, stacklevel=4)
 
     # Where it comes from and goes to.
 

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import Ratings
 
 SPLITS = ("random", "tutorial", "by_time", "leave_last_out")
@@ -146,8 +147,6 @@ def check_tutorial_size(num_rows: int) -> None:
 
 def _tf_data_order(num_rows: int, seed: int) -> np.ndarray:
     """The order `shuffle(num_rows, seed)` gives a tf.data pipeline."""
-    from keras_dp_retrieval.data.batches import import_tensorflow
-
     tf = import_tensorflow()
     # In a graph of its own, so that `keras.utils.set_random_seed` does not
     # change the split: tf.data would mix the global seed in.

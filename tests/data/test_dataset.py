@@ -1,6 +1,7 @@
 """The user's own interactions: parts, batches, epochs, files."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -313,12 +314,15 @@ def test_config_survives_json(ids):
         )
 
 
-def test_leakage_is_said_where_the_batches_are_fetched():
+def test_leakage_is_said_when_the_data_set_is_made():
     with pytest.warns(UserWarning, match="older than the newest one learned"):
-        _ = made_up().train
-    repeated = RetrievalDataset([1] * 10, [1] * 10)
+        data = made_up()
     with pytest.warns(UserWarning, match="2 of 2 test interactions are also"):
-        _ = repeated.train
+        RetrievalDataset([1] * 10, [1] * 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data.with_validation_in_train().ratings("train")
+        RetrievalDataset(range(20), range(20), None, range(20), split="by_time")
 
 
 def write_csv(path, lines):

@@ -1,6 +1,7 @@
 """MovieLens from its sources, to batches."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
         ({"validation_fraction": 1.0}, "`validation_fraction` must be"),
         ({"source": "files"}, "needs `data_dir="),
         ({"source": "synthetic", "data_dir": "/"}, "reads nothing"),
+        ({"data_dir": __file__}, "must be a folder"),
         ({"version": "1m", "split": "tutorial"}, "Received: 1,000,209"),
         (
             {"split": "tutorial", "validation_in_train": True},
@@ -175,3 +177,13 @@ def test_first_protocol_follows_the_order_of_the_file(data_dir):
         refit.ratings("test").user_rows, data.ratings("test").user_rows
     )
     assert refit.validation is None
+
+
+@pytest.mark.realdata
+def test_a_damaged_prepared_copy_is_an_error(data_dir, tmp_path):
+    shutil.copytree(data_dir / "tfds", tmp_path / "tfds")
+    (records,) = tmp_path.glob("tfds/movielens/100k-ratings/*/*.tfrecord*")
+    records.write_bytes(records.read_bytes()[:1_000_000])
+    data = MovieLensRetrievalDataset(data_dir=tmp_path / "tfds")
+    with pytest.raises(RuntimeError, match="prepare it again"):
+        _ = data.num_users
