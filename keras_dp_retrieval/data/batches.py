@@ -4,19 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import Ratings
-
-
-def import_tensorflow():
-    """Returns the tensorflow module, which here only feeds data."""
-    import tensorflow as tf
-
-    # Otherwise TensorFlow takes the memory that JAX trains in.
-    try:
-        tf.config.set_visible_devices([], "GPU")
-    except RuntimeError:
-        pass  # TensorFlow is already running: its devices are settled.
-    return tf
 
 
 def batch_places(order, batch_size: int, num_rows: int) -> np.ndarray:

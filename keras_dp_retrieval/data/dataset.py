@@ -270,6 +270,12 @@ class RetrievalDataset:
                 f"{self.test_fraction:g}."
             )
         self._note = split.note
+        if not self.validation_in_train:  # Said when it was tuned.
+            leakage = splits.leakage_report(
+                parts["train"], parts["test"], split.note
+            )
+            for sentence in leakage.warnings:
+                warnings.warn(sentence, stacklevel=2)
         return parts
 
     def ratings(self, split: str) -> Ratings:
@@ -318,7 +324,6 @@ class RetrievalDataset:
     @functools.cached_property
     def train(self):
         """`tf.data.Dataset` of the train part, dealt anew in every epoch."""
-        self._warn_of_leakage()
         if self.split == "tutorial":
             return self._fixed("train")
         dataset = batches.shuffled_batches(
@@ -387,11 +392,6 @@ class RetrievalDataset:
         for name in of_parts:
             refit.__dict__.pop(name, None)
         return refit
-
-    def _warn_of_leakage(self) -> None:
-        if not self.validation_in_train:  # Said when it was tuned.
-            for sentence in self.leakage.warnings:
-                warnings.warn(sentence, stacklevel=4)
 
     # Where it comes from and goes to.
 
@@ -575,11 +575,13 @@ def _held_out(name: str, columns, like: RawRatings | None):
     """Checks a part that the user gives, `(user_ids, candidate_ids, ...)`."""
     if columns is None:
         return None
-    if not isinstance(columns, (tuple, list)) or not 2 <= len(columns) <= 4:
+    is_columns = isinstance(columns, (tuple, list)) and all(
+        column is None or np.ndim(column) == 1 for column in columns
+    )
+    if not is_columns or not 2 <= len(columns) <= 4:
         raise ValueError(
             f"`{name}` must be `(user_ids, candidate_ids)`, with ratings and "
-            f"timestamps after them if you like. Received: {type(columns)}"
-            f"{f' of {len(columns)}' if hasattr(columns, '__len__') else ''}."
+            f"timestamps after them if you like. Received: {columns!r:.80}."
         )
     named = dict(zip(_COLUMNS, columns, strict=False))
     raw = RawRatings(**named, name=f"{name} part")

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import RawRatings
 
 SOURCES = ("tfds", "files", "synthetic")
@@ -136,6 +137,11 @@ def check_data_dir(source: str, data_dir: str | None) -> None:
     if data_dir is not None and not pathlib.Path(data_dir).exists():
         raise FileNotFoundError(
             f"`data_dir` must exist. Received: data_dir={data_dir!r}. {REMEDY}"
+        )
+    if source == "tfds" and data_dir is not None and os.path.isfile(data_dir):
+        raise ValueError(
+            "`data_dir` must be a folder for `source='tfds'`. Received: the "
+            f"file {data_dir!r}. Archives are read by `source='files'`."
         )
 
 
@@ -366,8 +372,6 @@ def _read_records(version: str, data_dir, part: str, names) -> list[np.ndarray]:
     TFDS decodes one example at a time, all columns of it: 4 s for 100,000
     ratings. Only these columns, thousands at a time, take a fraction of that.
     """
-    from keras_dp_retrieval.data.batches import import_tensorflow
-
     tf = import_tensorflow()
     builder = _builder(version, data_dir, part)
     numbers = {"timestamp": tf.int64, "user_rating": tf.float32}
@@ -385,10 +389,17 @@ def _read_records(version: str, data_dir, part: str, names) -> list[np.ndarray]:
 
     info = builder.info.splits["train"]
     records = tf.data.TFRecordDataset([str(path) for path in info.filepaths])
-    batches = [
-        [column.numpy() for column in batch]
-        for batch in records.batch(8192).map(parse)
-    ]
+    try:
+        batches = [
+            [column.numpy() for column in batch]
+            for batch in records.batch(8192).map(parse)
+        ]
+    except tf.errors.OpError as error:
+        raise RuntimeError(
+            f"The prepared copy of movielens/{version}-{part} is damaged: "
+            f"{error.message[:200]}. Delete {str(builder.data_path)!r} and "
+            "prepare it again."
+        ) from error
     columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
     if not columns or len(columns[0]) != info.num_examples:
         raise RuntimeError(
@@ -434,8 +445,6 @@ def _download(version: str, data_dir) -> None:
     url = f"https://files.grouplens.org/datasets/movielens/{archive}.zip"
     problem = _unreachable(url)
     if problem is None:
-        from keras_dp_retrieval.data.batches import import_tensorflow
-
         import_tensorflow()  # So that TFDS does not take the GPUs.
         try:
             with _quiet_tfds():

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import Ratings
 
 SPLITS = ("random", "tutorial", "by_time", "leave_last_out")
@@ -146,8 +147,6 @@ def check_tutorial_size(num_rows: int) -> None:
 
 def _tf_data_order(num_rows: int, seed: int) -> np.ndarray:
     """The order `shuffle(num_rows, seed)` gives a tf.data pipeline."""
-    from keras_dp_retrieval.data.batches import import_tensorflow
-
     tf = import_tensorflow()
     # In a graph of its own, so that `keras.utils.set_random_seed` does not
     # change the split: tf.data would mix the global seed in.
@@ -223,7 +222,7 @@ def split_leave_last_out(
     lengths = np.bincount(users)[users]
     # 0 for a user's last interaction, 1 for the one before, and so on.
     from_end = np.cumsum(np.bincount(users))[users] - 1 - np.arange(len(users))
-    part = np.where(lengths > test + validation, from_end, len(users))
+    part = np.where(lengths > test + validation, from_end, -1)
     is_test = (part == 0) & test
     is_validation = (part == int(test)) & validation
     train = np.sort(order[~is_test & ~is_validation])
