@@ -15,17 +15,22 @@ import statistics
 # What an epoch's seconds are made of: (title, how to get it from a record).
 _PARTS = (
     ("computing", lambda r: _computing_seconds(r)),
-    ("compiling", lambda r: r["compile_seconds"]),
-    ("input", lambda r: r["input_wait_seconds"]),
-    ("validation", lambda r: r["validation_seconds"]),
+    ("compiling", lambda r: _known(r["compile_seconds"]) + _validation(r)[0]),
+    ("input", lambda r: _known(r["input_wait_seconds"])),
+    ("validation", lambda r: _validation(r)[1]),
     ("callbacks", lambda r: r["callbacks_seconds"]),
 )
 # Okabe and Ito's colours: told apart with any colour vision.
 _PART_COLORS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#999999")
 # Lines and ticks beyond this are no longer told apart.
 _MOST_LINES = 8
-_MOST_DEVICES_IN_TABLE = 64
-_MOST_EPOCHS_IN_TABLE = 30
+_MOST_BARS = 16
+_MOST_ROWS = 64
+# Lines closer than this lie on top of each other in the figure.
+_ALIKE = 0.05
+# An epoch that took so many times the others' median (the first, which
+# compiles) is cut off in the figure, lest the others become invisible.
+_CUT_OFF = 3.0
 
 
 def read_run(path: str | os.PathLike) -> dict:
@@ -54,10 +59,13 @@ def read_run(path: str | os.PathLike) -> dict:
     for number, line in enumerate(lines, 1):
         try:
             content = json.loads(line)
+        except ValueError:
+            content = None
+            if line.startswith("{"):
+                continue  # A run was killed while it wrote this line.
+        try:
             _add_line(run, content.pop("kind"), content)
-        except (ValueError, KeyError, AttributeError) as error:
-            if number == len(lines) and not line.endswith("}"):
-                break  # The run was killed while it wrote this line.
+        except (KeyError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{os.fspath(file)!r} is no run record: line {number} is "
                 f"{line[:60]!r}."
@@ -101,6 +109,34 @@ def baseline_rate(path: str | os.PathLike) -> float:
             f"recorded on {counts or 'no'} devices."
         )
     return rate
+
+
+def report(paths, figure_path=None) -> str:
+    """Returns one recorded run, or two side by side, as text.
+
+    Args:
+        paths: List of one or two run records or folders, see `read_run`.
+        figure_path: Optional file to draw the runs to.
+
+    Raises:
+        ValueError: If there are not one or two paths, or a file is no record.
+        FileNotFoundError: If there is no such file.
+    """
+    paths = [os.fspath(path) for path in paths]
+    if len(paths) not in (1, 2):
+        raise ValueError(
+            "A report is of one run or of two side by side. Received: "
+            f"{len(paths)} paths."
+        )
+    runs = [read_run(path) for path in paths]
+    if figure_path is not None:
+        figure(runs, figure_path, names=paths)
+    parts = [
+        f"{path}\n{table(run)}" for path, run in zip(paths, runs, strict=True)
+    ]
+    if len(runs) == 2 and all(run["epochs"] for run in runs):
+        parts.append(comparison(runs[0], runs[1], paths))
+    return "\n\n\n".join(parts)
 
 
 def table(run: dict) -> str:
@@ -198,6 +234,10 @@ def figure(runs: list[dict], path=None, names=None):
         _draw_throughput(axes[0, column], run["epochs"])
         _draw_times(axes[1, column], run["epochs"])
         _draw_lags(axes[2, column], run["epochs"])
+        for axis in axes[:, column] if column else []:
+            axis.set_ylabel("")
+    _cut_off(axes[1], runs)
+    axes[0, 0].set_ylim(bottom=0)
     if path is not None:
         drawing.savefig(path, dpi=120)
     return drawing
@@ -210,10 +250,20 @@ def _computing_seconds(record) -> float:
     """Training less compilation and input: dispatch and the devices' work."""
     return max(
         record["training_seconds"]
-        - (record["compile_seconds"] or 0.0)
-        - (record["input_wait_seconds"] or 0.0),
+        - _known(record["compile_seconds"])
+        - _known(record["input_wait_seconds"]),
         0.0,
     )
+
+
+def _validation(record) -> tuple[float, float]:
+    """Seconds of validation: compiling, and the rest."""
+    compiling = record["validation_compile_seconds"]
+    return compiling, record["validation_seconds"] - compiling
+
+
+def _known(value) -> float:
+    return 0.0 if value is None else value
 
 
 def _steady(epochs) -> list[dict]:
@@ -305,8 +355,8 @@ def _times(epochs):
     rows = [
         [
             str(r["epoch"]),
-            _number(r["seconds"]),
-            *(_number(seconds(r)) for _, seconds in _PARTS),
+            _fixed(r["seconds"], 3),
+            *(_fixed(seconds(r), 3) for _, seconds in _PARTS),
         ]
         for r in epochs
     ]
@@ -322,12 +372,12 @@ def _devices(epochs):
             _number(d["process"]),
             _number(d["examples"]),
             _number(d["examples_per_second"]),
-            _number(_scaled(d["finish_lag_seconds"], 1e3)),
+            _fixed(_scaled(d["finish_lag_seconds"], 1e3), 2),
             _number(_scaled(d["memory_bytes"], 1e-6)),
         ]
         for name, d in _gathered(epochs, "devices", "name").items()
     ]
-    return headers, rows[:_MOST_DEVICES_IN_TABLE]
+    return headers, _shortened(rows)
 
 
 def _processes(epochs):
@@ -337,8 +387,8 @@ def _processes(epochs):
             str(index),
             _number(_scaled(p["step_seconds_median"], 1e3)),
             _number(_scaled(p["step_seconds_p95"], 1e3)),
-            _number(p["input_wait_seconds"]),
-            _number(p["outside_step_seconds"]),
+            _fixed(p["input_wait_seconds"], 3),
+            _fixed(p["outside_step_seconds"], 3),
         ]
         for index, p in _gathered(epochs, "processes", "process").items()
     ]
@@ -363,11 +413,13 @@ def _remarks(run) -> list[str]:
         f"epoch {r['epoch']} step {step}"
         for r in epochs
         for step in r["compiled_steps"]
-    ][1:]
+        if step > 0  # An epoch's first step may be the first of its `fit`.
+    ]
     if again:
         remarks.append(
             f"The training step was compiled again in {', '.join(again[:5])}"
-            f"{' and later' if len(again) > 5 else ''}: batches change shape."
+            f"{' and later' if len(again) > 5 else ''}. Batches that change "
+            "shape do this."
         )
     for r in epochs:
         if r["missing_processes"]:
@@ -381,8 +433,11 @@ def _remarks(run) -> list[str]:
             f"{stall['seconds']:.0f} s when process {stall['seen_by']} "
             "reported it."
         )
+    reasons: dict = {}
     for name, why in epochs[-1]["unknown"].items():
-        remarks.append(f"{name} is unknown: {why}.")
+        reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        remarks.append(f"Unknown: {', '.join(names)} ({why}).")
     return remarks
 
 
@@ -400,9 +455,9 @@ def _columns(headers, rows) -> str:
 
 
 def _shortened(rows) -> list:
-    if len(rows) <= _MOST_EPOCHS_IN_TABLE:
+    if len(rows) <= _MOST_ROWS:
         return rows
-    keep = _MOST_EPOCHS_IN_TABLE // 2
+    keep = _MOST_ROWS // 2
     gap = ["..."] + [""] * (len(rows[0]) - 1)
     return [*rows[:keep], gap, *rows[-keep:]]
 
@@ -414,7 +469,11 @@ def _number(value) -> str:
         return f"{value:.0f}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.1e}"
+    return f"{value:.3g}"
+
+
+def _fixed(value, decimals: int) -> str:
+    return "-" if value is None else f"{value:,.{decimals}f}"
 
 
 def _scaled(value, factor) -> float | None:
@@ -443,7 +502,8 @@ def _draw_throughput(axis, epochs):
     if known and (len(known) > _MOST_LINES or _all_alike(known)):
         first = next(iter(known.values()))
         if _all_alike(known):
-            label = f"each of {_counted(len(known), 'device')}"
+            label = "each of " * (len(known) > 1)
+            label += _counted(len(known), "device")
         else:
             label = f"median of {len(known)} devices"
             columns = list(zip(*known.values(), strict=True))
@@ -456,16 +516,16 @@ def _draw_throughput(axis, epochs):
         known = {"mean per device": rates}
     for name, rates in known.items():
         axis.plot(x, _as_floats(rates), marker="o", ms=4, label=name)
-    axis.set_ylim(bottom=0)
     axis.set_xlabel("epoch")
     axis.set_ylabel("examples/s per device")
     _finish(axis, x)
+    axis.legend(fontsize="small", ncols=4, loc="lower right")
 
 
 def _all_alike(lines: dict) -> bool:
-    """Whether the lines lie on top of each other, to a percent."""
+    """Whether the lines lie on top of each other."""
     for values in zip(*lines.values(), strict=True):
-        if None in values or max(values) > 1.01 * min(values):
+        if None in values or max(values) > (1 + _ALIKE) * min(values):
             return False
     return True
 
@@ -478,12 +538,41 @@ def _draw_times(axis, epochs):
     x = [record["epoch"] for record in epochs]
     bottom = [0.0] * len(epochs)
     for (title, seconds), color in zip(_PARTS, _PART_COLORS, strict=True):
-        heights = [seconds(record) or 0.0 for record in epochs]
+        heights = [seconds(record) for record in epochs]
         axis.bar(x, heights, bottom=bottom, label=title, color=color, width=0.8)
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
     axis.set_xlabel("epoch")
-    axis.set_ylabel("seconds")
+    axis.set_ylabel("seconds of an epoch")
     _finish(axis, x)
+    # Above the axes: inside, it would hide bars.
+    axis.legend(
+        fontsize="small", ncols=5, loc="lower left", frameon=False,
+        bbox_to_anchor=(-0.02, 0.99), columnspacing=1.2, handlelength=1.2,
+    )  # fmt: skip
+
+
+def _cut_off(axes, runs):
+    """Keeps one long epoch from hiding all others; writes its length."""
+    records = [record for run in runs for record in run["epochs"]]
+    compiling = dict(_PARTS)["compiling"]
+    usual = max(record["seconds"] - compiling(record) for record in records)
+    longest = max(record["seconds"] for record in records)
+    if longest <= _CUT_OFF * usual:
+        return
+    top = 1.25 * usual
+    for axis, run in zip(axes, runs, strict=True):
+        axis.set_ylim(0, top)
+        for record in run["epochs"]:
+            if record["seconds"] > top:
+                axis.annotate(
+                    f"{record['seconds']:.3g} s",
+                    (record["epoch"], 0.97 * top),
+                    ha="center",
+                    va="top",
+                    rotation=90,
+                    color="white",
+                    weight="bold",
+                )
 
 
 def _draw_lags(axis, epochs):
@@ -501,10 +590,20 @@ def _draw_lags(axis, epochs):
         axis.set_xticks([])
         return
     axis.bar(range(len(known)), list(known.values()), color=_PART_COLORS[0])
-    step = -(-len(known) // 16)
+    step = -(-len(known) // _MOST_BARS)
     ticks = range(0, len(known), step)
     axis.set_xticks(ticks, list(known)[::step], rotation=45, ha="right")
     axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    median = _median(
+        record["step_seconds_median"] for record in _steady(epochs)
+    )
+    if median:
+        # Against the step's own time, or noise of microseconds looks big.
+        axis.axhline(
+            median * 1e3, color="#D55E00", ls="--", lw=1, label="one step"
+        )
+        axis.legend(fontsize="small")
 
 
 def _finish(axis, epochs):
@@ -513,4 +612,3 @@ def _finish(axis, epochs):
     axis.set_axisbelow(True)
     if len(epochs) == 1:
         axis.set_xlim(epochs[0] - 1, epochs[0] + 1)
-    axis.legend(fontsize="small", ncols=3)

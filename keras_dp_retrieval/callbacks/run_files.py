@@ -16,9 +16,22 @@ RUN_RECORD = "run.jsonl"
 def append_line(folder: str, content: dict) -> None:
     """Adds one JSON object to the run record."""
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, RUN_RECORD), "a", encoding="utf-8") as file:
-        # NaN is no JSON, and no measurement of ours.
-        file.write(json.dumps(content, allow_nan=False) + "\n")
+    path = os.path.join(folder, RUN_RECORD)
+    # NaN is no JSON, and no measurement of ours.
+    line = json.dumps(content, allow_nan=False) + "\n"
+    if _is_cut_off(path):
+        line = "\n" + line
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _is_cut_off(path: str) -> bool:
+    """Whether the file's last line was left unfinished by a killed run."""
+    if not os.path.exists(path) or not os.path.getsize(path):
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 class TensorBoardFile:
