@@ -91,7 +91,7 @@ def top_k(
         return best_of_rows(*arrays, 0, num_candidates, **options)
     from keras_dp_retrieval._jax import topk
 
-    return topk.run(best_of_rows, arrays, options, *_mesh_and_axis())
+    return topk.run(best_of_rows, arrays, options, *mesh_and_axis())
 
 
 def best_of_rows(
@@ -271,7 +271,7 @@ def _as_float32(vectors):
     return ops.cast(ops.convert_to_tensor(vectors), "float32")
 
 
-def _mesh_and_axis():
+def mesh_and_axis():
     """The jax mesh and the axis a batch is divided on; None for one device."""
     if distribution.num_devices() == 1:
         return None, None
