@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, distribution
@@ -259,11 +260,16 @@ def _merge(best, scores, rows):
 
 def _stable_top_k(scores, k):
     """`ops.top_k` with ties by the lower column on every backend."""
-    if keras.backend.backend() in ("jax", "tensorflow"):
+    backend = keras.backend.backend()
+    if backend in ("jax", "tensorflow"):
         scores, columns = ops.top_k(scores, k)
         return scores, ops.cast(columns, "int32")
-    # `torch.topk` and the NumPy backend's give tied columns in any order.
-    columns = ops.argsort(-scores, axis=-1)[:, :k]
+    # The other backends give tied columns in any order.
+    if backend == "numpy":
+        columns = np.argsort(-scores, axis=-1, kind="stable").astype("int32")
+    else:
+        columns = ops.argsort(-scores, axis=-1)  # Stable in torch.
+    columns = columns[:, :k]
     return ops.take_along_axis(scores, columns, axis=1), columns
 
 
