@@ -3,6 +3,7 @@
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, distribution
@@ -91,7 +92,7 @@ def top_k(
         return best_of_rows(*arrays, 0, num_candidates, **options)
     from keras_dp_retrieval._jax import topk
 
-    return topk.run(best_of_rows, arrays, options, *_mesh_and_axis())
+    return topk.run(best_of_rows, arrays, options, *mesh_and_axis())
 
 
 def best_of_rows(
@@ -259,11 +260,16 @@ def _merge(best, scores, rows):
 
 def _stable_top_k(scores, k):
     """`ops.top_k` with ties by the lower column on every backend."""
-    if keras.backend.backend() in ("jax", "tensorflow"):
+    backend = keras.backend.backend()
+    if backend in ("jax", "tensorflow"):
         scores, columns = ops.top_k(scores, k)
         return scores, ops.cast(columns, "int32")
-    # `torch.topk` and the NumPy backend's give tied columns in any order.
-    columns = ops.argsort(-scores, axis=-1)[:, :k]
+    # The other backends give tied columns in any order.
+    if backend == "numpy":
+        columns = np.argsort(-scores, axis=-1, kind="stable").astype("int32")
+    else:
+        columns = ops.argsort(-scores, axis=-1)  # Stable in torch.
+    columns = columns[:, :k]
     return ops.take_along_axis(scores, columns, axis=1), columns
 
 
@@ -271,7 +277,7 @@ def _as_float32(vectors):
     return ops.cast(ops.convert_to_tensor(vectors), "float32")
 
 
-def _mesh_and_axis():
+def mesh_and_axis():
     """The jax mesh and the axis a batch is divided on; None for one device."""
     if distribution.num_devices() == 1:
         return None, None

@@ -1,7 +1,15 @@
 """`top_k` against one NumPy sort, on awkward sizes and with ties."""
 
+import os
+import subprocess
+import sys
+
+import jax
+import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from keras_dp_retrieval import topk
 
@@ -65,3 +73,181 @@ def test_filters_equal_a_full_sort(on_devices, num_devices, chunk_size):
     )
     assert_same(found, sorted_top_k(queries, candidates, 40, excluded, allowed))
     assert (np.array(found[1]) == -1).any()  # Some query has fewer than 40.
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 17, 40])
+@pytest.mark.parametrize("order", ["shuffled", "rising", "falling", "equal"])
+@pytest.mark.parametrize("num_devices", [1, 3])
+def test_blocks_equal_a_full_sort(on_devices, num_devices, order, k):
+    # 3,000 in chunks of 1,024: several blocks of rows are left unsorted, by
+    # each of the branches for few, some and k blocks.
+    on_devices(num_devices)
+    queries, candidates = tied_vectors(num_candidates=3_000)
+    if order != "shuffled":
+        step = {"rising": 1, "falling": -1, "equal": 0}[order]
+        candidates[:, 0] = step * np.arange(3_000) // 7
+        queries[:, 0] = 1
+    excluded = np.random.default_rng(1).integers(-1, 3_000, (5, 300))
+    found = topk.top_k(
+        queries, candidates, k, excluded_rows=excluded, chunk_size=1_024
+    )
+    assert_same(found, sorted_top_k(queries, candidates, k, excluded))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    num_candidates=st.sampled_from([1, 5, 64, 129, 700]),
+    k=st.sampled_from([1, 2, 9]),
+    chunk_size=st.sampled_from([3, 64, 150, 10_000]),
+    num_queries=st.sampled_from([1, 4]),
+)
+def test_any_sizes_equal_a_full_sort(
+    seed, num_candidates, k, chunk_size, num_queries
+):
+    vectors = tied_vectors(num_queries, num_candidates, seed=seed)
+    found = topk.top_k(*vectors, k, chunk_size=chunk_size)
+    assert_same(found, sorted_top_k(*vectors, k))
+
+
+def test_ties_across_signed_zeros_go_to_the_lower_row():
+    # XLA sorts 0.0 before -0.0 and so would begin with row 1.
+    scores, rows = topk.top_k([[1.0]], [[-0.0], [0.0], [-0.0]], 3)
+    assert rows[0].tolist() == [0, 1, 2]
+    assert not np.signbit(scores).any()
+
+
+@pytest.mark.parametrize("num_candidates", [4, 4_000])
+def test_scores_that_are_no_numbers_are_never_returned(num_candidates):
+    candidates = np.full((num_candidates, 1), -np.inf, "float32")
+    candidates[:4, 0] = [np.nan, 2.0, -np.inf, np.inf]
+    scores, rows = topk.top_k([[1.0]], candidates, 4)
+    assert rows[0].tolist() == [3, 1, -1, -1]
+    assert scores[0].tolist() == [np.inf, 2.0, -np.inf, -np.inf]
+
+
+def test_an_empty_catalogue_and_no_queries():
+    scores, rows = topk.top_k(np.ones((2, 3)), np.ones((0, 3)), 2)
+    assert np.array(rows).tolist() == [[-1, -1]] * 2
+    assert np.isneginf(scores).all()
+    assert topk.top_k(np.ones((0, 3)), np.ones((50, 3)), 2)[1].shape == (0, 2)
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_works_within_jit_and_takes_no_part_in_gradients(
+    on_devices, num_devices
+):
+    on_devices(num_devices)
+    queries, candidates = tied_vectors()
+
+    @jax.jit
+    def best(queries, candidates, excluded):
+        scores, rows = topk.top_k(
+            queries, candidates, 4, excluded_rows=excluded, chunk_size=32
+        )
+        return scores.sum(), (scores, rows)
+
+    excluded = np.array([[3, -1]] * 5)
+    gradient, found = jax.grad(best, has_aux=True)(
+        queries, candidates, excluded
+    )
+    assert_same(found, sorted_top_k(queries, candidates, 4, excluded))
+    assert not np.any(gradient)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "float16"])
+def test_scores_of_narrow_vectors_are_computed_in_float32(dtype):
+    queries, candidates = tied_vectors()
+    queries += np.float32(1e-5)  # Lost if the queries were narrowed, too.
+    scales = np.random.default_rng(2).random(100).astype("float32")
+    narrow = keras.ops.cast(candidates, dtype)
+    scores, rows = topk.top_k(queries, narrow, 5, candidate_scales=scales)
+    expected = sorted_top_k(queries, candidates * scales[:, None], 5)
+    np.testing.assert_array_equal(rows, expected[1])
+    np.testing.assert_allclose(scores, expected[0], rtol=1e-6)
+
+
+def test_extra_memory_is_that_of_a_chunk():
+    # What XLA reserves beyond arguments and result, for ten times the rows.
+    def extra_bytes(num_candidates, num_excluded):
+        shapes = (64, 16), (num_candidates, 16)
+        arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
+        excluded = jax.ShapeDtypeStruct((64, num_excluded), "int32")
+        compiled = jax.jit(
+            lambda queries, candidates, excluded: topk.top_k(
+                queries, candidates, 10, excluded_rows=excluded, chunk_size=4096
+            )
+        ).lower(*arrays, excluded)
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    chunk_of_scores = 64 * 4096 * 4
+    assert extra_bytes(1_000_000, 5) <= extra_bytes(100_000, 5) * 1.05
+    assert extra_bytes(1_000_000, 50) < 3 * chunk_of_scores
+
+
+@pytest.mark.parametrize("num_candidates", [1_000, 1_003])
+def test_devices_exchange_only_their_best(on_devices, num_candidates):
+    on_devices(4)
+    queries, candidates = tied_vectors(num_candidates=num_candidates)
+    found = topk.top_k(queries, candidates, 10)
+    assert_same(found, sorted_top_k(queries, candidates, 10))
+    text = (
+        jax.jit(lambda queries, rows: topk.top_k(queries, rows, 10))
+        .lower(queries, candidates)
+        .compile()
+        .as_text()
+    )
+    gathered = [line for line in text.splitlines() if " all-gather(" in line]
+    assert gathered and not any(str(num_candidates) in x for x in gathered)
+    assert " all-reduce(" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 0}, "`k` must be"),
+        ({"chunk_size": 0}, "`chunk_size` must be"),
+        ({"query_vectors": np.ones(4)}, r"\(batch, dim\)"),
+        ({"query_vectors": np.ones((5, 3))}, r"\(5, 3\) and \(100, 4\)"),
+        ({"excluded_rows": np.ones((4, 2))}, "for 5 queries"),
+        ({"allowed": np.ones(99, bool)}, r"`allowed`.*\(99,\)"),
+        ({"candidate_scales": np.ones(99)}, "`candidate_scales`"),
+    ],
+)
+def test_errors_say_what_does_not_fit(arguments, message):
+    queries, candidates = tied_vectors()
+    given = {"query_vectors": queries, "candidate_vectors": candidates, "k": 3}
+    with pytest.raises(ValueError, match=message):
+        topk.top_k(**{**given, **arguments})
+
+
+ON_ANOTHER_BACKEND = """
+import numpy as np
+import keras
+from keras_dp_retrieval import topk
+queries, candidates, excluded = (np.load("in.npz")[x] for x in "abc")
+for number, options in enumerate(({}, {"chunk_size": 256})):
+    found = topk.top_k(
+        queries, candidates, 5, excluded_rows=excluded, **options
+    )
+    found = [keras.ops.convert_to_numpy(x) for x in found]
+    np.savez(f"out{number}.npz", *found)
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "numpy"])
+def test_other_backends_give_the_same(tmp_path, backend):
+    queries, candidates = tied_vectors(num_candidates=1_000)
+    excluded = np.random.default_rng(1).integers(-1, 1_000, (5, 300))
+    np.savez(tmp_path / "in.npz", a=queries, b=candidates, c=excluded)
+    environment = {"KERAS_BACKEND": backend, "PYTHONPATH": os.getcwd()}
+    subprocess.run(
+        [sys.executable, "-c", ON_ANOTHER_BACKEND],
+        env={**os.environ, **environment},
+        cwd=tmp_path,
+        check=True,
+    )
+    expected = sorted_top_k(queries, candidates, 5, excluded)
+    for number in range(2):
+        with np.load(tmp_path / f"out{number}.npz") as found:
+            assert_same([found["arr_0"], found["arr_1"]], expected)

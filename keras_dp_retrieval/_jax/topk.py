@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -85,3 +86,20 @@ def _onto(mesh, axis, array):
     ):
         return array
     return jax.device_put(array, NamedSharding(mesh, P()))
+
+
+def divide(array, mesh, axis):
+    """`array` with its rows divided over `axis`, zeros added where it needs.
+
+    Each device receives its rows alone, so no padded copy of all is made.
+    """
+    share = -(-len(array) // mesh.shape[axis])
+    shape = (share * mesh.shape[axis], *array.shape[1:])
+
+    def rows_of_device(index):
+        part = array[index[0]]
+        missing = share - len(part)
+        return np.pad(part, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+    sharding = NamedSharding(mesh, P(axis))
+    return jax.make_array_from_callback(shape, sharding, rows_of_device)
