@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -12,9 +13,9 @@ def run(search, arrays, options, mesh=None, axis=None):
     """Returns `search(*arrays, first_row, num_rows, **options)` of all rows.
 
     Args:
-        search: Function of queries, candidates, excluded rows and allowed
-            rows, and a range of rows, that returns `(scores, rows)`.
-        arrays: The first four; the last two may be None.
+        search: Function of queries, candidates, excluded rows, allowed rows
+            and scales, and a range of rows, that returns `(scores, rows)`.
+        arrays: The first five; the last three may be None.
         options: dict of hashable options of `search`, `k` among them.
         mesh: Optional `jax.sharding.Mesh` to divide the candidates over.
         axis: Optional str. The axis of `mesh` to use.
@@ -49,15 +50,17 @@ def _sharded(search, arrays, k, mesh, axis):
     rows = P(axis) if divides else P()
     share = -(-num_candidates // num_devices)
 
-    def best_of_share(queries, candidates, excluded, allowed):
+    def best_of_share(queries, candidates, excluded, *per_candidate):
         first = jax.lax.axis_index(axis).astype(jnp.int32) * share
         if not divides:
-            best = search(queries, candidates, excluded, allowed, first, share)
+            best = search(
+                queries, candidates, excluded, *per_candidate, first, share
+            )
         else:
             if excluded is not None:
                 excluded = excluded - first
             scores, found = search(
-                queries, candidates, excluded, allowed, 0, share
+                queries, candidates, excluded, *per_candidate, 0, share
             )
             best = scores, jnp.where(found >= 0, found + first, -1)
         # In the order of the devices, which is the order of the rows, so that
@@ -70,7 +73,7 @@ def _sharded(search, arrays, k, mesh, axis):
     return jax.shard_map(
         best_of_share,
         mesh=mesh,
-        in_specs=(P(), rows, P(), rows),
+        in_specs=(P(), rows, P(), rows, rows),
         out_specs=P(),
         check_vma=False,  # The gathered result is equal everywhere.
     )(*arrays)
@@ -83,3 +86,20 @@ def _onto(mesh, axis, array):
     ):
         return array
     return jax.device_put(array, NamedSharding(mesh, P()))
+
+
+def divide(array, mesh, axis):
+    """`array` with its rows divided over `axis`, zeros added where it needs.
+
+    Each device receives its rows alone, so no padded copy of all is made.
+    """
+    share = -(-len(array) // mesh.shape[axis])
+    shape = (share * mesh.shape[axis], *array.shape[1:])
+
+    def rows_of_device(index):
+        part = array[index[0]]
+        missing = share - len(part)
+        return np.pad(part, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+    sharding = NamedSharding(mesh, P(axis))
+    return jax.make_array_from_callback(shape, sharding, rows_of_device)
