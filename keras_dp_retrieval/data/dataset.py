@@ -575,11 +575,13 @@ def _held_out(name: str, columns, like: RawRatings | None):
     """Checks a part that the user gives, `(user_ids, candidate_ids, ...)`."""
     if columns is None:
         return None
-    if not isinstance(columns, (tuple, list)) or not 2 <= len(columns) <= 4:
+    is_columns = isinstance(columns, (tuple, list)) and all(
+        column is None or np.ndim(column) == 1 for column in columns
+    )
+    if not is_columns or not 2 <= len(columns) <= 4:
         raise ValueError(
             f"`{name}` must be `(user_ids, candidate_ids)`, with ratings and "
-            f"timestamps after them if you like. Received: {type(columns)}"
-            f"{f' of {len(columns)}' if hasattr(columns, '__len__') else ''}."
+            f"timestamps after them if you like. Received: {columns!r:.80}."
         )
     named = dict(zip(_COLUMNS, columns, strict=False))
     raw = RawRatings(**named, name=f"{name} part")

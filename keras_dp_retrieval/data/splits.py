@@ -223,7 +223,7 @@ def split_leave_last_out(
     lengths = np.bincount(users)[users]
     # 0 for a user's last interaction, 1 for the one before, and so on.
     from_end = np.cumsum(np.bincount(users))[users] - 1 - np.arange(len(users))
-    part = np.where(lengths > test + validation, from_end, len(users))
+    part = np.where(lengths > test + validation, from_end, -1)
     is_test = (part == 0) & test
     is_validation = (part == int(test)) & validation
     train = np.sort(order[~is_test & ~is_validation])

@@ -1,0 +1,403 @@
+"""The user's own interactions: parts, batches, epochs, files."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dp_retrieval.data.dataset import RetrievalDataset
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*test interactions")
+
+
+def made_up(num=103, seed=0, with_ratings=True, **options):
+    rng = np.random.default_rng(seed)
+    return RetrievalDataset.from_interactions(
+        rng.integers(10, 30, size=num),
+        rng.integers(100, 140, size=num),
+        rng.integers(1, 6, size=num) if with_ratings else None,
+        np.arange(num),
+        **{"batch_size": 10, **options},
+    )
+
+
+def real_rows(dataset):
+    """All rows of weight 1, as `(user, candidate, rating)`, in order."""
+    rows = []
+    for x, y, *weights in dataset.as_numpy_iterator():
+        columns = np.stack([x, y["movie_id"], y["rating"]], axis=1)
+        rows.append(columns[weights[0] == 1] if weights else columns)
+    return np.concatenate(rows)
+
+
+def expected_rows(ratings):
+    return np.stack(
+        [
+            ratings.user_rows,
+            ratings.candidate_rows,
+            (ratings.ratings - 1) / 4,
+        ],
+        axis=1,
+    )
+
+
+def in_order(rows):
+    return rows[np.lexsort(rows.T)]
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 10, 1000])
+def test_batches_hold_every_row_once_on_any_number_of_devices(
+    on_devices, num_devices, batch_size
+):
+    on_devices(num_devices)
+    data = made_up(batch_size=batch_size)
+    for part in ("train", "validation", "test"):
+        dataset = getattr(data, part)
+        sizes = {len(x) for x, *_ in dataset.as_numpy_iterator()}
+        assert len(sizes) == 1
+        size = sizes.pop()
+        assert size % num_devices == 0
+        assert size - batch_size < num_devices
+        assert dataset.element_spec[0].shape == (size,)
+        np.testing.assert_array_equal(
+            in_order(real_rows(dataset)),
+            in_order(expected_rows(data.ratings(part))),
+        )
+        assert int(dataset.cardinality()) == len(list(dataset))
+    assert data.steps_per_epoch == int(data.train.cardinality())
+
+
+def test_batches_are_full_but_the_last(on_devices):
+    on_devices(8)
+    data = made_up(batch_size=10)  # 74 train rows: 7 batches of 10, one of 4
+    weights = [w.sum() for _, _, w in data.train.as_numpy_iterator()]
+    assert weights == [10] * 7 + [4]
+
+
+def test_there_are_no_weights_where_no_row_is_filler():
+    data = made_up(num=100, validation_fraction=0)  # 80 in batches of 10
+    x, y = next(data.train.as_numpy_iterator())
+    assert x.dtype == np.int32
+    assert y["movie_id"].dtype == np.int32
+    assert y["rating"].dtype == np.float32
+
+
+def test_filler_repeats_valid_rows(on_devices):
+    on_devices(8)
+    data = made_up(batch_size=3)
+    pairs = set(map(tuple, expected_rows(data.ratings("train"))))
+    for x, y, _ in data.train.as_numpy_iterator():
+        for row in zip(x, y["movie_id"], y["rating"], strict=True):
+            assert tuple(row) in pairs
+
+
+def test_rating_is_absent_where_there_are_none():
+    _, y, _ = next(made_up(with_ratings=False).train.as_numpy_iterator())
+    assert list(y) == ["movie_id"]
+
+
+def test_keys_and_scale_of_the_labels_can_be_chosen():
+    data = RetrievalDataset.from_interactions(
+        [1, 2],
+        [1, 2],
+        [0, 10],
+        test_fraction=0,
+        validation_fraction=0,
+        batch_size=2,
+        candidate_key="item",
+        rating_key="score",
+        rating_range=(0, 10),
+    )
+    _, y = next(data.train.as_numpy_iterator())
+    assert sorted(y["score"].tolist()) == [0, 1]
+    assert set(y) == {"item", "score"}
+    assert data.validation is None
+    assert data.test is None
+
+
+def test_order_of_an_epoch_is_a_function_of_seed_and_epoch():
+    data, same, other = made_up(), made_up(), made_up(seed=1)
+    epochs = [real_rows(data.train) for _ in range(3)]
+    assert (epochs[0] != epochs[1]).any()
+    same.start_at_epoch(2)
+    np.testing.assert_array_equal(real_rows(same.train), epochs[2])
+    same.train.start_at_epoch(1)
+    np.testing.assert_array_equal(real_rows(same.train), epochs[1])
+    assert (real_rows(other.train) != epochs[0]).any()
+
+
+def test_a_pass_that_is_broken_off_does_not_count():
+    data = made_up()
+    first = real_rows(made_up().train)
+    # Keras looks at one batch to build a model, then starts anew.
+    next(iter(data.train))
+    for _ in zip(range(5), data.train, strict=False):
+        pass
+    np.testing.assert_array_equal(real_rows(data.train), first)
+
+
+def test_fit_counts_epochs_from_its_first_whatever_is_built_before():
+    seen = []
+
+    class Spy(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table = keras.layers.Embedding(50, 2)
+
+        def call(self, x):
+            return self.table(x)
+
+        def compute_loss(self, x, y, y_pred, sample_weight=None, **kwargs):
+            return keras.ops.mean(y_pred)
+
+    data = made_up()
+    watched = data.train.map(lambda x, y, w: (_record(seen, x), y, w))
+    model = Spy()
+    model.compile("sgd")
+    model.fit(watched, epochs=3, verbose=0)
+    expected = made_up()
+    batches = [
+        x for _ in range(3) for x, *_ in expected.train.as_numpy_iterator()
+    ]
+    np.testing.assert_array_equal(seen[-24:], batches)
+
+
+def _record(seen, x):
+    import tensorflow as tf
+
+    def note(value):
+        seen.append(value)
+        return value
+
+    noted = tf.numpy_function(note, [x], tf.int32)
+    noted.set_shape(x.shape)
+    return noted
+
+
+def test_long_passes_are_looked_up_in_pieces(monkeypatch):
+    from keras_dp_retrieval.data import batches
+
+    whole = made_up(num=1_000)
+    monkeypatch.setattr(batches, "_EXAMPLES_A_CALL", 64)
+    pieces = made_up(num=1_000)
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            real_rows(pieces.train), real_rows(whole.train)
+        )
+
+
+def test_given_test_part_is_used_as_it_is():
+    data = RetrievalDataset.from_interactions(
+        ["a", "b", "b", "a"],
+        [1, 2, 3, 4],
+        test=(["c", "a"], [9, 3]),
+        validation_fraction=0.25,
+    )
+    test = data.ratings("test")
+    assert data.user_vocabulary.raw_ids(test.user_rows).tolist() == ["c", "a"]
+    np.testing.assert_array_equal(
+        data.candidate_vocabulary.raw_ids(test.candidate_rows), [9, 3]
+    )
+    assert len(data.ratings("train")) == 3
+    assert len(data.ratings("validation")) == 1
+    assert data.leakage.num_unseen_users == 1
+    assert data.num_users == 4  # Unknown, a, b, and c of the test part.
+
+
+def test_given_validation_part_is_used_as_it_is():
+    data = RetrievalDataset.from_interactions(
+        [1, 2], [1, 2], validation=([3], [4]), test_fraction=0
+    )
+    assert len(data.ratings("train")) == 2
+    assert data.ratings("validation").user_rows.tolist() == [3]
+    with pytest.raises(ValueError, match="must have timestamps if and only"):
+        RetrievalDataset.from_interactions(
+            [1, 2], [1, 2], timestamps=[1, 2], validation=([3], [4])
+        )
+
+
+def test_what_is_known_before_each_part():
+    data = made_up(split="by_time")
+
+    def total(interactions):
+        return sum(map(len, interactions.of(np.arange(data.num_users))))
+
+    num_train = len(data.ratings("train"))
+    num_validation = len(data.ratings("validation"))
+    assert total(data.seen) == num_train
+    assert total(data.seen_before("train")) == 0
+    assert total(data.seen_before("validation")) == num_train
+    assert total(data.seen_before("test")) == num_train + num_validation
+    user = data.ratings("train").user_rows[0]
+    before = data.seen_before("test").of([user])[0]
+    earlier = data.seen.of([user])[0]
+    np.testing.assert_array_equal(before[: len(earlier)], earlier)
+
+
+def test_refit_learns_from_validation_and_keeps_the_test_part():
+    data = made_up()
+    _ = data.train, data.seen  # What is cached must not be carried over.
+    refit = data.with_validation_in_train()
+    assert len(refit.ratings("train")) == 74 + 8
+    assert refit.validation is None
+    np.testing.assert_array_equal(
+        expected_rows(refit.ratings("test")),
+        expected_rows(data.ratings("test")),
+    )
+    assert len(real_rows(refit.train)) == 82
+    assert len(real_rows(data.train)) == 74
+    again = RetrievalDataset.from_config(refit.get_config())
+    assert len(again.ratings("train")) == 82
+
+
+def test_candidates_are_counted_per_part():
+    data = made_up()
+    counts = data.candidate_counts()
+    assert counts.shape == (data.num_candidates,)
+    assert counts[0] == 0
+    assert counts.sum() == 74
+    assert data.candidate_counts("test").sum() == len(data.ratings("test"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "half"}, "`split` must be one of"),
+        ({"split": "tutorial"}, "100,000"),
+        ({"batch_size": 0}, "`batch_size`"),
+        ({"ratings": [1, 2, 7]}, "between 1 and 5. Received 1 .* row 2: 7"),
+        ({"ratings": [1, 2, np.nan]}, "finite"),
+        ({"split": "by_time"}, "needs timestamps"),
+        ({"test": [1, 2, 3]}, "`test` must be `.user_ids, candidate_ids.`"),
+        ({"test": ([1], [1, 2])}, "of the test part must have one entry"),
+        ({"test": ([], [])}, "test part must have at least one row"),
+        ({"test": (["a"], [1])}, "all whole numbers or all strings"),
+        ({"rating_range": (5, 1)}, "`rating_range`"),
+        ({"candidate_key": "rating"}, "must differ"),
+        ({"test_fraction": 0.9}, "train part must have interactions"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RetrievalDataset([1, 2, 3], [1, 2, 3], **arguments)
+
+
+def test_no_interactions_are_refused():
+    with pytest.raises(ValueError, match="at least one row"):
+        RetrievalDataset.from_interactions([], [])
+
+
+@pytest.mark.parametrize("ids", [int, str])
+def test_config_survives_json(ids):
+    data = RetrievalDataset.from_interactions(
+        [ids(u) for u in (3, 1, 2, 1)],
+        [ids(c) for c in (7, 8, 9, 9)],
+        [1, 2, 3, 4],
+        [4, 3, 2, 1],
+        test=([ids(1)], [ids(7)]),
+        candidate_titles={ids(7): "Seven"},
+        split="by_time",
+        batch_size=2,
+    )
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(data)))
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == data.get_config()
+    assert again.movie_titles == {ids(7): "Seven"}
+    for part in ("train", "validation", "test"):
+        ours, theirs = data.ratings(part), again.ratings(part)
+        np.testing.assert_array_equal(ours.user_rows, theirs.user_rows)
+        np.testing.assert_array_equal(
+            ours.candidate_rows, theirs.candidate_rows
+        )
+
+
+def test_leakage_is_said_where_the_batches_are_fetched():
+    with pytest.warns(UserWarning, match="older than the newest one learned"):
+        _ = made_up().train
+    repeated = RetrievalDataset([1] * 10, [1] * 10)
+    with pytest.warns(UserWarning, match="2 of 2 test interactions are also"):
+        _ = repeated.train
+
+
+def write_csv(path, lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_csv_pandas_and_parquet_give_the_same(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame(
+        {
+            "who": ["ann", "bob", "ann", "cat, the"],
+            "what": [7, 8, 9, 7],
+            "stars": [1.0, 2.5, 5.0, 3.0],
+            "when": [4, 3, 2, 1],
+        }
+    )
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    names = {
+        "user_column": "who",
+        "candidate_column": "what",
+        "rating_column": "stars",
+        "timestamp_column": "when",
+    }
+    made = [
+        RetrievalDataset.from_dataframe(frame, **names),
+        RetrievalDataset.from_csv(tmp_path / "a.csv", **names),
+        RetrievalDataset.from_parquet(tmp_path / "a.parquet", **names),
+    ]
+    configs = [data.get_config() for data in made]
+    assert configs[0]["user_ids"] == ["ann", "bob", "ann", "cat, the"]
+    assert configs[0] == configs[1] == configs[2]
+
+
+def test_ids_written_with_zeros_in_front_stay_apart(tmp_path):
+    path = write_csv(
+        tmp_path / "a.csv", ["user_id,candidate_id", "7,1", "007,1"]
+    )
+    data = RetrievalDataset.from_csv(path)
+    assert data.user_vocabulary.ids.tolist() == ["007", "7"]
+    assert data.candidate_vocabulary.ids.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["user,candidate_id", "1,2"], r"Missing: \['user_id'\]"),
+        (["user_id,candidate_id"], "at least one row"),
+        (["user_id,candidate_id", "1,2", "3"], "Line 3 .* 2 columns"),
+        (["user_id,candidate_id", "1,2", ",3"], "missing values.*row 1"),
+    ],
+)
+def test_bad_csv_files_are_refused(tmp_path, lines, message):
+    path = write_csv(tmp_path / "a.csv", lines)
+    with pytest.raises(ValueError, match=message):
+        RetrievalDataset.from_csv(path)
+
+
+def test_missing_files_are_refused(tmp_path):
+    for read in (RetrievalDataset.from_csv, RetrievalDataset.from_parquet):
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            read(tmp_path / "nowhere")
+
+
+def test_missing_pyarrow_names_the_remedy(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        RetrievalDataset.from_parquet(tmp_path)
+
+
+def test_parquet_ids_with_gaps_are_refused_and_not_rounded(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.table(
+        {"user_id": [2**60 + 1, None], "candidate_id": [1, 2]}
+    )
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="missing values"):
+        RetrievalDataset.from_parquet(tmp_path / "a.parquet")
