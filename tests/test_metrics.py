@@ -2,6 +2,11 @@
 
 import dataclasses
 import math
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 import warnings
 
 import hypothesis
@@ -396,6 +401,77 @@ def test_each_device_ranks_its_own_users(on_devices):
     assert len(ranked.addressable_shards) == 4
 
 
+ONE_OF_TWO_PROCESSES = """
+import sys
+
+import jax
+
+index, port = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(index))
+
+import keras
+import test_metrics
+
+keras.distribution.set_distribution(
+    keras.distribution.DataParallel(auto_shard_dataset=False)
+)
+assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
+data, tables = test_metrics.random_case(seed=3, num_users=38, values=2)
+model = test_metrics.Tables(
+    keras.Variable(tables.users).value, keras.Variable(tables.candidates).value
+)
+assert not model.candidates.is_fully_addressable
+expected = test_metrics.oracle(tables, data, (1, 10))
+# 37 users in chunks of 12: the last chunk leaves the second process none.
+actual = test_metrics.metrics.evaluate(
+    model, data, ks=(1, 10), user_chunk_size=12, candidate_chunk_size=16
+)
+test_metrics.assert_same(actual, expected, tolerance=1e-12)
+# A model whose user vectors lie divided over the devices of both processes.
+sharding = jax.NamedSharding(
+    keras.distribution.distribution().device_mesh.backend_mesh,
+    jax.P("batch"),
+)
+model.user_vectors = lambda rows: jax.device_put(tables.users[rows], sharding)
+assert not model.user_vectors(range(12)).is_fully_replicated
+again = test_metrics.metrics.evaluate(
+    model, data, ks=(1, 10), user_chunk_size=12
+)
+test_metrics.assert_same(again, expected, tolerance=1e-12)
+print("same")
+"""
+
+
+def test_two_processes_share_the_users_and_agree():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    tests = pathlib.Path(__file__).resolve().parent
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO_PROCESSES, str(index), port],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        for process in processes:
+            out, error = process.communicate(timeout=150)
+            assert out.strip().endswith("same"), error[-3000:]
+    finally:
+        for process in processes:
+            process.kill()
+
+
 def test_chunks_cover_every_user_once_and_keep_to_their_room():
     data, _ = random_case(seed=5, num_users=100, num_candidates=200)
     data.parts["train"] = pairs(
@@ -417,6 +493,24 @@ def test_chunks_cover_every_user_once_and_keep_to_their_room():
     # User 7 comes first, among few; a few shapes serve all.
     assert chunks[0][1:] == (4, 256)
     assert len({chunk[1:] for chunk in chunks}) <= 3
+
+
+def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
+    best_of_rows, asked = evaluation.topk.best_of_rows, []
+
+    def spy(users, candidates, excluded, *arguments, k, chunk_size):
+        asked.append((users.shape[0], excluded.shape, chunk_size))
+        return best_of_rows(
+            users, candidates, excluded, *arguments, k=k, chunk_size=chunk_size
+        )
+
+    monkeypatch.setattr(evaluation.topk, "best_of_rows", spy)
+    data, model = random_case(seed=6)
+    # Sizes no other test has: the program is compiled here, with the spy.
+    metrics.evaluate(
+        model, data, ks=(3,), user_chunk_size=11, candidate_chunk_size=13
+    )
+    assert asked == [(8, (8, 16), 13)] or asked == [(11, (11, 16), 13)]
 
 
 def largest_intermediate(jaxpr):
