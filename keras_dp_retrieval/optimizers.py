@@ -2,11 +2,11 @@
 
 | optimizer | rule | tables and slots |
 | --- | --- | --- |
-| `SGD` without momentum | `"sgd"` | equal to the dense step's |
-| `Adagrad` | `"adagrad"` | equal to the dense step's |
-| `RMSprop` without momentum or centring | `"rmsprop"` | equal, see below |
-| `Adam`, `AdamW` without AMSGrad | `"lazy_adam"`, `"lazy_adamw"` | lazy |
-| any other | none: dense | |
+| `SGD` without momentum | `"sgd"` | those of the dense step |
+| `Adagrad` | `"adagrad"` | those of the dense step |
+| `RMSprop` without momentum, not centered | `"rmsprop"` | the same |
+| `Adam`, `AdamW`, without AMSGrad | `"lazy_adam"`, `"lazy_adamw"` | lazy |
+| any other | none | dense |
 
 A row is touched in a step when its gradient, summed over the batch, is not
 exactly zero.
