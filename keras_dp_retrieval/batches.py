@@ -7,6 +7,7 @@ filler repeats a real row and has sample weight 0.
 """
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 
 import keras
@@ -190,7 +191,11 @@ def _single_process_adapter(data: dict) -> DataAdapter:
     current = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
-        return get_data_adapter(**data)
+        with warnings.catch_warnings():
+            # `fit` shuffles by default; that a data set orders itself is no
+            # news to whoever passed one.
+            warnings.filterwarnings("ignore", "`shuffle=True` was passed")
+            return get_data_adapter(**data)
     finally:
         keras.distribution.set_distribution(current)
 
