@@ -277,8 +277,9 @@ def best_rows(
         candidate_vectors,
         excluded_rows,
         allowed,
-        0,
-        candidate_vectors.shape[0],
+        candidate_scales=None,
+        first_row=0,
+        num_rows=candidate_vectors.shape[0],
         k=k,
         chunk_size=chunk_size,
     )
