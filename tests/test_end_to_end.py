@@ -42,18 +42,14 @@ def test_losses_are_those_of_the_recipe_in_plain_keras(
 ):
     on_devices(num_devices)
     plain = PlainTwoTower(944, 1683, 32)
-    model = kdr.TwoTowerRetrieval.for_dataset(
-        tutorial_data, objective="rating"
-    )
+    model = kdr.TwoTowerRetrieval.for_dataset(tutorial_data, objective="rating")
     assert (model.num_users, model.num_candidates) == (944, 1683)
     same_start(model, plain)
     expected = fit(plain, *tutorial_pipeline(data_dir / "tfds")).history
     got = fit(model, tutorial_data.train, tutorial_data.test).history
     assert expected["loss"][-1] < expected["loss"][0]
     np.testing.assert_allclose(got["loss"], expected["loss"], atol=1e-5)
-    np.testing.assert_allclose(
-        got["val_loss"], expected["val_loss"], atol=1e-5
-    )
+    np.testing.assert_allclose(got["val_loss"], expected["val_loss"], atol=1e-5)
 
 
 def test_our_parts_and_plain_parts_plug_into_each_other(
@@ -76,14 +72,10 @@ def test_our_parts_and_plain_parts_plug_into_each_other(
 
 
 @pytest.mark.slow
-def test_fifty_epochs_end_near_the_published_losses(
-    on_devices, tutorial_data
-):
+def test_fifty_epochs_end_near_the_published_losses(on_devices, tutorial_data):
     on_devices(2)
     keras.utils.set_random_seed(42)
-    model = kdr.TwoTowerRetrieval.for_dataset(
-        tutorial_data, objective="rating"
-    )
+    model = kdr.TwoTowerRetrieval.for_dataset(tutorial_data, objective="rating")
     logs = fit(
         model,
         tutorial_data.train,
@@ -100,9 +92,7 @@ def test_saved_on_eight_devices_it_answers_the_same_in_a_new_process(
     on_devices, tutorial_data, tmp_path
 ):
     on_devices(8)
-    model = kdr.TwoTowerRetrieval.for_dataset(
-        tutorial_data, objective="rating"
-    )
+    model = kdr.TwoTowerRetrieval.for_dataset(tutorial_data, objective="rating")
     fit(model, tutorial_data.train, tutorial_data.test, epochs=1)
     model.save(tmp_path / "movies.keras")
     ids, scores = model.recommend([1, 2, 943], k=10)

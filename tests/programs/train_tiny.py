@@ -33,7 +33,7 @@ y = {
 }
 
 results = {}
-for objective in ("rating",):
+for objective in ("rating", "full_softmax", "in_batch_softmax"):
     model = kdr.TwoTowerRetrieval(50, 40, 8, objective=objective)
     model.compile(keras.optimizers.Adagrad(0.1), steps_per_execution=2)
     history = model.fit(

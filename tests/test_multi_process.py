@@ -1,0 +1,76 @@
+"""Two processes of two devices each, on loopback, against one device."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+PROGRAM = pathlib.Path(__file__).parent / "programs" / "train_tiny.py"
+
+
+def start(output, *, port=0, num_processes=1, process_id=0, devices=1):
+    arguments = [output, port, num_processes, process_id, devices]
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(processes):
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    names = ["alone", "first", "second"]
+    paths = [folder / f"{name}.npz" for name in names]
+    port = free_port()
+    finish([start(paths[0])])
+    finish(
+        [
+            start(
+                paths[1 + i],
+                port=port,
+                num_processes=2,
+                process_id=i,
+                devices=2,
+            )
+            for i in range(2)
+        ]
+    )
+    return {
+        name: dict(np.load(path))
+        for name, path in zip(names, paths, strict=True)
+    }
+
+
+def test_processes_agree_with_each_other(results):
+    for name, value in results["first"].items():
+        np.testing.assert_array_equal(value, results["second"][name], name)
+
+
+def test_two_processes_give_what_one_device_gives(results):
+    for name, value in results["first"].items():
+        expected = results["alone"][name]
+        if value.dtype.kind == "i":
+            np.testing.assert_array_equal(value, expected, name)
+        else:
+            np.testing.assert_allclose(value, expected, atol=1e-5)
