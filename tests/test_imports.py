@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(keras_dp_retrieval.__file__).parent
 FLOORS = {
     "_version": 0,
     "_checks": 0,
-    "_jax": 0,
+    "_jax": 0.5,
     "_lookups": 0,
     "distribution": 1,
     "embedding": 1,
