@@ -230,7 +230,7 @@ def figure(runs: list[dict], path=None, names=None):
     axes = drawing.subplots(3, len(runs), sharey="row", squeeze=False)
     names = names or [_headline(run).split(";")[0] for run in runs]
     for column, (run, name) in enumerate(zip(runs, names, strict=True)):
-        axes[0, column].set_title(name)
+        axes[0, column].set_title(name, pad=32)
         _draw_throughput(axes[0, column], run["epochs"])
         _draw_times(axes[1, column], run["epochs"])
         _draw_lags(axes[2, column], run["epochs"])
@@ -519,7 +519,7 @@ def _draw_throughput(axis, epochs):
     axis.set_xlabel("epoch")
     axis.set_ylabel("examples/s per device")
     _finish(axis, x)
-    axis.legend(fontsize="small", ncols=4, loc="lower right")
+    _legend_above(axis)
 
 
 def _all_alike(lines: dict) -> bool:
@@ -544,7 +544,11 @@ def _draw_times(axis, epochs):
     axis.set_xlabel("epoch")
     axis.set_ylabel("seconds of an epoch")
     _finish(axis, x)
-    # Above the axes: inside, it would hide bars.
+    _legend_above(axis)
+
+
+def _legend_above(axis):
+    """Inside the axes it would hide lines and bars."""
     axis.legend(
         fontsize="small", ncols=5, loc="lower left", frameon=False,
         bbox_to_anchor=(-0.02, 0.99), columnspacing=1.2, handlelength=1.2,

@@ -26,13 +26,13 @@ _listening = False
 def seconds() -> float:
     """Seconds this thread has spent tracing, lowering and compiling so far.
 
-    Counts from the first call on; take differences.
+    Counts from the first `listen()` on; take differences.
     """
-    _listen()
     return _totals.seconds
 
 
-def _listen():
+def listen() -> None:
+    """Begins to count, once for the life of the process."""
     # One listener for the life of the process: it costs nothing while nothing
     # is compiled, and nobody has to remember to take it away.
     global _listening
@@ -41,14 +41,16 @@ def _listen():
         jax.monitoring.register_event_time_span_listener(_add_span)
 
 
-def _add_span(event: str, start: float, stop: float, **_):
+def _add_span(
+    event: str, start_time: float, end_time: float, **_: str | int
+) -> None:
     if event not in _PHASES:
         return
     # A function traced inside another reports first and its time is part of
     # the outer one's: what lies inside the new span is taken out again.
     spans = _totals.spans
-    while spans and spans[-1][0] >= start:
-        inner_start, inner_stop = spans.pop()
-        _totals.seconds -= inner_stop - inner_start
-    spans.append((start, stop))
-    _totals.seconds += stop - start
+    while spans and spans[-1][0] >= start_time:
+        inner_start, inner_end = spans.pop()
+        _totals.seconds -= inner_end - inner_start
+    spans.append((start_time, end_time))
+    _totals.seconds += end_time - start_time

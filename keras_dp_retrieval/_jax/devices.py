@@ -3,6 +3,11 @@
 import jax
 
 
+def jax_version() -> str:
+    """The version of JAX."""
+    return jax.__version__
+
+
 def process_index() -> int:
     """The number of this process, from 0."""
     return jax.process_index()

@@ -408,7 +408,7 @@ def _shown(shapes) -> str:
 def _versions() -> dict:
     versions = {"keras_dp_retrieval": __version__, "keras": keras.__version__}
     if keras.backend.backend() == "jax":
-        from importlib import metadata
+        from keras_dp_retrieval._jax import devices
 
-        versions["jax"] = metadata.version("jax")
+        versions["jax"] = devices.jax_version()
     return versions

@@ -36,18 +36,16 @@ class RowCounter:
         """
         steps = len(batches)
         for batch in batches:
-            x, _, weights = keras.utils.unpack_x_y_sample_weight(batch)
-            weights = _arrays(weights)
-            if weights:
+            x, weights = _inputs_and_weights(batch)
+            if weights is not None:
+                weights = _arrays(weights)
                 fused_here = fused and len(weights[0].shape) == 2
                 self._keep(weights, fused_here)
                 if fused_here:
                     steps += weights[0].shape[1] - 1
             else:
-                leaves = _arrays(x)
-                if leaves:
-                    key = leaves[0].shape, getattr(leaves[0], "sharding", None)
-                    self._shapes[key] += 1
+                x = x if hasattr(x, "shape") else _first_array(x)
+                self._shapes[x.shape, getattr(x, "sharding", None)] += 1
         return steps
 
     def _keep(self, weights, fused):
@@ -101,9 +99,20 @@ def _real_rows(weights, fused: bool) -> int:
     return int(np.count_nonzero(real))
 
 
+def _inputs_and_weights(batch):
+    """As `keras.utils.unpack_x_y_sample_weight`; every step calls this."""
+    if type(batch) is tuple and len(batch) > 1:
+        return batch[0], batch[2] if len(batch) > 2 else None
+    x, _, weights = keras.utils.unpack_x_y_sample_weight(batch)
+    return x, weights
+
+
 def _arrays(tree) -> list:
     if hasattr(tree, "shape"):
-        return [tree] if tree.shape else []
-    return [
-        leaf for leaf in keras.tree.flatten(tree) if getattr(leaf, "shape", ())
-    ]
+        return [tree]
+    return [leaf for leaf in keras.tree.flatten(tree) if leaf is not None]
+
+
+def _first_array(tree):
+    """The leaf whose leading axis Keras takes for the rows."""
+    return next(leaf for leaf in keras.tree.flatten(tree) if leaf is not None)

@@ -54,10 +54,14 @@ class StepRecorder:
         self._clock = clock
         self._on_recompile = on_recompile
         self._devices = devices
+        compilation.listen()
         self._compiled = compilation.seconds
         self._window = 1
         self._turn = 0
         self._shapes_compiled: set = set()
+        # (steps done by then, logs) of the last calls.
+        self._latest = collections.deque(maxlen=STEPS_BEHIND + 1)
+        self._state = None
         self.armed = False
         self.running = False
         self.progress = 0
@@ -77,7 +81,7 @@ class StepRecorder:
         """A new epoch starts now."""
         self.epoch = Steps()
         self.armed, self.running = False, True
-        self._waiting = collections.deque()  # (steps done, array to wait for)
+        self._latest.clear()
         self._state = None
         self._marked_steps = 0
         self._compiled_since_mark = 0.0
@@ -88,11 +92,13 @@ class StepRecorder:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
             self.running = self.armed = False
-            done, now = self._wait(self.epoch.steps, self._newest())
+            logs = self._latest[-1][1] if self._latest else None
+            leaf = self._devices.leaf_to_wait_for(logs)
+            done, now = self._wait(self.epoch.steps, leaf)
             if done > self._marked_steps:
                 self._mark(done, now)
             self.epoch.training_seconds = now - self.started
-            self._waiting.clear()
+            self._latest.clear()
             self._state = None
             self.epoch.rows.fold()
         return self.epoch
@@ -100,7 +106,7 @@ class StepRecorder:
     def abandon(self):
         """`fit` raised: lets go of every array."""
         self.running = self.armed = False
-        self._waiting.clear()
+        self._latest.clear()
         self._state = None
         self.epoch = Steps()
 
@@ -113,37 +119,33 @@ class StepRecorder:
         self.progress += 1
         self.where = "in training"
         epoch.input_wait_seconds += call.input_seconds
-        compiled = 0.0
-        for index, spent in call.compilations():
-            compiled += spent
+        epoch.inside_step_seconds += now - started - call.input_seconds
+        for index, spent in call.compilations:
+            epoch.inside_step_seconds -= spent
             self._note_compilation(
                 first_step + index, spent, call.batches[index]
             )
-        seconds = now - started
-        epoch.inside_step_seconds += seconds - call.input_seconds - compiled
         logs, self._state = outputs
-        leaf = self._devices.leaf_to_wait_for(logs)
-        self._waiting.append((epoch.steps, leaf))
+        self._latest.append((epoch.steps, logs))
         if not epoch.num_devices:
-            self._note_devices(leaf)
-        self._look_at_finished(now)
+            self._note_devices(outputs)
+        if epoch.steps - self._marked_steps >= self._window:
+            self._try_to_mark(now)
 
-    def _look_at_finished(self, now):
-        """Ends a window where steps are done, or waits for one long queued."""
-        waiting = self._waiting
-        while waiting and self._devices.is_ready(waiting[0][1]):
-            done, _ = waiting.popleft()
-            if done - self._marked_steps >= self._window:
+    def _try_to_mark(self, now):
+        """Ends a window if its steps are done, or waits for one long queued."""
+        for done, logs in reversed(self._latest):
+            if done - self._marked_steps < self._window:
+                return
+            leaf = self._devices.leaf_to_wait_for(logs)
+            if self._devices.is_ready(leaf):
                 self._mark(done, now)
-        if len(waiting) > STEPS_BEHIND:
-            done, leaf = waiting[-1 - STEPS_BEHIND]
-            if done - self._marked_steps >= self._window:
-                self._mark(*self._wait(done, leaf))
-                while waiting and waiting[0][0] <= self._marked_steps:
-                    waiting.popleft()
+                return
+        if len(self._latest) > STEPS_BEHIND:
+            self._mark(*self._wait(done, leaf))
 
-    def _note_devices(self, leaf):
-        leaf = self._devices.leaf_to_wait_for((self._state, leaf))
+    def _note_devices(self, outputs):
+        leaf = self._devices.leaf_to_wait_for(outputs)
         if leaf is not None:
             names, count = self._devices.devices_of(leaf)
             self.epoch.device_names, self.epoch.num_devices = names, count
@@ -157,9 +159,6 @@ class StepRecorder:
         if self._shapes_compiled and shapes not in self._shapes_compiled:
             self._on_recompile(step, seconds, self._shapes_compiled, shapes)
         self._shapes_compiled.add(shapes)
-
-    def _newest(self):
-        return self._waiting[-1][1] if self._waiting else None
 
     def _mark(self, steps_done, now):
         """Ends a window: `steps_done` steps are known to be done at `now`."""
@@ -175,10 +174,10 @@ class StepRecorder:
 
     def _wait(self, steps_done, leaf):
         """Waits for a step; returns how many steps are done then, and when."""
-        if leaf is None or leaf.is_deleted():
+        if leaf is None:
             # Without logs, or with logs that the next step was given as its
             # state, only the newest state is sure to be there.
-            leaf = self._devices.leaf_to_wait_for((self._newest(), self._state))
+            leaf = self._devices.leaf_to_wait_for(self._state)
             steps_done = self.epoch.steps
         if leaf is not None:
             self._wait_in_turn(leaf)
@@ -208,6 +207,7 @@ class TimedTrainFunction:
         self.inner = self.__wrapped__ = inner
         self._recorder = recorder
         self._clock = clock
+        self._may_fuse = model.steps_per_execution > 1
         self._call = _Call(recorder, clock)
 
     def __call__(self, state, iterator):
@@ -226,7 +226,8 @@ class TimedTrainFunction:
             recorder.abandon()
             self.remove()
             raise
-        call.fused = call.fetched == 1 and self._model.steps_per_execution > 1
+        call.note_compiled()
+        call.fused = self._may_fuse and call.fetched == 1
         recorder.step(call, outputs, started, self._clock())
         call.end()
         return outputs
@@ -259,21 +260,17 @@ class _Call:
     def begin(self, iterator):
         self._iterator = iterator
         self._compiled_seen = self._compiled()
-        self._compilations = []
+        self.compilations = []  # (batch, seconds)
         self.input_seconds = 0.0
         self.fetched = 0  # Attempts: the last may find the end of the data.
         self.batches = []
 
-    def compilations(self):
-        """Returns `(batch, seconds)` for each batch whose step compiled."""
-        self._note_compiled()
-        return self._compilations
-
-    def _note_compiled(self):
+    def note_compiled(self):
+        """What compiled since the last fetch was that batch's step."""
         compiled = self._compiled()
         if compiled > self._compiled_seen:
             batch = max(len(self.batches) - 1, 0)
-            self._compilations.append((batch, compiled - self._compiled_seen))
+            self.compilations.append((batch, compiled - self._compiled_seen))
 
     def end(self):
         """Holds no batch beyond its step."""
@@ -285,14 +282,14 @@ class _Call:
     def __next__(self):
         self.fetched += 1
         self._recorder.where = "fetching its batch"
-        # What compiled since the last fetch was that batch's step; what
-        # compiles during the fetch is part of the wait for input.
-        self._note_compiled()
+        if self.fetched > 1:
+            self.note_compiled()
         started = self._clock()
         try:
             batch = next(self._iterator)
         finally:
             self.input_seconds += self._clock() - started
+            # What compiles during the fetch is part of the wait for input.
             self._compiled_seen = self._compiled()
         self._recorder.progress += 1
         self._recorder.where = "inside the training step"
