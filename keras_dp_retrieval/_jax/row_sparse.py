@@ -27,6 +27,33 @@ class TouchedRows(NamedTuple):
     gradients: jax.Array
 
 
+# Floats in a cache line of 64 bytes.
+_LINE = 16
+
+
+def take(table, ids):
+    """`jnp.take(table, ids, axis=0)`, without waiting for memory row by row."""
+    return jnp.take(table, _after_fetching(table, ids), axis=0)
+
+
+def _after_fetching(table, ids):
+    """`ids`, with their rows in the cache by the time they are known (on CPU).
+
+    XLA's loop over the values of the rows waits for memory at each new row.
+    Reading one value of every cache line first, which needs no waiting
+    in between, makes a gather of 4096 rows of 64 out of 1M 2.4 times faster
+    and costs nothing where the table is in the cache already.
+    """
+    if jax.default_backend() != "cpu":
+        return ids
+    lines = jnp.arange(0, table.shape[-1], _LINE)
+    some = table.at[ids[..., None], lines].get(mode="clip")
+    # The compiler must not see that the ids do not depend on these values:
+    # the least of them decides between two bounds that no id reaches.
+    bound = jnp.iinfo("int32").max - (jnp.min(some) < 0).astype("int32")
+    return jnp.minimum(ids, bound)
+
+
 def merge(ids, gradients, num_rows: int) -> TouchedRows:
     """Sums the gradients of repeated ids.
 
@@ -35,8 +62,8 @@ def merge(ids, gradients, num_rows: int) -> TouchedRows:
 
     Instead of sorting, each example writes its number into a scratch value of
     its row and reads it back: all examples of a row then read the same number,
-    whichever of them wrote last. On CPU this takes 0.1-0.2 ms for 4096 ids
-    and 1M rows, and sorting the ids 0.6-0.8 ms.
+    whichever of them wrote last, and that one speaks for the row. On CPU this
+    takes 0.1-0.2 ms for 4096 ids and 1M rows, and sorting the ids 0.6-0.8 ms.
 
     Args:
         ids: `(batch,)` int. Negative ids count from the end and ids beyond the
@@ -45,15 +72,21 @@ def merge(ids, gradients, num_rows: int) -> TouchedRows:
         num_rows: int. Rows of the table.
     """
     batch = ids.shape[0]
+    if not batch:
+        return TouchedRows(ids, gradients)
     numbers = jnp.arange(batch, dtype="int32")
-    # Places that no example writes are never read: no need to fill them.
-    scratch = jax.lax.empty((num_rows,), "int32")
+    # Only places that an example writes are read, so any filling will do. With
+    # a constant, XLA would share one scratch between tables and copy it.
+    scratch = jnp.broadcast_to(ids[0].astype("int32"), (num_rows,))
     scratch = scratch.at[ids].set(numbers, mode="drop")
-    # Who speaks for the row of each example; nobody for ids beyond the table.
     speaker = scratch.at[ids].get(mode="fill", fill_value=batch)
-    summed = jnp.zeros_like(gradients)
-    summed = summed.at[speaker].add(gradients, mode="drop")
-    touched = (speaker == numbers) & jnp.any(summed != 0, axis=-1)
+    speaks = speaker == numbers
+    # Speakers start with their own gradient, so that only repeats are added.
+    summed = jnp.where(speaks[:, None], gradients, 0)
+    repeats = jnp.where(speaks, batch, speaker)
+    summed = summed.at[repeats].add(gradients, mode="drop")
+    # NaN counts as touched: it should come to light.
+    touched = speaks & (jnp.max(jnp.abs(summed), axis=-1) != 0)
     rows = jnp.where(touched, ids, num_rows + numbers)
     return TouchedRows(rows.astype("int32"), summed)
 
@@ -71,7 +104,8 @@ def _scale(table, touched: TouchedRows, factor):
 
 def _read(table, touched: TouchedRows):
     # Where nothing was touched any row will do: it is dropped when written.
-    return table.at[touched.rows].get(mode="clip", unique_indices=True)
+    rows = _after_fetching(table, touched.rows)
+    return table.at[rows].get(mode="clip", unique_indices=True)
 
 
 def decay(table, touched: TouchedRows, factor):

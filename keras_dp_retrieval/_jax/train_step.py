@@ -108,7 +108,7 @@ class _LookupTape:
         # brought out, and one lookup may stand for many.
         if place is None or get_opaque_trace_state() != self._trace:
             return None
-        rows = jnp.take(self._tables[place], ids, axis=0)
+        rows = row_sparse.take(self._tables[place], ids)
         if self._offsets is not None:
             rows = rows + self._offsets[len(self.ids)]
         self.places.append(place)

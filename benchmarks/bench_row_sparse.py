@@ -1,0 +1,258 @@
+"""Does a step's time follow the batch or the table, and beside whom?
+
+    taskset -c 0,1 python benchmarks/bench_row_sparse.py \
+        --tfrs-python /path/to/venv/bin/python
+
+Two tables, dim 64, batch 4096, Adagrad, mean squared error of the dot product,
+through `model.fit`: row-sparse, dense, and TensorFlow Recommenders (in its own
+process, since it needs tf_keras; left out where it is not installed). Each
+round times a few steps of every contender in turn, so that a busy machine slows
+all of them; the ratios are within a round. Times include what `fit` does in
+Python.
+
+On CPU two thirds of the row-sparse step are reads and writes of random rows:
+one gather of the table, one scatter into slot and table each, one gather of the
+slot. At 10k rows these hit the cache; at 1M rows each is a miss.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+
+
+def pairs(num_rows, steps, batch_size):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, num_rows, (steps * batch_size, 2)).astype("int32")
+    return x, rng.normal(size=len(x)).astype("float32")
+
+
+def ours(num_rows, by_row, arguments):
+    """A function that trains `steps` steps and returns when they are done."""
+    import jax
+    import keras
+    from keras import ops
+
+    from keras_dp_retrieval import optimizers
+    from keras_dp_retrieval._jax import train_step
+    from keras_dp_retrieval.embedding import RowEmbedding
+
+    class Pairs(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.users = RowEmbedding(num_rows, arguments.dim)
+            self.candidates = RowEmbedding(num_rows, arguments.dim)
+
+        def call(self, x):
+            vectors = self.users(x[:, 0]) * self.candidates(x[:, 1])
+            return ops.sum(vectors, axis=-1)
+
+        def train_step(self, state, data):
+            if not by_row:
+                return super().train_step(state, data)
+            tables = [self.users.embeddings, self.candidates.embeddings]
+            rule = optimizers.row_rule(self.optimizer)
+            return train_step.train_step(self, state, data, tables, rule)
+
+    model = Pairs()
+    model.compile(keras.optimizers.Adagrad(0.1), "mse")
+    return fitting(
+        model,
+        num_rows,
+        arguments,
+        lambda: jax.block_until_ready(
+            [v.value for v in model.trainable_variables]
+        ),
+    )
+
+
+def fitting(model, num_rows, arguments, wait):
+    x, y = pairs(num_rows, arguments.steps, arguments.batch_size)
+    options = {
+        "batch_size": arguments.batch_size,
+        "shuffle": False,
+        "verbose": 0,
+    }
+
+    def fit(steps):
+        # Dense steps at 1M rows take long: fewer of them are enough.
+        rows = steps * arguments.batch_size
+        model.fit(x[:rows], y[:rows], **options)
+        wait()
+
+    return fit
+
+
+def tfrs(num_rows, arguments):
+    """The same for TensorFlow Recommenders; runs in the child process."""
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    import tensorflow as tf
+    import tensorflow_recommenders as recommenders
+    import tf_keras
+
+    class Pairs(recommenders.Model):
+        def __init__(self):
+            super().__init__()
+            self.users, self.candidates = (
+                tf_keras.layers.Embedding(num_rows, arguments.dim)
+                for _ in range(2)
+            )
+            self.task = recommenders.tasks.Ranking(
+                loss=tf_keras.losses.MeanSquaredError()
+            )
+
+        def compute_loss(self, features, training=False):
+            x, y = features
+            vectors = self.users(x[:, 0]) * self.candidates(x[:, 1])
+            return self.task(y, tf.reduce_sum(vectors, axis=-1))
+
+    model = Pairs()
+    model.compile(optimizer=tf_keras.optimizers.Adagrad(0.1))
+    return fitting(model, num_rows, arguments, lambda: None)
+
+
+class Child:
+    """TensorFlow Recommenders in another Python, one fit for each request."""
+
+    def __init__(self, python):
+        self._process = subprocess.Popen(
+            [python, __file__, "--child", *sys.argv[1:]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def fit(self, num_rows, steps):
+        """Seconds of one fit, as measured in the child."""
+        self._process.stdin.write(f"{num_rows} {steps}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(arguments):
+    fits = {n: tfrs(n, arguments) for n in arguments.num_rows}
+    for line in sys.stdin:
+        num_rows, steps = map(int, line.split())
+        print(timed(fits[num_rows], steps), flush=True)
+
+
+def timed(fit, steps):
+    start = time.perf_counter()
+    fit(steps)
+    return time.perf_counter() - start
+
+
+def contenders(arguments, child):
+    """`{(name, num_rows): (function of steps -> seconds, steps)}`."""
+    calls = {}
+    for n in arguments.num_rows:
+        few = max(2, min(arguments.steps, 2_000_000 // n))
+        by_row, dense = ours(n, True, arguments), ours(n, False, arguments)
+        calls["row_sparse", n] = (
+            lambda s, f=by_row: timed(f, s),
+            arguments.steps,
+        )
+        calls["dense", n] = lambda s, f=dense: timed(f, s), few
+        if child is not None:
+            calls["tfrs", n] = lambda s, n=n: child.fit(n, s), arguments.steps
+    return calls
+
+
+def measured(calls, rounds):
+    """Milliseconds a step of each contender in each round."""
+    times = {key: [] for key in calls}
+    for number in range(rounds + 1):
+        for key, (call, steps) in calls.items():
+            seconds = call(steps)
+            if number:  # The first round compiles.
+                times[key].append(1e3 * seconds / steps)
+    return times
+
+
+def ratio(times, over, under):
+    ratios = [a / b for a, b in zip(times[over], times[under], strict=True)]
+    return {
+        "of": f"{over[0]} at {over[1]} rows",
+        "to": f"{under[0]} at {under[1]} rows",
+        "median": round(statistics.median(ratios), 2),
+        "lowest": round(min(ratios), 2),
+        "highest": round(max(ratios), 2),
+    }
+
+
+def ratios(times, sizes):
+    least, most = min(sizes), max(sizes)
+    wanted = [(("row_sparse", most), ("row_sparse", least))]
+    for name in ("dense", "tfrs"):
+        wanted += [((name, n), ("row_sparse", n)) for n in sizes]
+    return [ratio(times, a, b) for a, b in wanted if a in times]
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--num-rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000]
+    )
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=4096)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tfrs-python", help="a Python that has TFRS")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse()
+    if arguments.child:
+        return serve(arguments)
+    child = Child(arguments.tfrs_python) if arguments.tfrs_python else None
+    if child is None:
+        print("TFRS is left out: no --tfrs-python was given.")
+    times = measured(contenders(arguments, child), arguments.rounds)
+    if child is not None:
+        child.close()
+    for (name, num_rows), values in times.items():
+        print(
+            f"{name:>12} {num_rows:>9} rows {statistics.median(values):9.2f} "
+            f"ms a step ({min(values):.2f}-{max(values):.2f})"
+        )
+    found = ratios(times, arguments.num_rows)
+    for row in found:
+        print(
+            f"{row['of']:>26} / {row['to']:<26} {row['median']:7.2f} "
+            f"({row['lowest']}-{row['highest']})"
+        )
+    print(json.dumps({"ratios": found, **about(arguments)}))
+
+
+def about(arguments):
+    import jax
+    import keras
+
+    return {
+        "dim": arguments.dim,
+        "batch_size": arguments.batch_size,
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "keras": keras.__version__,
+    }
+
+
+if __name__ == "__main__":
+    main()
