@@ -17,6 +17,7 @@ from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.losses import (
     FullSoftmax,
     InBatchSoftmax,
@@ -26,16 +27,21 @@ from keras_dp_retrieval.losses import (
 )
 from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
+from keras_dp_retrieval.recipe import fit_recipe
+from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
 
 __all__ = [
+    "CandidateIndex",
     "DistributionAwareCallback",
     "FullSoftmax",
     "Histories",
+    "IdHistoryTower",
     "InBatchSoftmax",
     "MovieLensRetrievalDataset",
     "Objective",
     "PairwiseObjective",
     "RatingError",
+    "RecencyTower",
     "RetrievalDataset",
     "RetrievalMetrics",
     "RowEmbedding",
@@ -43,5 +49,6 @@ __all__ = [
     "__version__",
     "data_parallel",
     "evaluate",
+    "fit_recipe",
     "losses",
 ]

@@ -60,16 +60,23 @@ class Histories(keras.layers.Layer):
         )
         return histories
 
-    def call(self, user_rows):
+    def call(self, user_rows, lengths=None, max_length=None):
         """Returns int32 `(batch, max_length)`, oldest first, padded with -1.
 
         Args:
-            user_rows: int, `(batch,)`.
+            user_rows: int `(batch,)`.
+            lengths: Optional int `(batch,)`. Looks at no more than the first
+                so many of a user: what the user had had by then.
+            max_length: Optional int. The latest so many; by default that of
+                the layer.
         """
+        max_length = min(max_length or self.max_length, self.max_length)
         start = ops.take(self.starts, user_rows)
         end = ops.take(self.starts, user_rows + 1)
-        start = ops.maximum(start, end - self.max_length)
-        places = start[:, None] + ops.arange(self.max_length, dtype="int32")
+        if lengths is not None:
+            end = ops.minimum(end, start + lengths)
+        start = ops.maximum(start, end - max_length)
+        places = start[:, None] + ops.arange(max_length, dtype="int32")
         rows = ops.take(
             self.candidate_rows, ops.minimum(places, self.num_interactions)
         )

@@ -87,11 +87,14 @@ class Objective(keras.layers.Layer):
         uses_all_candidates: bool. Whether it needs the vectors of the whole
             catalogue, so that every step costs as much as the catalogue is
             long.
+        mask_known_positives: bool. Whether `ScoredBatch.known_positives` is
+            of use to it.
     """
 
     normalize = False
     needs_ratings = False
     uses_all_candidates = False
+    mask_known_positives = False
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -283,6 +286,9 @@ class FullSoftmax(_SoftmaxObjective):
             catalogue without `p`.
         positives_power: float between 0 and 1. 0 counts every positive alike,
             1 every user alike, 0.5 lies between.
+        rating_weight: float. Multiplies the term of each positive by
+            `1 + rating_weight * (rating - mean rating of the batch)`, where
+            there are ratings.
         logq_power: float. Subtracts this power of a candidate's share of all
             positives, in log space, from its score in training. A full
             softmax needs none to be unbiased: above 0 it favours popular
@@ -300,6 +306,7 @@ class FullSoftmax(_SoftmaxObjective):
         normalize=True,
         mask_known_positives=True,
         positives_power=0.5,
+        rating_weight=0.0,
         logq_power=0.0,
         chunk_size=None,
         **kwargs,
@@ -313,6 +320,9 @@ class FullSoftmax(_SoftmaxObjective):
         )
         self.positives_power = _checks.number_between(
             "positives_power", positives_power, 0, 1
+        )
+        self.rating_weight = _checks.number_between(
+            "rating_weight", rating_weight
         )
         self.logq_power = _checks.number_between("logq_power", logq_power)
         if chunk_size is not None:
@@ -331,11 +341,21 @@ class FullSoftmax(_SoftmaxObjective):
             losses = ops.softplus(ops.expand_dims(others, 1) - chosen)
         else:  # Here the positive is among the summed.
             losses = ops.expand_dims(others, 1) - chosen
+        losses = losses * self._rating_factors(batch, given)
         losses = ops.sum(ops.where(given, losses, 0.0), axis=1)
         num_positives = ops.sum(ops.cast(given, "float32"), axis=1)
         return losses * ops.power(
             ops.maximum(num_positives, 1.0), -self.positives_power
         )
+
+    def _rating_factors(self, batch, given):
+        """What each positive's term is multiplied by; 1 on average."""
+        if batch.ratings is None or not self.rating_weight:
+            return 1.0
+        ratings = ops.reshape(_float32(batch.ratings), ops.shape(given))
+        counted = ops.cast(given, "float32")
+        mean = ops.sum(ratings * counted) / ops.maximum(ops.sum(counted), 1.0)
+        return 1.0 + self.rating_weight * (ratings - mean)
 
     def _softmax_parts(self, batch, positives):
         """The competitors' log-sum-exp and the positives' logits."""
@@ -386,6 +406,7 @@ class FullSoftmax(_SoftmaxObjective):
         return {
             **super().get_config(),
             "positives_power": self.positives_power,
+            "rating_weight": self.rating_weight,
             "logq_power": self.logq_power,
             "chunk_size": self.chunk_size,
         }

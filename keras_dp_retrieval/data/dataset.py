@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
-from keras_dp_retrieval.data import batches, splits, synthetic, tables
+from keras_dp_retrieval.data import batches, examples, splits, synthetic, tables
 from keras_dp_retrieval.data.ratings import (
     Interactions,
     Ratings,
@@ -350,6 +350,51 @@ class RetrievalDataset:
         if not len(ratings):
             return None
         return batches.fixed_batches(ratings, self._format)
+
+    def by_user(self, batch_size: int = 64):
+        """Returns the train part as one example a user.
+
+        A `tf.data.Dataset` of `x`, user rows `(batch,)`, and `y`, all the
+        candidates of each `(batch, positives)`, padded with -1, and their
+        ratings. A softmax objective learns from them all against one row of
+        logits, so an epoch costs users x candidates, not interactions x
+        candidates. Dealt anew in every epoch, as `train`.
+        """
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        users, candidates, scaled = examples.by_user(
+            self.ratings("train"), self.num_users, self.rating_range
+        )
+        columns = [users, candidates] + ([] if scaled is None else [scaled])
+        keys = [self.candidate_key, self.rating_key]
+        return examples.shuffled(
+            columns,
+            lambda x, *y: (x, dict(zip(keys, y, strict=False))),
+            batches.Epochs(len(users), self.seed),
+            batch_size,
+        )
+
+    def next_items(self, batch_size: int = 1024):
+        """Returns the train part as what each user had next, again and again.
+
+        A `tf.data.Dataset` of `x`, `{"user_id": user rows (batch,), "length":
+        (batch,)}`: the users when they had had so many candidates; and `y`,
+        the candidate that came next. Every interaction but a user's first is
+        one example. Dealt anew in every epoch, as `train`.
+
+        Raises:
+            ValueError: If the interactions have no timestamps.
+        """
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        columns = examples.next_items(self.ratings("train"), self.num_users)
+        return examples.shuffled(
+            columns,
+            lambda users, lengths, candidates: (
+                {"user_id": users, "length": lengths},
+                {self.candidate_key: candidates},
+            ),
+            batches.Epochs(len(columns[0]), self.seed),
+            batch_size,
+        )
 
     @property
     def _format(self) -> batches.BatchFormat:

@@ -326,6 +326,16 @@ def _check_rows(name: str, rows: np.ndarray) -> None:
         )
 
 
+def user_order(ratings: Ratings) -> np.ndarray:
+    """Places of the interactions by user, and in time order within each.
+
+    Those of one time, or all without timestamps, stay as they came in.
+    """
+    if ratings.timestamps is None:
+        return np.argsort(ratings.user_rows, kind="stable")
+    return np.lexsort((ratings.timestamps, ratings.user_rows))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interactions:
     """Who has had what: for each user row, candidate rows in time order.
@@ -375,10 +385,7 @@ class Interactions:
                 "`num_users` must be greater than every user row. Received: "
                 f"num_users={num_users} and row {ratings.user_rows.max()}."
             )
-        if ratings.timestamps is None:
-            order = np.argsort(ratings.user_rows, kind="stable")
-        else:
-            order = np.lexsort((ratings.timestamps, ratings.user_rows))
+        order = user_order(ratings)
         lengths = np.bincount(ratings.user_rows, minlength=num_users)
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         return cls(indptr, ratings.candidate_rows[order])

@@ -9,6 +9,7 @@ from keras import ops
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import PADDING, Vocabulary
 from keras_dp_retrieval.topk import top_k
+from keras_dp_retrieval.towers import HistoryTower
 
 # Users ranked at a time: with the chunks of `top_k`, what bounds the memory.
 USERS_PER_CHUNK = 1024
@@ -24,10 +25,15 @@ class Serving:
     candidate_vocabulary: Vocabulary | None = None
     candidate_titles: dict
 
-    def encode_users(self, user_ids) -> np.ndarray:
-        """Returns the vectors of known users, float32 `(batch, dim)`."""
-        rows = self._user_rows(user_ids)
-        return ops.convert_to_numpy(self.user_vectors(rows))
+    def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
+        """Returns the vectors of users, float32 `(batch, dim)`.
+
+        Args:
+            user_ids: Ids of known users `(batch,)`, or
+            histories: for each user a list of candidate ids, oldest first.
+        """
+        inputs, _ = self._users(user_ids, histories, exclude_seen=False)
+        return ops.convert_to_numpy(self.user_vectors(inputs))
 
     def encode_candidates(self, candidate_ids=None) -> np.ndarray:
         """Returns the vectors of candidates, float32 `(batch, dim)`.
@@ -50,7 +56,9 @@ class Serving:
         """Returns the ids of all candidates that can be recommended."""
         return self._candidate_ids(np.flatnonzero(self._retrievable_rows()))
 
-    def recommend(self, user_ids, k=10, exclude_seen=True):
+    def recommend(
+        self, user_ids=None, k=10, exclude_seen=True, *, histories=None
+    ):
         """Returns the k candidates with the highest scores for each user.
 
         Args:
@@ -58,6 +66,9 @@ class Serving:
             k: int. Candidates a user; may exceed the catalogue.
             exclude_seen: bool. Leaves out what a user has had, as far as the
                 model knows it: made `for_dataset`, it knows the train part.
+            histories: Instead of `user_ids`, for each user a list of
+                candidate ids, oldest first; nobody need have seen the users
+                before. Needs a user tower that takes histories.
 
         Returns:
             `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
@@ -66,37 +77,82 @@ class Serving:
             infinity.
 
         Raises:
-            ValueError: If a user is not known.
+            ValueError: If a user or candidate is not known.
         """
         k = _checks.positive_int("k", k)
+        inputs, excluded = self._users(user_ids, histories, exclude_seen)
+        candidates = self.candidate_vectors()
+        allowed = self._retrievable_rows()
+        chunks = []
+        # One chunk also for no users, so that the result has its shape.
+        for start in range(0, max(len(inputs), 1), USERS_PER_CHUNK):
+            part = slice(start, start + USERS_PER_CHUNK)
+            scores, rows = top_k(
+                self.user_vectors(inputs[part]),
+                candidates,
+                k,
+                excluded_rows=excluded and excluded(part),
+                allowed=allowed,
+            )
+            chunks.append([ops.convert_to_numpy(x) for x in (scores, rows)])
+        scores, rows = map(np.concatenate, zip(*chunks, strict=True))
+        return self._candidate_ids(rows), scores
+
+    def _users(self, user_ids, histories, exclude_seen):
+        """Returns `(inputs, excluded)` for user ids or for histories.
+
+        `inputs` `(batch, ...)` go into the user tower. `excluded` is None, or
+        a function from a slice of the batch to rows, padded with -1.
+        """
+        if (user_ids is None) == (histories is None):
+            raise ValueError(
+                "Give either `user_ids` or `histories`. Received: "
+                f"{'neither' if user_ids is None else 'both'}."
+            )
+        if histories is not None:
+            rows = self._padded_histories(histories)
+            inputs = self._latest(rows)
+            return inputs, (lambda part: rows[part]) if exclude_seen else None
         rows = self._user_rows(user_ids)
         if rows.ndim != 1:
             raise ValueError(
                 "`user_ids` must be a list of ids, `(batch,)`. Received: an "
                 f"array of shape {rows.shape}."
             )
-        candidates = self.candidate_vectors()
-        allowed = self._retrievable_rows()
-        chunks = [
-            self._recommend_rows(part, k, exclude_seen, candidates, allowed)
-            for part in _chunks(rows)
-        ]
-        scores = np.concatenate([scores for scores, _ in chunks])
-        found = np.concatenate([found for _, found in chunks])
-        return self._candidate_ids(found), scores
+        if not exclude_seen or self.histories is None:
+            return rows, None
+        return rows, lambda part: self.histories.padded(rows[part])
 
-    def _recommend_rows(self, rows, k, exclude_seen, candidates, allowed):
-        excluded = None
-        if exclude_seen and self.histories is not None:
-            excluded = self.histories.padded(rows)
-        scores, found = top_k(
-            self.user_vectors(rows),
-            candidates,
-            k,
-            excluded_rows=excluded,
-            allowed=allowed,
-        )
-        return ops.convert_to_numpy(scores), ops.convert_to_numpy(found)
+    def _padded_histories(self, histories) -> np.ndarray:
+        """int32 `(batch, longest)` rows, oldest first, padded with -1."""
+        if not isinstance(self.user_tower, HistoryTower):
+            raise ValueError(
+                "`histories` need a user tower that takes them, such as "
+                "`IdHistoryTower` or `RecencyTower`. Received: "
+                f"{type(self.user_tower).__name__}."
+            )
+        lists = [np.asarray(history) for history in histories]
+        if not lists or any(history.ndim != 1 for history in lists):
+            raise ValueError(
+                "`histories` must be a list of lists of candidate ids, such "
+                "as [[50, 172, 181]], one for each user."
+            )
+        longest = max(max(map(len, lists)), 1)
+        padded = np.full((len(lists), longest), PADDING, "int32")
+        for row, history in zip(padded, lists, strict=True):
+            if len(history):
+                row[: len(history)] = self._candidate_rows(history)
+        return padded
+
+    def _latest(self, padded):
+        """Keeps what the tower looks at: the end of each list."""
+        max_length = self.user_tower.max_length
+        if max_length is None or padded.shape[1] <= max_length:
+            return padded
+        length = (padded >= 0).sum(axis=1, keepdims=True)
+        first = np.maximum(length - max_length, 0)
+        places = first + np.arange(max_length)
+        return np.take_along_axis(padded, places, axis=1)
 
     # Ids
 
@@ -184,12 +240,6 @@ def _rows(role, ids, vocabulary, num_rows) -> np.ndarray:
             f"{len(vocabulary.ids)} {role}s, such as {vocabulary.ids[0]!r}."
         )
     return rows
-
-
-def _chunks(rows):
-    # One chunk also for no rows, so that the result has its shape.
-    for start in range(0, max(len(rows), 1), USERS_PER_CHUNK):
-        yield rows[start : start + USERS_PER_CHUNK]
 
 
 def _plain(key):

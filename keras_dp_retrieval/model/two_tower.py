@@ -12,6 +12,7 @@ from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.serving import Serving, check_rows
 from keras_dp_retrieval.topk import top_k
+from keras_dp_retrieval.towers import HistoryTower
 
 EMBEDDING_UPDATES = ("auto", "dense", "row_sparse")
 
@@ -55,6 +56,9 @@ class TwoTowerRetrieval(Serving, PaddedModel):
             alone, so that a step costs what the batch costs; see
             `optimizers.py` for what that means for each optimizer. `"auto"`
             does so where tables are large and the result is the same.
+        initial_stddev: Optional float. Starts the default towers from a
+            normal distribution of this width; by default they start as
+            `keras.layers.Embedding` does.
         histories: Optional `Histories`: what every user has had, which
             `recommend` leaves out.
 
@@ -81,6 +85,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         user_tower=None,
         candidate_tower=None,
         embedding_updates="auto",
+        initial_stddev=None,
         histories=None,
         **kwargs,
     ):
@@ -98,6 +103,11 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         if isinstance(objective, str) and objective == "auto":
             objective = default_objective(self.num_candidates)
         self.objective = losses.get(objective)
+        if initial_stddev is not None:
+            initial_stddev = _checks.number_between(
+                "initial_stddev", initial_stddev, 0, open_low=True
+            )
+        self.initial_stddev = initial_stddev
         self.user_tower = user_tower or self._table("user", self.num_users)
         self.candidate_tower = candidate_tower or self._table(
             "candidate", self.num_candidates
@@ -106,6 +116,12 @@ class TwoTowerRetrieval(Serving, PaddedModel):
             "embedding_updates", embedding_updates, EMBEDDING_UPDATES
         )
         self.histories = histories
+        if isinstance(self.user_tower, HistoryTower) and histories is None:
+            raise ValueError(
+                f"A {type(self.user_tower).__name__} needs `histories`. "
+                "Received: histories=None. Make the model with "
+                "`TwoTowerRetrieval.for_dataset`, or pass `Histories`."
+            )
         self.candidate_titles = {}
         self.candidate_counts = self.add_weight(
             shape=(self.num_candidates,),
@@ -116,8 +132,16 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         )
 
     def _table(self, side: str, num_rows: int) -> keras.layers.Layer:
+        initializer = "uniform"
+        if self.initial_stddev is not None:
+            initializer = keras.initializers.RandomNormal(
+                stddev=self.initial_stddev
+            )
         return RowEmbedding(
-            num_rows, self.embedding_dimension, name=f"{side}_embedding"
+            num_rows,
+            self.embedding_dimension,
+            embeddings_initializer=initializer,
+            name=f"{side}_embedding",
         )
 
     def get_config(self):
@@ -134,6 +158,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
             "user_tower": serialize(self.user_tower),
             "candidate_tower": serialize(self.candidate_tower),
             "embedding_updates": self.embedding_updates,
+            "initial_stddev": self.initial_stddev,
             "histories": self.histories and serialize(self.histories),
         }
 
@@ -192,7 +217,10 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         """Returns what retrieval yields for a batch of users.
 
         Args:
-            inputs: int user ids `(batch,)`, or what the user tower takes.
+            inputs: int user ids `(batch,)`, or what the user tower takes. A
+                `HistoryTower` also takes `{"user_id": (batch,), "length":
+                (batch,)}`, the users when they had had so many candidates,
+                and histories, `(batch, length)` candidate rows.
             training: bool.
 
         Returns:
@@ -212,7 +240,12 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         return outputs
 
     def user_vectors(self, user_rows):
-        """Vectors `(batch, dim)` of users given by table row, a tensor."""
+        """Vectors `(batch, dim)` of users, a tensor.
+
+        Args:
+            user_rows: Table rows `(batch,)`, or anything else that the model
+                may be called with.
+        """
         return self._user_vectors(user_rows, training=False)
 
     def candidate_vectors(self):
@@ -222,7 +255,29 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         )
 
     def _user_vectors(self, inputs, training):
+        if isinstance(self.user_tower, HistoryTower):
+            inputs = self._with_histories(inputs)
         return self._scale(_run(self.user_tower, inputs, training))
+
+    def _with_histories(self, inputs):
+        """Returns `(user_rows, histories)`, what a `HistoryTower` takes."""
+        max_length = self.user_tower.max_length
+        if isinstance(inputs, dict):
+            rows, lengths = inputs["user_id"], inputs["length"]
+            return rows, self.histories(rows, lengths, max_length)
+        if len(inputs.shape) == 1:
+            return inputs, self.histories(inputs, None, max_length)
+        # Histories of users who need not be in the table.
+        return ops.zeros_like(inputs[:, 0]), inputs
+
+    def _known_positives(self, x):
+        """What the users are known to like beside this row's candidate."""
+        if self.histories is None or not self.objective.mask_known_positives:
+            return None
+        if isinstance(x, dict) and "length" in x:
+            return self.histories(x["user_id"], x["length"])
+        is_rows = not keras.tree.is_nested(x) and len(x.shape) == 1
+        return self.histories(x) if is_rows else None
 
     def _candidate_vectors(self, rows, training):
         return self._scale(_run(self.candidate_tower, rows, training))
@@ -261,7 +316,10 @@ class TwoTowerRetrieval(Serving, PaddedModel):
                 ops.arange(self.num_candidates, dtype="int32"), training
             ),
             candidate_counts=ops.cast(self.candidate_counts, "float32"),
-            known_positives=None,
+            # Rows with several positives bring them along.
+            known_positives=(
+                self._known_positives(x) if len(rows.shape) == 1 else None
+            ),
         )
         per_example = self.objective(batch) * weights
         num_real = ops.sum(ops.cast(weights != 0, "float32"))
@@ -327,8 +385,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
 
     def check_batch(self, x, y):
         """Raises if an id has no row: JAX would answer NaN or a wrong row."""
-        if isinstance(self.user_tower, RowEmbedding):
-            check_rows("user", x, self.num_users)
+        self._check_users(x)
         if y is None:
             return
         if not isinstance(y, dict) or self.candidate_key not in y:
@@ -355,6 +412,15 @@ class TwoTowerRetrieval(Serving, PaddedModel):
                 f"{np.sum(~np.isfinite(ratings))} that are NaN or infinite in "
                 f"a batch of {len(ratings)}."
             )
+
+    def _check_users(self, x):
+        if isinstance(x, dict) and "user_id" in x:
+            x = x["user_id"]
+        is_history = isinstance(self.user_tower, HistoryTower)
+        if is_history and np.ndim(x) == 2:
+            check_rows("candidate", x, self.num_candidates, padded=True)
+        elif is_history or isinstance(self.user_tower, RowEmbedding):
+            check_rows("user", x, self.num_users)
 
 
 def default_objective(num_candidates: int) -> str:
