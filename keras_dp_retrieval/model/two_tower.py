@@ -261,12 +261,13 @@ class TwoTowerRetrieval(Serving, PaddedModel):
 
     def _with_histories(self, inputs):
         """Returns `(user_rows, histories)`, what a `HistoryTower` takes."""
-        max_length = self.user_tower.max_length
+        rows, lengths = inputs, None
         if isinstance(inputs, dict):
             rows, lengths = inputs["user_id"], inputs["length"]
-            return rows, self.histories(rows, lengths, max_length)
-        if len(inputs.shape) == 1:
-            return inputs, self.histories(inputs, None, max_length)
+        if len(rows.shape) == 1:
+            return rows, self.histories(
+                rows, lengths=lengths, max_length=self.user_tower.max_length
+            )
         # Histories of users who need not be in the table.
         return ops.zeros_like(inputs[:, 0]), inputs
 
@@ -275,7 +276,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         if self.histories is None or not self.objective.mask_known_positives:
             return None
         if isinstance(x, dict) and "length" in x:
-            return self.histories(x["user_id"], x["length"])
+            return self.histories(x["user_id"], lengths=x["length"])
         is_rows = not keras.tree.is_nested(x) and len(x.shape) == 1
         return self.histories(x) if is_rows else None
 
