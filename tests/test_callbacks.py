@@ -544,7 +544,11 @@ def test_a_device_that_lags_is_named_with_its_lag(
         return waits
 
     monkeypatch.setattr(devices, "wait_in_turn", wait_in_turn)
-    monkeypatch.setattr(devices, "is_ready", lambda array: False)
+    pending = types.SimpleNamespace(is_ready=lambda: False)
+    monkeypatch.setattr(devices, "leaf_to_wait_for", lambda tree: pending)
+    monkeypatch.setattr(
+        devices, "devices_of", lambda array: (list(done), len(done))
+    )
     model = linear_model()
     make_steps_take(model, lambda call: clock.advance(0.5))
     callback = DistributionAwareCallback(clock=clock)

@@ -72,14 +72,6 @@ def leaf_to_wait_for(tree):
     return None
 
 
-def is_ready(array) -> bool:
-    """Whether `array` (or None) is known to be computed, without waiting.
-
-    Of an array whose buffer was handed on to a later step nothing is known.
-    """
-    return array is not None and not array.is_deleted() and array.is_ready()
-
-
 def wait_in_turn(array, first: int, clock) -> list[tuple[str, float]]:
     """Waits for every device's part of `array`, one after the other.
 

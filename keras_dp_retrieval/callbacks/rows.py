@@ -8,6 +8,7 @@ import numpy as np
 # Weights are kept until they are counted together; this many bytes of them,
 # lest an endless epoch fills the memory.
 MOST_BYTES_KEPT = 16_000_000
+MOST_RUNS_KEPT = 1000
 
 
 class RowCounter:
@@ -19,7 +20,7 @@ class RowCounter:
     """
 
     def __init__(self):
-        self._shapes = collections.Counter()
+        self._runs = []  # [shape, sharding, how many batches in a row]
         self._weights = []
         self._bytes = 0
         self.total = 0.0
@@ -45,7 +46,7 @@ class RowCounter:
                     steps += weights[0].shape[1] - 1
             else:
                 x = x if hasattr(x, "shape") else _first_array(x)
-                self._shapes[x.shape, getattr(x, "sharding", None)] += 1
+                self._count_batch(x.shape, getattr(x, "sharding", None))
         return steps
 
     def _keep(self, weights, fused):
@@ -54,12 +55,28 @@ class RowCounter:
         if self._bytes > MOST_BYTES_KEPT:
             self._count_weights()
 
+    def _count_batch(self, shape, sharding):
+        # To hash a sharding takes longer than all else that a step costs.
+        run = self._runs[-1] if self._runs else (None, None)
+        if run[1] is sharding and run[0] == shape:
+            run[2] += 1
+        else:
+            if len(self._runs) >= MOST_RUNS_KEPT:
+                self._count_runs()
+            self._runs.append([shape, sharding, 1])
+
     def fold(self):
         """Counts what has been noted since the last time."""
         self._count_weights()
-        for (shape, sharding), batches in self._shapes.items():
-            self._count_shape(shape, sharding, batches)
-        self._shapes.clear()
+        self._count_runs()
+
+    def _count_runs(self):
+        batches = collections.Counter()
+        for shape, sharding, count in self._runs:
+            batches[shape, sharding] += count
+        for (shape, sharding), count in batches.items():
+            self._count_shape(shape, sharding, count)
+        self._runs.clear()
 
     def _count_weights(self):
         from keras_dp_retrieval._jax import devices

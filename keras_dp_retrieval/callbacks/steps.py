@@ -6,7 +6,6 @@ and tells a `StepRecorder` what passes through: batches, rows, the time to
 fetch them, compilation. Nothing here waits for the step just started.
 """
 
-import collections
 import dataclasses
 
 import keras
@@ -59,9 +58,7 @@ class StepRecorder:
         self._window = 1
         self._turn = 0
         self._shapes_compiled: set = set()
-        # (steps done by then, logs) of the last calls.
-        self._latest = collections.deque(maxlen=STEPS_BEHIND + 1)
-        self._state = None
+        self._window_end = self._state = None
         self.armed = False
         self.running = False
         self.progress = 0
@@ -81,8 +78,7 @@ class StepRecorder:
         """A new epoch starts now."""
         self.epoch = Steps()
         self.armed, self.running = False, True
-        self._latest.clear()
-        self._state = None
+        self._window_end = self._state = None
         self._marked_steps = 0
         self._compiled_since_mark = 0.0
         self.progress += 1
@@ -92,22 +88,18 @@ class StepRecorder:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
             self.running = self.armed = False
-            logs = self._latest[-1][1] if self._latest else None
-            leaf = self._devices.leaf_to_wait_for(logs)
-            done, now = self._wait(self.epoch.steps, leaf)
-            if done > self._marked_steps:
-                self._mark(done, now)
+            now = self._wait(self._state)
+            if self.epoch.steps > self._marked_steps:
+                self._mark(self.epoch.steps, now)
             self.epoch.training_seconds = now - self.started
-            self._latest.clear()
-            self._state = None
+            self._window_end = self._state = None
             self.epoch.rows.fold()
         return self.epoch
 
     def abandon(self):
         """`fit` raised: lets go of every array."""
         self.running = self.armed = False
-        self._latest.clear()
-        self._state = None
+        self._window_end = self._state = None
         self.epoch = Steps()
 
     def step(self, call: "_Call", outputs, started: float, now: float):
@@ -126,23 +118,28 @@ class StepRecorder:
                 first_step + index, spent, call.batches[index]
             )
         logs, self._state = outputs
-        self._latest.append((epoch.steps, logs))
         if not epoch.num_devices:
             self._note_devices(outputs)
         if epoch.steps - self._marked_steps >= self._window:
-            self._try_to_mark(now)
+            self._try_to_mark(now, logs)
 
-    def _try_to_mark(self, now):
-        """Ends a window if its steps are done, or waits for one long queued."""
-        for done, logs in reversed(self._latest):
-            if done - self._marked_steps < self._window:
-                return
-            leaf = self._devices.leaf_to_wait_for(logs)
-            if self._devices.is_ready(leaf):
-                self._mark(done, now)
-                return
-        if len(self._latest) > STEPS_BEHIND:
-            self._mark(*self._wait(done, leaf))
+    def _try_to_mark(self, now, logs):
+        """Ends the window if its last step is done, or was queued long ago."""
+        epoch = self.epoch
+        if self._window_end is None:
+            # Of all steps, only a window's last one's logs are held: letting
+            # go of arrays costs time too.
+            self._window_end = epoch.steps, epoch.calls, logs
+        done, call, logs = self._window_end
+        leaf = self._devices.leaf_to_wait_for(logs)
+        if leaf is not None and leaf.is_ready():
+            self._mark(done, now)
+        elif epoch.calls - call >= STEPS_BEHIND:
+            if leaf is None:
+                # Without logs, or with logs that the next step was given as
+                # its state, only the newest state is sure to be there.
+                done, leaf = epoch.steps, self._state
+            self._mark(done, self._wait(leaf))
 
     def _note_devices(self, outputs):
         leaf = self._devices.leaf_to_wait_for(outputs)
@@ -166,23 +163,20 @@ class StepRecorder:
         steps = steps_done - self._marked_steps
         self.epoch.windows.append((steps, max(seconds, 0.0)))
         self._marked_steps, self._marked_at = steps_done, now
+        self._window_end = None
         self._compiled_since_mark = 0.0
         if seconds < SHORTEST_WINDOW_SECONDS:
             self._window *= 2
         elif seconds > LONGEST_WINDOW_SECONDS and self._window > 1:
             self._window //= 2
 
-    def _wait(self, steps_done, leaf):
-        """Waits for a step; returns how many steps are done then, and when."""
-        if leaf is None:
-            # Without logs, or with logs that the next step was given as its
-            # state, only the newest state is sure to be there.
-            leaf = self._devices.leaf_to_wait_for(self._state)
-            steps_done = self.epoch.steps
+    def _wait(self, arrays) -> float:
+        """Waits for one of `arrays` on every device; returns the time then."""
+        leaf = self._devices.leaf_to_wait_for(arrays)
         if leaf is not None:
             self._wait_in_turn(leaf)
         self.progress += 1
-        return steps_done, self._clock()
+        return self._clock()
 
     def _wait_in_turn(self, leaf):
         waits = self._devices.wait_in_turn(leaf, self._turn, self._clock)
