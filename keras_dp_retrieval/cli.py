@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--log-dir", help="for TensorBoard and `report`")
     train.add_argument("--output", default="movies.keras", metavar="FILE")
 
+    tune = add("tune", run_tune, "search for good hyperparameters")
+    _add_data_arguments(tune)
+    _add_search_arguments(tune)
+
     recommend = add("recommend", run_recommend, "use a saved model")
     recommend.add_argument("model", help="a file that `train` saved")
     recommend.add_argument("user_ids", nargs="+", help="ids of known users")
@@ -83,6 +87,63 @@ def _add_data_arguments(parser):
         "--data-dir", help="folder of TFDS, or of GroupLens' files"
     )
     parser.add_argument("--batch-size", type=int, default=1000)
+
+
+def _add_search_arguments(parser):
+    parser.add_argument(
+        "--tuner",
+        choices=["random", "bayesian", "hyperband", "grid"],
+        default="random",
+    )
+    parser.add_argument("--max-trials", type=int, default=12)
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="of a trial, at most"
+    )
+    parser.add_argument(
+        "--embedding-dimension",
+        type=int,
+        nargs="+",
+        default=[16, 32, 64, 128],
+        help="dimensions to choose from",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        nargs="+",
+        default=[1e-3, 1.0],
+        help="two are the ends of a range, more are to choose from",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        nargs="+",
+        help="likewise, of a softmax objective; not searched by default",
+    )
+    parser.add_argument(
+        "--objective",
+        nargs="+",
+        choices=["auto", "rating", "full_softmax", "in_batch_softmax"],
+        default=["auto"],
+        help="what is learned; several are to choose from",
+    )
+    parser.add_argument(
+        "--metric",
+        default="val_ndcg_at_10",
+        help="what is optimized, a name from the logs",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--directory",
+        default="tuning",
+        help="where the search is kept; the same command goes on with it",
+    )
+    parser.add_argument("--project-name", default="search")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="begin anew instead"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the trials, such as trials.png"
+    )
 
 
 def _use_virtual_devices(count: int | None):
@@ -140,6 +201,38 @@ def run_train(args) -> int:
     return 0
 
 
+def run_tune(args) -> int:
+    # Choosing by the test part would make its figures too good.
+    data = _load_data(args, split="random")
+    print(f"Data: {data.description}")
+    # Importing it takes seconds.
+    from keras_dp_retrieval import tuning
+
+    result = tuning.search(
+        data,
+        tuner=args.tuner,
+        max_trials=args.max_trials,
+        epochs=args.epochs,
+        embedding_dimension=args.embedding_dimension,
+        learning_rate=args.learning_rate,
+        temperature=args.temperature,
+        model_objective=args.objective,
+        objective=args.metric,
+        directory=args.directory,
+        project_name=args.project_name,
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
+    if not result.best_model_path.exists():
+        return 0  # A worker of several: the chief saves it at the end.
+    print(f"\nThe best model is {result.best_model_path}, made by:\n")
+    print(result.snippet)
+    if args.plot:
+        result.plot(args.plot)
+        print(f"Drew {args.plot}.")
+    return 0
+
+
 def run_recommend(args) -> int:
     import keras
 
@@ -165,15 +258,19 @@ def run_devices(args) -> int:
     return 0
 
 
-def _load_data(args):
-    """The data set asked for, or else the best one that is there."""
+def _load_data(args, split=None):
+    """The data set asked for, or else the best one that is there.
+
+    Args:
+        split: Optional str. By default the tutorial's split of its version.
+    """
     import keras_dp_retrieval as kdr
 
     options = {
         "data_dir": args.data_dir,
         "batch_size": args.batch_size,
         "seed": args.seed,
-        "split": "tutorial" if args.version == "100k" else "random",
+        "split": split or ("tutorial" if args.version == "100k" else "random"),
     }
     source = args.source or _source_of(args.data_dir)
     data = kdr.MovieLensRetrievalDataset(args.version, source=source, **options)
