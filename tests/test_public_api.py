@@ -16,9 +16,11 @@ def small_data(**options):
 
 
 EXAMPLES = {
+    "CandidateIndex": lambda: kdr.CandidateIndex(4),
     "DistributionAwareCallback": lambda: kdr.DistributionAwareCallback(),
     "FullSoftmax": lambda: kdr.FullSoftmax(temperature=0.3),
     "Histories": lambda: kdr.Histories(5, 20, max_length=4),
+    "IdHistoryTower": lambda: kdr.IdHistoryTower(9, 7, 4, seed=1),
     "InBatchSoftmax": lambda: kdr.InBatchSoftmax(hard_negatives=5),
     "MovieLensRetrievalDataset": lambda: kdr.MovieLensRetrievalDataset(
         "1m", source="synthetic", split="by_time"
@@ -28,6 +30,7 @@ EXAMPLES = {
         keras.losses.MeanAbsoluteError()
     ),
     "RatingError": lambda: kdr.RatingError(),
+    "RecencyTower": lambda: kdr.RecencyTower(7, 4, decays=(0, 0.5)),
     "RetrievalDataset": lambda: small_data(),
     "RetrievalMetrics": lambda: kdr.RetrievalMetrics(small_data(), ks=(3,)),
     "RowEmbedding": lambda: kdr.RowEmbedding(5, 3),

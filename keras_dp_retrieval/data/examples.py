@@ -90,8 +90,14 @@ def shuffled(columns, example, epochs: Epochs, batch_size: int):
             part.set_shape([None, *column.shape[1:]])
         return example(*parts)
 
+    def start_at_epoch(epoch: int):
+        epochs.next = epoch
+
     dataset = tf.data.Dataset.range(num_batches).map(batch)
     options = tf.data.Options()
     # A batch made in advance would not have been handed over.
     options.experimental_optimization.inject_prefetch = False
-    return dataset.with_options(options)
+    dataset = dataset.with_options(options)
+    # As the train part has it.
+    dataset.start_at_epoch = start_at_epoch
+    return dataset
