@@ -4,6 +4,7 @@ import argparse
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
     args = _parser().parse_args(argv)
+    # TensorFlow, which feeds the data, has much to say about missing GPUs.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.showwarning = _print_warning
     try:
         _use_virtual_devices(args.virtual_devices)
         return args.run(args)
@@ -47,17 +51,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_data_arguments(train)
     train.add_argument(
         "--objective",
-        choices=["rating", "full_softmax", "in_batch_softmax"],
-        default="rating",
-        help="what is learned; `rating` follows the tutorial's recipe",
+        choices=["recipe", "rating", "full_softmax", "in_batch_softmax"],
+        default="recipe",
+        help="what is learned; `recipe` chooses by the shape of the data, "
+        "`rating` follows the Keras tutorial",
     )
-    train.add_argument("--epochs", type=int, default=50)
-    train.add_argument("--embedding-dimension", type=int, default=32)
-    train.add_argument("--learning-rate", type=float, default=0.2)
+    train.add_argument("--epochs", type=int)
+    train.add_argument("--embedding-dimension", type=int)
+    train.add_argument("--learning-rate", type=float)
     train.add_argument("--steps-per-execution", type=int, default=1)
     train.add_argument("--seed", type=int, default=42)
     train.add_argument("--log-dir", help="for TensorBoard and `report`")
     train.add_argument("--output", default="movies.keras", metavar="FILE")
+
+    evaluate = add("evaluate", run_evaluate, "metrics of a saved model")
+    evaluate.add_argument("model", help="a file that `train` saved")
+    _add_data_arguments(evaluate)
+    evaluate.add_argument("--seed", type=int, default=42)
 
     tune = add("tune", run_tune, "search for good hyperparameters")
     _add_data_arguments(tune)
@@ -67,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("model", help="a file that `train` saved")
     recommend.add_argument("user_ids", nargs="+", help="ids of known users")
     recommend.add_argument("-k", type=int, default=10)
+
+    report = add("report", run_report, "look at recorded runs")
+    report.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="one or two folders that `train --log-dir` wrote",
+    )
+    report.add_argument("--figure", metavar="FILE", help="draw them as well")
 
     add("devices", run_devices, "list the devices that training would use")
     return parser
@@ -85,6 +104,12 @@ def _add_data_arguments(parser):
     )
     parser.add_argument(
         "--data-dir", help="folder of TFDS, or of GroupLens' files"
+    )
+    parser.add_argument(
+        "--split",
+        choices=["random", "tutorial", "by_time", "leave_last_out"],
+        help="what is held out; `random` by default, the tutorial's own with "
+        "`--objective rating`",
     )
     parser.add_argument("--batch-size", type=int, default=1000)
 
@@ -146,6 +171,10 @@ def _add_search_arguments(parser):
     )
 
 
+def _print_warning(message, *_):
+    print(f"Note: {message}")
+
+
 def _use_virtual_devices(count: int | None):
     """Splits the CPU, which JAX does when it is first asked for devices."""
     if count is None:
@@ -171,29 +200,19 @@ def run_train(args) -> int:
 
     import keras_dp_retrieval as kdr
 
-    _checks.positive_int("--epochs", args.epochs)
-    data = _load_data(args)
+    for name in ("epochs", "embedding_dimension"):
+        if getattr(args, name) is not None:
+            option = "--" + name.replace("_", "-")
+            _checks.positive_int(option, getattr(args, name))
+    data = _load_data(args, _split_of(args))
     keras.utils.set_random_seed(args.seed)
     mesh = kdr.data_parallel().device_mesh
     print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")
     print(f"Data: {data.description}")
-    model = kdr.TwoTowerRetrieval.for_dataset(
-        data, args.embedding_dimension, objective=args.objective
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adagrad(args.learning_rate),
-        steps_per_execution=args.steps_per_execution,
-    )
     throughput = kdr.DistributionAwareCallback(log_dir=args.log_dir)
-    model.fit(
-        data.train,
-        validation_data=data.validation,
-        # The tutorial's rhythm.
-        validation_freq=5,
-        epochs=args.epochs,
-        callbacks=[throughput],
-    )
-    print(throughput.report())
+    fit = _fit_recipe if args.objective == "recipe" else _fit_objective
+    model = fit(data, args, [throughput])
+    throughput.report()
     _print_metrics(kdr.evaluate(model, data, split="test"), data)
     _print_recommendations(model, data, mesh.devices.size)
     model.save(args.output)
@@ -201,9 +220,88 @@ def run_train(args) -> int:
     return 0
 
 
+def _fit_recipe(data, args, callbacks):
+    import keras_dp_retrieval as kdr
+
+    given = {
+        "epochs": args.epochs,
+        "embedding_dimension": args.embedding_dimension,
+        "learning_rate": args.learning_rate,
+    }
+    overrides = {k: v for k, v in given.items() if v is not None}
+    return kdr.fit_recipe(
+        data,
+        args.seed,
+        verbose="auto",
+        callbacks=callbacks,
+        **overrides,
+    )
+
+
+def _fit_objective(data, args, callbacks):
+    """Trains on single interactions; `rating` is the tutorial's recipe."""
+    import keras
+
+    import keras_dp_retrieval as kdr
+
+    is_tutorial = args.objective == "rating"
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, args.embedding_dimension or 32, objective=args.objective
+    )
+    rate = args.learning_rate or (0.2 if is_tutorial else 0.1)
+    model.compile(
+        optimizer=keras.optimizers.Adagrad(rate),
+        steps_per_execution=args.steps_per_execution,
+    )
+    model.fit(
+        data.train,
+        validation_data=data.validation,
+        validation_freq=5 if is_tutorial else 1,
+        epochs=args.epochs or (50 if is_tutorial else 20),
+        callbacks=callbacks,
+    )
+    return model
+
+
+def _split_of(args) -> str:
+    """The split asked for; the tutorial's recipe has its own."""
+    if args.split:
+        return args.split
+    is_tutorial = args.objective == "rating" and args.version == "100k"
+    return "tutorial" if is_tutorial else "random"
+
+
+def run_evaluate(args) -> int:
+    import keras
+
+    import keras_dp_retrieval as kdr
+
+    model = keras.saving.load_model(args.model)
+    data = _load_data(args, args.split or "random")
+    if model.num_users != data.num_users or (
+        model.num_candidates != data.num_candidates
+    ):
+        raise ValueError(
+            "The model and the data must be of one size. Received: a model "
+            f"of {model.num_users} users and {model.num_candidates} "
+            f"candidates, and data of {data.num_users} and "
+            f"{data.num_candidates}. Name the data it was trained on."
+        )
+    print(f"Data: {data.description}")
+    _print_metrics(kdr.evaluate(model, data, split="test"), data)
+    return 0
+
+
+def run_report(args) -> int:
+    from keras_dp_retrieval import report
+
+    print(report.report(args.runs, args.figure))
+    return 0
+
+
 def run_tune(args) -> int:
     # Choosing by the test part would make its figures too good.
-    data = _load_data(args, split="random")
+    data = _load_data(args, args.split or "random")
     print(f"Data: {data.description}")
     # Importing it takes seconds.
     from keras_dp_retrieval import tuning
@@ -258,19 +356,15 @@ def run_devices(args) -> int:
     return 0
 
 
-def _load_data(args, split=None):
-    """The data set asked for, or else the best one that is there.
-
-    Args:
-        split: Optional str. By default the tutorial's split of its version.
-    """
+def _load_data(args, split: str):
+    """The data set asked for, or else the best one that is there."""
     import keras_dp_retrieval as kdr
 
     options = {
         "data_dir": args.data_dir,
         "batch_size": args.batch_size,
         "seed": args.seed,
-        "split": split or ("tutorial" if args.version == "100k" else "random"),
+        "split": split,
     }
     source = args.source or _source_of(args.data_dir)
     data = kdr.MovieLensRetrievalDataset(args.version, source=source, **options)

@@ -132,7 +132,13 @@ def _recency(data) -> Recipe:
 
 
 def fit_recipe(
-    data, seed=0, *, validation_in_train=True, verbose=0, **overrides
+    data,
+    seed=0,
+    *,
+    validation_in_train=True,
+    verbose=0,
+    callbacks=None,
+    **overrides,
 ):
     """Trains a good model on any data set, without anything to tune.
 
@@ -146,7 +152,7 @@ def fit_recipe(
         validation_in_train: bool. Learns from the validation part too, since
             nothing here is chosen on it: evaluate on the test part then, or
             pass False to evaluate on the validation part.
-        verbose: As in `fit`.
+        verbose: As in `fit`, and so `callbacks`.
         **overrides: Attributes of `Recipe`, such as `epochs=20`.
 
     Returns:
@@ -180,7 +186,12 @@ def fit_recipe(
         # Groups of steps that run as one program; more at a time gain little.
         steps_per_execution=min(num_steps, 16),
     )
-    model.fit(examples, epochs=recipe.epochs, verbose=verbose)
+    model.fit(
+        examples,
+        epochs=recipe.epochs,
+        verbose=verbose,
+        callbacks=callbacks,
+    )
     return model
 
 

@@ -25,7 +25,7 @@ _PART_COLORS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#999999")
 # Lines and ticks beyond this are no longer told apart.
 _MOST_LINES = 8
 _MOST_BARS = 16
-_MOST_ROWS = 64
+_MOST_ROWS = 12
 # Lines closer than this lie on top of each other in the figure.
 _ALIKE = 0.05
 # An epoch that took so many times the others' median (the first, which

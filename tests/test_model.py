@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -102,6 +104,25 @@ def test_the_objective_of_somebody_else():
     vectors = model.encode_candidates(y["movie_id"])
     scores = (model.encode_users(x) * vectors).sum(axis=1)
     assert loss == pytest.approx(np.abs(scores - y["rating"]).mean(), 1e-5)
+
+
+def test_a_run_at_the_level_of_guessing_is_called_out():
+    x, y = interactions(100)
+
+    def fit(learning_rate, epochs):
+        model = compiled_model(objective="full_softmax")
+        # Equal candidates: every score is the same, and so is the gradient.
+        table = model.candidate_tower
+        table.build()
+        table.set_weights([np.ones((NUM_CANDIDATES, 8))])
+        model.compile(keras.optimizers.SGD(learning_rate))
+        model.fit(x, y, epochs=epochs, verbose=0)
+
+    with pytest.warns(UserWarning, match=r"ln\(19\) .* is not learning"):
+        fit(learning_rate=0.0, epochs=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(learning_rate=0.0, epochs=2)  # Too early to tell.
 
 
 # What it answers

@@ -1,6 +1,10 @@
 """How good are the recommendations, and does the model learn at all?"""
 
-from keras_dp_retrieval.metrics.chance import chance_level, warn_if_at_chance
+from keras_dp_retrieval.metrics.chance import (
+    ChanceAlarm,
+    chance_level,
+    warn_if_at_chance,
+)
 from keras_dp_retrieval.metrics.evaluation import RankingTask, evaluate
 from keras_dp_retrieval.metrics.of_lists import (
     hit_rate_at_k,
@@ -12,6 +16,7 @@ from keras_dp_retrieval.metrics.of_lists import (
 )
 
 __all__ = [
+    "ChanceAlarm",
     "RankingTask",
     "chance_level",
     "evaluate",

@@ -2,6 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Callable
+
+import keras
 
 
 def chance_level(num_competitors: int) -> float:
@@ -59,3 +62,21 @@ def warn_if_at_chance(
         stacklevel=2,
     )
     return True
+
+
+class ChanceAlarm(keras.callbacks.Callback):
+    """Calls `warn_if_at_chance` on the loss of every epoch.
+
+    Args:
+        num_competitors: Function without arguments that returns an int, or
+            None where the loss has no level of guessing.
+    """
+
+    def __init__(self, num_competitors: Callable[[], int | None]):
+        super().__init__()
+        self._num_competitors = num_competitors
+
+    def on_epoch_end(self, epoch, logs=None):
+        num_competitors = self._num_competitors()
+        if num_competitors is not None and logs and "loss" in logs:
+            warn_if_at_chance(logs["loss"], num_competitors, epoch)

@@ -19,6 +19,10 @@ class PaddedModel(keras.Model):
     def check_batch(self, x, y):
         """Raises a ValueError if the NumPy arrays of a batch are not valid."""
 
+    def training_callbacks(self, batches: PaddedBatches) -> list:
+        """Callbacks of the model's own that `fit` adds to the user's."""
+        return []
+
     # Steps on JAX
 
     @property
@@ -126,6 +130,9 @@ class PaddedModel(keras.Model):
                 validation_batch_size or batch_size,
                 steps_per_epoch=validation_steps,
             )
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            own = self.training_callbacks(train)
+            callbacks = [*keras.tree.flatten(callbacks or []), *own]
         with self._keep_weights():
             return super().fit(
                 train,

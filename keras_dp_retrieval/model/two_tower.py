@@ -9,6 +9,7 @@ from keras import ops
 from keras_dp_retrieval import _checks, losses, optimizers
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.serving import Serving, check_rows
 from keras_dp_retrieval.topk import top_k
@@ -123,6 +124,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
                 "`TwoTowerRetrieval.for_dataset`, or pass `Histories`."
             )
         self.candidate_titles = {}
+        self._learns_several_at_once = False
         self.candidate_counts = self.add_weight(
             shape=(self.num_candidates,),
             dtype="int32",
@@ -304,6 +306,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
     ):
         """Mean loss of the rows with a weight, plus the layers' own losses."""
         rows = ops.cast(y[self.candidate_key], "int32")
+        self._learns_several_at_once = len(rows.shape) > 1
         if sample_weight is None:
             sample_weight = ops.ones(ops.shape(rows)[:1])
         weights = ops.cast(sample_weight, "float32")
@@ -328,6 +331,18 @@ class TwoTowerRetrieval(Serving, PaddedModel):
         if training:
             self._count_candidates(rows, weights)
         return loss + sum(self.losses, start=0.0)
+
+    def training_callbacks(self, batches):
+        """Adds the alarm that goes off when the loss is that of guessing."""
+
+        def num_competitors():
+            if self._learns_several_at_once:
+                return None  # Their losses are added up.
+            return self.objective.num_competitors(
+                max(batches.real_rows, default=1), self.num_candidates - 1
+            )
+
+        return [ChanceAlarm(num_competitors)]
 
     def _count_candidates(self, rows, weights):
         weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
