@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
@@ -17,8 +18,6 @@ DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the process's exit status."""
     args = _parser().parse_args(argv)
-    # TensorFlow, which feeds the data, has much to say about missing GPUs.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.showwarning = _print_warning
     try:
         _use_virtual_devices(args.virtual_devices)
@@ -360,6 +359,7 @@ def _load_data(args, split: str):
     """The data set asked for, or else the best one that is there."""
     import keras_dp_retrieval as kdr
 
+    _import_tensorflow_quietly()
     options = {
         "data_dir": args.data_dir,
         "batch_size": args.batch_size,
@@ -382,6 +382,21 @@ def _load_data(args, split: str):
             args.version, source="synthetic", **options
         )
     return data
+
+
+def _import_tensorflow_quietly():
+    """Keeps what TensorFlow says of missing GPUs out of the output.
+
+    It feeds the data alone, and writes before its own log level counts.
+    """
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        import_tensorflow().constant(0)
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _source_of(data_dir: str | None) -> str:

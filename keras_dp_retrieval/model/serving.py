@@ -2,12 +2,15 @@
 
 import json
 import pathlib
+from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import PADDING, Vocabulary
+from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.topk import top_k
 from keras_dp_retrieval.towers import HistoryTower
 
@@ -24,6 +27,15 @@ class Serving:
     user_vocabulary: Vocabulary | None = None
     candidate_vocabulary: Vocabulary | None = None
     candidate_titles: dict
+
+    # What the model brings along.
+    num_users: int
+    num_candidates: int
+    user_tower: keras.layers.Layer
+    histories: Histories | None
+    user_vectors: Callable
+    candidate_vectors: Callable
+    _retrievable_rows: Callable
 
     def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
         """Returns the vectors of users, float32 `(batch, dim)`.

@@ -391,13 +391,17 @@ class TwoTowerRetrieval(Serving, PaddedModel):
             for layer in tower._flatten_layers()
             if isinstance(layer, RowEmbedding) and layer.trainable
         ]
-        if self.embedding_updates == "row_sparse":
-            return tables if optimizers.row_rule(self.optimizer) else []
         is_large = any(table.shape[0] >= LARGE_TABLE for table in tables)
-        if not is_large or optimizers.dense_reason(self.optimizer):
+        if self.embedding_updates == "auto" and (
+            not is_large or optimizers.dense_reason(self.optimizer)
+        ):
             return []
-        exact = optimizers.row_rule(self.optimizer).exact
-        return tables if exact else []
+        rule = optimizers.row_rule(self.optimizer)
+        if rule is None or (
+            self.embedding_updates == "auto" and not rule.exact
+        ):
+            return []
+        return tables
 
     def check_batch(self, x, y):
         """Raises if an id has no row: JAX would answer NaN or a wrong row."""
