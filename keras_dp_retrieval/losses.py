@@ -384,9 +384,9 @@ class FullSoftmax(_SoftmaxObjective):
 
     def _offset(self, batch):
         """What is added to each candidate's logit, `(num_candidates,)`."""
-        counts = _float32(batch.candidate_counts)
-        offset = -self.logq_power * _log_share(counts)
-        is_row_zero = ops.arange(counts.shape[0]) == 0
+        rows = ops.arange(batch.candidate_counts.shape[0])
+        offset = -self.logq_power * _log_share(batch.candidate_counts, rows)
+        is_row_zero = rows == 0
         left_out = is_row_zero & ~_row_zero_is_real(batch)
         return ops.where(left_out, NO_CANDIDATE, offset)
 
@@ -522,10 +522,9 @@ class InBatchSoftmax(_SoftmaxObjective):
         competes &= ~self._positive_columns(batch, rows, rows_of_columns)
         negatives = ops.matmul(users, ops.transpose(vectors))
         if self.logq != "off":
-            correction = self._log_expected_counts(batch, exists)
-            negatives -= ops.take(correction, rows_of_columns)
+            negatives -= self._log_expected(batch, exists, rows_of_columns)
             if self.logq == "standard":
-                chosen -= ops.take(correction, rows)
+                chosen -= self._log_expected(batch, exists, rows)
         negatives = ops.where(competes, negatives, NO_CANDIDATE)
         if self.hard_negatives is not None:
             num_kept = min(self.hard_negatives, negatives.shape[1])
@@ -564,19 +563,20 @@ class InBatchSoftmax(_SoftmaxObjective):
             hits |= _columns_in(known, rows_of_columns)
         return hits
 
-    def _log_expected_counts(self, batch, exists):
-        """log(n_c) of the class's formula, `(num_candidates,)`."""
+    def _log_expected(self, batch, exists, rows):
+        """log(n_c) of the class's formula, for each of `rows`."""
         # In log space, and not keras_rs.layers.SamplingProbabilityCorrection:
         # it clips probabilities at 1e-6, which a candidate of a large
         # catalogue has by right.
-        log_q = _log_share(_float32(batch.candidate_counts))
+        log_q = _log_share(batch.candidate_counts, rows)
         others = ops.sum(ops.cast(exists, "float32")) - 1.0
         in_batch = ops.where(
             others > 0, ops.log(ops.maximum(others, 1.0)), NO_CANDIDATE
         )
         if not self.num_uniform_negatives:
             return in_batch + log_q
-        uniform = ops.log(self.num_uniform_negatives / log_q.shape[0])
+        num_candidates = batch.candidate_counts.shape[0]
+        uniform = ops.log(self.num_uniform_negatives / num_candidates)
         return ops.logaddexp(in_batch + log_q, uniform)
 
     def num_competitors(self, batch_size, num_candidates):
@@ -688,9 +688,14 @@ def _ratings(batch, objective):
     return _float32(batch.ratings)
 
 
-def _log_share(counts):
-    """log of a candidate's share of all positives, one added to each count."""
-    return ops.log(counts + 1.0) - ops.log(ops.sum(counts + 1.0))
+def _log_share(counts, rows):
+    """log of the candidates' share of all positives, 1 added to each count.
+
+    The rows are looked up first: a logarithm of every count would cost as
+    much as the catalogue is long.
+    """
+    total = ops.sum(_float32(counts)) + counts.shape[0]
+    return ops.log(_float32(ops.take(counts, rows)) + 1.0) - ops.log(total)
 
 
 def _row_zero_is_real(batch):

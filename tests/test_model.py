@@ -270,6 +270,38 @@ def test_fused_steps_give_what_single_steps_give(on_devices, num_devices):
     assert largest_difference(got["weights"], expected["weights"]) < 1e-6
 
 
+@pytest.mark.parametrize("objective", ["rating", "in_batch_softmax"])
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_row_sparse_updates_give_what_dense_ones_give(
+    on_devices, num_devices, objective
+):
+    on_devices(num_devices)
+    options = {"objective": objective, "steps_per_execution": 2}
+    expected = run_everything(77, embedding_updates="dense", **options)
+    keras.utils.clear_session()
+    on_devices(num_devices)
+    got = run_everything(77, embedding_updates="row_sparse", **options)
+    np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)
+    assert largest_difference(got["weights"], expected["weights"]) < 1e-5
+
+
+def test_large_tables_are_updated_row_by_row_where_it_is_the_same():
+    def tables(num_users, optimizer, objective="rating", updates="auto"):
+        model = kdr.TwoTowerRetrieval(
+            num_users, 30, 2, objective=objective, embedding_updates=updates
+        )
+        model.compile(optimizer)
+        model.build()
+        return len(model._row_sparse_tables())
+
+    assert tables(50_000, keras.optimizers.Adagrad(0.1)) == 2
+    assert tables(50, keras.optimizers.Adagrad(0.1)) == 0
+    assert tables(50_000, keras.optimizers.Adam()) == 0  # Would be lazy.
+    assert tables(50, keras.optimizers.Adam(), updates="row_sparse") == 2
+    # A full softmax reads the whole candidate table.
+    assert tables(50_000, keras.optimizers.SGD(), "full_softmax") == 1
+
+
 # Bad input
 
 
