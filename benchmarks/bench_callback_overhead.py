@@ -29,11 +29,11 @@ os.environ["XLA_FLAGS"] = (
     f"--xla_force_host_platform_device_count={arguments.devices}"
 )
 
-import jax  # noqa: E402
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import keras
+import numpy as np
 
-from keras_dp_retrieval.callbacks import (  # noqa: E402
+from keras_dp_retrieval.callbacks import (
     DistributionAwareCallback,
 )
 

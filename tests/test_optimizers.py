@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 from keras import optimizers as ko
-from row_models import assert_equal, pairs, trained, values
 
 from keras_dp_retrieval import optimizers
+from tests.row_models import assert_equal, pairs, trained, values
 
 STEPS = 50
 SCHEDULE = {"initial_learning_rate": 0.3, "decay_steps": 10, "decay_rate": 0.5}

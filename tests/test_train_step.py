@@ -7,11 +7,11 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from row_models import PairModel, assert_equal, pairs, trained, values
 
 from keras_dp_retrieval import optimizers
 from keras_dp_retrieval._jax import train_step
 from keras_dp_retrieval.embedding import RowEmbedding
+from tests.row_models import PairModel, assert_equal, pairs, trained, values
 
 
 def adagrad():
