@@ -10,12 +10,13 @@ round times a few steps of every contender in turn, so that a busy machine slows
 all of them; the ratios are within a round. Times include what `fit` does in
 Python.
 
-On CPU most of the row-sparse step at 1M rows is waiting for random rows: one
-gather of the table, one scatter into slot and table each, one gather of the
-slot (`jax.profiler`: 4.5 of 5.5 ms; at 10k rows, where they hit the cache, 0.7
-of 1.7 ms, on a busy machine). Half of that wait is for page tables:
-GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which makes malloc ask Linux for large
-pages, takes the step at 1M rows down to 0.5-0.65 of its time.
+On CPU most of the row-sparse step at 1M rows is spent on random rows: gathers
+of table and slot, scatters into both. By `jax.profiler`, summed over the
+operations of a step (lowest 15 % of each, on a busy machine), they take 6.6 of
+7.6 ms; at 10k rows, where they hit the cache, 1.1 of 1.6 ms. A part of it is
+address translation: with GLIBC_TUNABLES=glibc.malloc.hugetlb=1, which makes
+malloc ask Linux for large pages, the step at 1M rows took 0.5-0.7 of its time,
+in separate runs on that machine.
 """
 
 import argparse

@@ -375,11 +375,10 @@ def test_scanned_steps_equal_steps_one_by_one():
     scanned, logs = jax.jit(lambda s, b: jax.lax.scan(step, s, b))(
         state_of(model), batches
     )
+    one_step = jax.jit(model.train_step)
     state = state_of(model)
     for i in range(4):
-        last, state = jax.jit(model.train_step)(
-            state, (batches[0][i], batches[1][i])
-        )
+        last, state = one_step(state, (batches[0][i], batches[1][i]))
     for found, expected in zip(
         jax.tree.leaves(scanned), jax.tree.leaves(state), strict=True
     ):
@@ -390,23 +389,27 @@ def test_scanned_steps_equal_steps_one_by_one():
 def test_the_caller_may_update_the_metrics():
     x, y = pairs(16)
     model = trained(adagrad(), True, x, y)
-    seen = {}
+    rule = optimizers.row_rule(model.optimizer)
 
     def update_metrics(metrics, loss, x, y, y_pred, sample_weight):
-        seen.update(x=x, y_pred=y_pred, sample_weight=sample_weight)
-        return {"mine": loss}, metrics
+        logs = {"loss": loss, "x": x, "y_pred": y_pred, "w": sample_weight}
+        return logs, metrics
 
-    logs, state = train_step.train_step(
-        model,
-        state_of(model),
-        (x, y, np.ones(16, "float32")),
-        model.tables,
-        optimizers.row_rule(model.optimizer),
-        update_metrics=update_metrics,
-    )
-    np.testing.assert_allclose(
-        logs["mine"], np.mean((seen["y_pred"] - y) ** 2), rtol=1e-5
-    )
-    assert seen["x"] is x
-    assert seen["sample_weight"].shape == (16,)
+    @jax.jit
+    def step(state, data):
+        return train_step.train_step(
+            model,
+            state,
+            data,
+            model.tables,
+            rule,
+            update_metrics=update_metrics,
+        )
+
+    weights = np.full(16, 2.0, "float32")
+    logs, state = step(state_of(model), (x, y, weights))
+    error = np.mean(2.0 * (logs["y_pred"] - y) ** 2)
+    np.testing.assert_allclose(logs["loss"], error, rtol=1e-5)
+    np.testing.assert_array_equal(logs["x"], x)
+    np.testing.assert_array_equal(logs["w"], weights)
     assert len(state[3]) == len(model.metrics_variables)
