@@ -1,7 +1,4 @@
-"""Serving: raw ids in, raw ids and scores out; and what is saved for it."""
-
-import json
-import pathlib
+"""Serving: raw ids in, raw ids and scores out."""
 
 import numpy as np
 from keras import ops
@@ -116,35 +113,6 @@ class Serving:
             return rows
         return self.candidate_vocabulary.raw_ids(rows)
 
-    # Saving
-
-    def save_assets(self, folder):
-        """Writes the ids beside the weights; Keras calls it in `save`."""
-        arrays = {
-            side: vocabulary.ids
-            for side, vocabulary in (
-                ("user_ids", self.user_vocabulary),
-                ("candidate_ids", self.candidate_vocabulary),
-            )
-            if vocabulary is not None
-        }
-        np.savez(pathlib.Path(folder) / "ids.npz", **arrays)
-        titles = [[_plain(k), v] for k, v in self.candidate_titles.items()]
-        path = pathlib.Path(folder) / "titles.json"
-        path.write_text(json.dumps(titles), encoding="utf-8")
-
-    def load_assets(self, folder):
-        """Reads what `save_assets` wrote; Keras calls it in `load_model`."""
-        with np.load(
-            pathlib.Path(folder) / "ids.npz", allow_pickle=False
-        ) as arrays:
-            vocabularies = {side: Vocabulary(arrays[side]) for side in arrays}
-        self.user_vocabulary = vocabularies.get("user_ids")
-        self.candidate_vocabulary = vocabularies.get("candidate_ids")
-        path = pathlib.Path(folder) / "titles.json"
-        pairs = json.loads(path.read_text(encoding="utf-8"))
-        self.candidate_titles = {key: title for key, title in pairs}
-
 
 def check_rows(role, ids, num_rows, *, padded=False):
     """Raises unless `ids` are whole numbers from 0 to `num_rows` - 1.
@@ -190,7 +158,3 @@ def _chunks(rows):
     # One chunk also for no rows, so that the result has its shape.
     for start in range(0, max(len(rows), 1), USERS_PER_CHUNK):
         yield rows[start : start + USERS_PER_CHUNK]
-
-
-def _plain(key):
-    return key.item() if isinstance(key, np.generic) else key
