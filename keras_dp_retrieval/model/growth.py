@@ -193,6 +193,10 @@ def _grow_slots(optimizer):
     variables = optimizer._trainable_variables
     new = type(optimizer).from_config(optimizer.get_config())
     new.build(variables)
+    if new.use_ema:  # The average of a new row begins where the row does.
+        averages = new._model_variables_moving_average
+        for average, variable in zip(averages, variables, strict=True):
+            average.assign(variable)
     for slot, start in zip(optimizer.variables, new.variables, strict=True):
         if slot.shape != start.shape:
             rows = np.array(ops.convert_to_numpy(start))
