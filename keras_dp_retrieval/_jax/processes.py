@@ -70,3 +70,11 @@ def gather(
 def remove(client, key: str) -> None:
     """Forgets a note; the store lives as long as the run."""
     client.key_value_delete(key)
+
+
+def read(client, key: str, seconds: float) -> str | None:
+    """Returns a note as soon as it is there; None if it does not come."""
+    try:
+        return client.blocking_key_value_get(key, max(int(seconds * 1000), 1))
+    except Exception:  # jaxlib raises its own kind of RuntimeError.
+        return None

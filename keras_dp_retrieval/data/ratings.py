@@ -2,7 +2,7 @@
 
 A *raw id* is what the user of the library has: an int64 or a string. A *row*
 is its dense int32 index into an embedding table. Row 0 is "unknown"; the known
-ids have the rows 1 to n, in sorted order.
+ids have the rows 1 to n, in sorted order. Ids that come later go to the end.
 """
 
 import dataclasses
@@ -169,19 +169,28 @@ class Vocabulary:
     """The known raw ids, and which row of a table each of them has.
 
     Args:
-        ids: `(n,)` int64 or string, sorted and distinct.
+        ids: `(n,)` int64 or string, distinct: the ids of the rows 1 to n.
+            `from_ids` sorts them; those of a vocabulary that was `extended`
+            stand in the order in which they came.
     """
 
     ids: np.ndarray
+    _sorted: np.ndarray = dataclasses.field(init=False, repr=False)
+    _sorted_rows: np.ndarray = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
         ids = id_column("ids", self.ids)
-        if (ids[1:] <= ids[:-1]).any():
+        order = np.argsort(ids, kind="stable")
+        in_order = ids[order]
+        if (in_order[1:] == in_order[:-1]).any():
             raise ValueError(
-                "`ids` of a vocabulary must be sorted and distinct. Use "
+                "`ids` of a vocabulary must be distinct. Use "
                 "`Vocabulary.from_ids(ids)` to make them so."
             )
         object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "_sorted", in_order)
+        rows = (order + 1).astype(np.int32)
+        object.__setattr__(self, "_sorted_rows", rows)
 
     @classmethod
     def from_ids(cls, *raw_ids) -> "Vocabulary":
@@ -193,6 +202,28 @@ class Vocabulary:
                 f"{[str(column.dtype) for column in columns]}."
             )
         return cls(np.unique(np.concatenate(columns)))
+
+    def extended(self, raw_ids) -> "Vocabulary":
+        """Returns a vocabulary with new ids, on rows after all the others.
+
+        Args:
+            raw_ids: `(n,)`. Distinct ids that are not known yet.
+        """
+        new = id_column("ids", raw_ids)
+        if not len(new):
+            return self
+        known = new[self.rows(new) > 0]
+        if len(known) or len(np.unique(new)) < len(new):
+            raise ValueError(
+                f"New ids must be distinct and not known yet. Received: "
+                f"{len(new)} ids, {len(known)} of them known"
+                f"{f', such as {known[0]!r}' if len(known) else ''}, and "
+                f"{len(new) - len(np.unique(new))} repeated. Leave the known "
+                "ones out with `ids[vocabulary.rows(ids) == 0]`."
+            )
+        if not len(self.ids):
+            return Vocabulary(new)
+        return Vocabulary(np.concatenate([self.ids, new]))
 
     @property
     def num_rows(self) -> int:
@@ -211,10 +242,11 @@ class Vocabulary:
                 f"The known ids are {_kind(self.ids)}. Received: "
                 f"{_kind(raw_ids)}, such as {raw_ids[0]!r}."
             )
-        places = np.searchsorted(self.ids, raw_ids)
+        places = np.searchsorted(self._sorted, raw_ids)
         places = np.minimum(places, len(self.ids) - 1)
-        rows = np.where(self.ids[places] == raw_ids, places + 1, 0)
-        return rows.astype(np.int32).reshape(shape)
+        known = self._sorted[places] == raw_ids
+        rows = np.where(known, self._sorted_rows[places], np.int32(0))
+        return rows.reshape(shape)
 
     def raw_ids(self, rows) -> np.ndarray:
         """Returns the raw id of each row.

@@ -1,7 +1,5 @@
-"""Serving: raw ids in, raw ids and scores out; and what is saved for it."""
+"""Serving: raw ids in, raw ids and scores out."""
 
-import json
-import pathlib
 from collections.abc import Callable
 
 import keras
@@ -184,35 +182,6 @@ class Serving:
             return rows
         return self.candidate_vocabulary.raw_ids(rows)
 
-    # Saving
-
-    def save_assets(self, folder):
-        """Writes the ids beside the weights; Keras calls it in `save`."""
-        arrays = {
-            side: vocabulary.ids
-            for side, vocabulary in (
-                ("user_ids", self.user_vocabulary),
-                ("candidate_ids", self.candidate_vocabulary),
-            )
-            if vocabulary is not None
-        }
-        np.savez(pathlib.Path(folder) / "ids.npz", **arrays)
-        titles = [[_plain(k), v] for k, v in self.candidate_titles.items()]
-        path = pathlib.Path(folder) / "titles.json"
-        path.write_text(json.dumps(titles), encoding="utf-8")
-
-    def load_assets(self, folder):
-        """Reads what `save_assets` wrote; Keras calls it in `load_model`."""
-        with np.load(
-            pathlib.Path(folder) / "ids.npz", allow_pickle=False
-        ) as arrays:
-            vocabularies = {side: Vocabulary(arrays[side]) for side in arrays}
-        self.user_vocabulary = vocabularies.get("user_ids")
-        self.candidate_vocabulary = vocabularies.get("candidate_ids")
-        path = pathlib.Path(folder) / "titles.json"
-        pairs = json.loads(path.read_text(encoding="utf-8"))
-        self.candidate_titles = {key: title for key, title in pairs}
-
 
 def check_rows(role, ids, num_rows, *, padded=False):
     """Raises unless `ids` are whole numbers from 0 to `num_rows` - 1.
@@ -252,7 +221,3 @@ def _rows(role, ids, vocabulary, num_rows) -> np.ndarray:
             f"{len(vocabulary.ids)} {role}s, such as {vocabulary.ids[0]!r}."
         )
     return rows
-
-
-def _plain(key):
-    return key.item() if isinstance(key, np.generic) else key

@@ -10,7 +10,9 @@ from keras_dp_retrieval import _checks, losses, optimizers
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.metrics import ChanceAlarm
+from keras_dp_retrieval.model.growth import Growing
 from keras_dp_retrieval.model.padded import PaddedModel
+from keras_dp_retrieval.model.saving import Saving, without_format
 from keras_dp_retrieval.model.serving import Serving, check_rows
 from keras_dp_retrieval.topk import top_k
 from keras_dp_retrieval.towers import HistoryTower
@@ -23,7 +25,7 @@ LARGE_TABLE = 20_000
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
-class TwoTowerRetrieval(Serving, PaddedModel):
+class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     """Retrieves candidates by the dot product of two towers' vectors.
 
     One tower turns users into vectors, the other candidates; a candidate's
@@ -166,6 +168,7 @@ class TwoTowerRetrieval(Serving, PaddedModel):
 
     @classmethod
     def from_config(cls, config):
+        config = without_format(config)
         names = ("objective", "user_tower", "candidate_tower", "histories")
         layers = {
             name: keras.saving.deserialize_keras_object(config[name])

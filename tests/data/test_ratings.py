@@ -56,8 +56,36 @@ def test_vocabulary_survives_json(ids):
 def test_vocabulary_wants_the_type_it_knows():
     with pytest.raises(ValueError, match=r"whole numbers. Received: strings"):
         Vocabulary.from_ids([1, 2]).rows(["1"])
-    with pytest.raises(ValueError, match="sorted and distinct"):
-        Vocabulary(np.array([2, 1]))
+    with pytest.raises(ValueError, match="must be distinct"):
+        Vocabulary(np.array([2, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [([30, 10], [20, 5, 2**40]), (["b", "z"], ["a", "longer"])]
+)
+def test_new_ids_go_to_the_end_and_move_no_row(old, new):
+    vocabulary = Vocabulary.from_ids(old)
+    longer = vocabulary.extended(new)
+    assert longer.rows(old).tolist() == vocabulary.rows(old).tolist()
+    assert longer.rows(new).tolist() == [3 + i for i in range(len(new))]
+    assert longer.raw_ids(longer.rows(old + new)).tolist() == old + new
+    config = json.loads(json.dumps(longer.get_config()))
+    again = Vocabulary.from_config(config)
+    assert again.rows(old + new).tolist() == longer.rows(old + new).tolist()
+    assert vocabulary.extended([]) is vocabulary
+
+
+@pytest.mark.parametrize(
+    ("new", "message"),
+    [
+        ([3, 1], r"2 ids, 1 of them known, such as .*1.*, and 0 repeated"),
+        ([3, 3], r"0 of them known, and 1 repeated"),
+        (["a"], "whole numbers. Received: strings"),
+    ],
+)
+def test_only_new_ids_extend_a_vocabulary(new, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.from_ids([1, 2]).extended(new)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,215 @@
+"""Growth: new users and candidates for a model that has learned already."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.histories import Histories
+
+
+class Growing:
+    """The part of `TwoTowerRetrieval` that takes in new ids.
+
+    What was learned stays as it is, the optimizer's slots included: new ids
+    get new rows at the end of the tables. The next `fit` is compiled anew.
+
+    Every layer of the towers that holds its size as an attribute `num_users`
+    or `num_candidates`, as the towers of this package do, is told the new
+    one. A tower of your own whose `get_config` has the size from elsewhere
+    must see to that itself.
+    """
+
+    user_vocabulary: Vocabulary | None
+    candidate_vocabulary: Vocabulary | None
+
+    def add_users(self, ids, *, seed=0) -> None:
+        """Makes new users known, who have had nothing yet.
+
+        Args:
+            ids: New ids `(n,)`. For a model without a `user_vocabulary`,
+                whose ids are rows: how many rows to add.
+            seed: int. Seeds the new rows, which the table's initializer draws.
+
+        Raises:
+            ValueError: If an id is known already or comes twice, or the user
+                tower has no `RowEmbedding` of `num_users` rows. The model
+                stays as it was.
+        """
+        num_new, vocabulary = _extended("user", self.user_vocabulary, ids)
+        if num_new:
+            self._grow("user", num_new, None, seed)
+            self.user_vocabulary = vocabulary
+
+    def add_candidates(self, ids, vectors=None, *, seed=0) -> None:
+        """Makes new candidates known, which can be recommended from now on.
+
+        The number of times that they were seen in training begins at 0.
+
+        Args:
+            ids: New ids `(n,)`. For a model without a
+                `candidate_vocabulary`, whose ids are rows: how many rows to
+                add.
+            vectors: Optional float `(n, dim)`. Where the candidates begin,
+                such as the mean of similar ones. By default the table's
+                initializer draws them.
+            seed: int. Seeds these draws.
+
+        Raises:
+            ValueError: If an id is known already or comes twice, `vectors`
+                do not fit, or the candidate tower has no `RowEmbedding` of
+                `num_candidates` rows. The model stays as it was.
+        """
+        num_new, vocabulary = _extended(
+            "candidate", self.candidate_vocabulary, ids
+        )
+        if vectors is not None:
+            vectors = self._start_vectors(vectors, num_new)
+        if num_new:
+            self._grow("candidate", num_new, vectors, seed)
+            self.candidate_vocabulary = vocabulary
+
+    def _start_vectors(self, vectors, num_new) -> np.ndarray:
+        if not isinstance(self.candidate_tower, RowEmbedding):
+            raise ValueError(
+                "`vectors` are for a candidate tower that is one "
+                "`RowEmbedding`. Received: a "
+                f"{type(self.candidate_tower).__name__}. Leave them out."
+            )
+        vectors = np.asarray(vectors, "float32")
+        expected = (num_new, self.candidate_tower.output_dim)
+        if vectors.shape != expected or not np.isfinite(vectors).all():
+            raise ValueError(
+                f"`vectors` must be finite and have the shape {expected}. "
+                f"Received: shape {vectors.shape}, "
+                f"{np.sum(~np.isfinite(vectors))} values not finite."
+            )
+        return vectors
+
+    def _grow(self, side, num_new, vectors, seed):
+        size = f"num_{side}s"
+        old = getattr(self, size)
+        tables = self._tables(side, old)
+        for table in tables:
+            _grow_table(table, old + num_new, vectors, seed)
+        for layer in self._flatten_layers():
+            if side == "user" and isinstance(layer, Histories):
+                starts = ops.convert_to_numpy(layer.starts)
+                _resize(layer.starts, np.pad(starts, (0, num_new), "edge"))
+            if getattr(layer, size, None) == old:
+                setattr(layer, size, old + num_new)
+        if side == "candidate":
+            counts = ops.convert_to_numpy(self.candidate_counts)
+            _resize(self.candidate_counts, np.pad(counts, (0, num_new)))
+        _grow_slots(getattr(self, "optimizer", None))
+        # They were compiled for the old shapes.
+        self.train_function = self.test_function = self.predict_function = None
+
+    def _tables(self, side, num_rows) -> list[RowEmbedding]:
+        """The tables with a row for each user, or each candidate."""
+        own, other = self.user_tower, self.candidate_tower
+        if side == "candidate":
+            own, other = other, own
+        tables = _tables_in(own, num_rows)
+        if not tables:
+            raise ValueError(
+                f"`add_{side}s` needs a {side} tower with a `RowEmbedding` of "
+                f"{num_rows} rows (`num_{side}s`). Received: {own.name!r}, a "
+                f"{type(own).__name__} without one."
+            )
+        # A tower of users may look up the candidates that they had.
+        others = [t for t in _tables_in(other, num_rows) if t not in tables]
+        if self.num_users == self.num_candidates:
+            if others and other is not others[0]:
+                raise ValueError(
+                    f"`add_{side}s` finds tables by their number of rows. "
+                    f"Received: {self.num_users} users and as many "
+                    f"candidates, and the tower {other.name!r}, whose table "
+                    "may belong to either. Make one of the tables larger."
+                )
+            others = []
+        for table in tables + others:
+            if table.built and len(table.weights) != 1:
+                raise ValueError(
+                    "Only plain tables can grow. Received: "
+                    f"{table.name!r}, which is quantized or has LoRA weights."
+                )
+        return tables + others
+
+
+def _extended(side, vocabulary, ids):
+    """Returns `(number of new rows, vocabulary)`."""
+    if vocabulary is None:
+        if np.ndim(ids):
+            raise ValueError(
+                f"The model has no `{side}_vocabulary`, so that ids are rows. "
+                f"Received: `ids` of shape {np.shape(ids)}. Give the number "
+                "of rows to add."
+            )
+        return _checks.positive_int("ids", ids), None
+    longer = vocabulary.extended(ids)
+    return longer.num_rows - vocabulary.num_rows, longer
+
+
+def _tables_in(tower, num_rows) -> list[RowEmbedding]:
+    return [
+        layer
+        for layer in tower._flatten_layers()
+        if isinstance(layer, RowEmbedding) and layer.input_dim == num_rows
+    ]
+
+
+def _grow_table(table, num_rows, vectors, seed):
+    table.build()
+    variable = table._embeddings
+    old = ops.convert_to_numpy(variable)
+    table.input_dim = num_rows
+    if vectors is None:
+        # Drawn for the whole table, because some initializers scale with the
+        # number of rows, and because a second growth must not draw the same.
+        initializer = _seeded(table.embeddings_initializer, seed)
+        shape = (num_rows, table.output_dim)
+        drawn = initializer(shape, dtype=variable.dtype)
+        vectors = ops.convert_to_numpy(drawn)[len(old) :]
+    _resize(variable, np.concatenate([old, vectors.astype(old.dtype)]))
+
+
+def _seeded(initializer, seed):
+    config = initializer.get_config()
+    if "seed" in config:
+        config["seed"] = seed
+    return type(initializer).from_config(config)
+
+
+def _grow_slots(optimizer):
+    """Gives each slot the rows that its variable has got.
+
+    A new optimizer knows how rows begin in every kind of slot.
+    """
+    if optimizer is None or not optimizer.built:
+        return
+    variables = optimizer._trainable_variables
+    new = type(optimizer).from_config(optimizer.get_config())
+    new.build(variables)
+    if new.use_ema:  # The average of a new row begins where the row does.
+        averages = new._model_variables_moving_average
+        for average, variable in zip(averages, variables, strict=True):
+            average.assign(variable)
+    for slot, start in zip(optimizer.variables, new.variables, strict=True):
+        if slot.shape != start.shape:
+            rows = np.array(ops.convert_to_numpy(start))
+            rows[: slot.shape[0]] = ops.convert_to_numpy(slot)
+            _resize(slot, rows)
+
+
+def _resize(variable: keras.Variable, value: np.ndarray):
+    """Gives a variable another shape and value.
+
+    In place, because layers, models and optimizers know their variables by
+    identity and order.
+    """
+    tensor = ops.convert_to_tensor(value, dtype=variable.dtype)
+    variable._shape = tuple(value.shape)
+    variable._initialize(tensor)

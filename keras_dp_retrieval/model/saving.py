@@ -1,0 +1,332 @@
+"""Saving: one `.keras` file that holds all that a model needs.
+
+| member of the file | what it holds |
+| --- | --- |
+| `config.json` | the arguments of the model, its optimizer's, and the format |
+| `model.weights.h5` | towers, slots, how often candidates were seen, histories |
+| `assets/ids.npz` | the ids of the rows 1 to n of users and candidates |
+| `assets/titles.json` | the titles of candidates, as pairs |
+| `assets/seeds.npz` | where random numbers stand (dropout, drawn negatives) |
+
+Nothing in it is pickled: a file from a stranger cannot run code.
+"""
+
+import collections
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import uuid
+import zipfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dp_retrieval import distribution
+from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.embedding import RowEmbedding
+
+# The number of the layout above. It rises when an older version of this
+# package could not read the file any more.
+FORMAT_VERSION = 1
+
+# How long the other processes wait for process 0 to write the file.
+SAVE_TIMEOUT_SECONDS = 600.0
+
+_MEMBERS = {
+    "config.json",
+    "model.weights.h5",
+    "assets/ids.npz",
+    "assets/titles.json",
+    "assets/seeds.npz",
+}
+
+# How often each path has been saved to: the processes run the same program,
+# so their numbers agree.
+_saves: collections.defaultdict = collections.defaultdict(itertools.count)
+
+
+class Saving:
+    """The part of `TwoTowerRetrieval` that goes to disk and comes back."""
+
+    user_vocabulary: Vocabulary | None = None
+    candidate_vocabulary: Vocabulary | None = None
+    candidate_titles: dict
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Saves all of the model into one file, or leaves things as they were.
+
+        The file is written beside `filepath` under a hidden name that ends in
+        `.tmp.keras`, and renamed when it is whole and on the disk. Whatever
+        happens in between, `filepath` is the old file or the new one. A
+        process that is killed may leave a hidden file; it does no harm.
+
+        Where several processes train together, all of them call this. Process
+        0 writes, the others return when the file is there.
+
+        Args:
+            filepath: Path that ends in `.keras`. Where Keras accepts others
+                (`zipped=False`, `hf://`, remote paths), it writes them itself.
+            overwrite: bool. If False, asks before a file is replaced.
+            zipped: As in `keras.Model.save`.
+            **kwargs: As in `keras.Model.save`.
+
+        Raises:
+            RuntimeError: In the other processes, if process 0 failed to save
+                or did not within ten minutes.
+        """
+        self._build_all()
+        with _on_process_zero(filepath) as writes:
+            if not writes:
+                return
+            if not _is_local_keras_file(filepath, zipped):
+                super().save(filepath, overwrite, zipped, **kwargs)
+            elif overwrite or _may_replace(filepath):
+                with _renamed_when_whole(filepath) as temporary:
+                    super().save(temporary, zipped=zipped, **kwargs)
+
+    def _build_all(self):
+        # Keras saves only what is built, and builds an optimizer on loading.
+        towers = (self.user_tower, self.candidate_tower)
+        if all(isinstance(tower, RowEmbedding) for tower in towers):
+            self.build()
+        optimizer = getattr(self, "optimizer", None)
+        if self.built and optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)
+
+    @classmethod
+    def load(cls, filepath, custom_objects=None, compile=True):
+        """Returns the model in a `.keras` file, or says what is wrong with it.
+
+        As `keras.saving.load_model` with `safe_mode` on. In addition, the
+        file is checked first, and whatever is wrong with it is one error.
+
+        Args:
+            filepath: Path of a file that `save` wrote.
+            custom_objects: Optional dict of your own classes by name; those
+                registered with Keras are found without.
+            compile: bool. Whether to restore the optimizer.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, incomplete, of a newer format
+                or holds another kind of model.
+        """
+        _check_file(filepath)
+        try:
+            model = keras.saving.load_model(filepath, custom_objects, compile)
+        except Exception as error:  # Keras raises many kinds.
+            raise ValueError(
+                f"The model in {os.fspath(filepath)!r} could not be loaded: "
+                f"{error}"
+            ) from error
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"{os.fspath(filepath)!r} must hold a {cls.__name__}. "
+                f"Received: a {type(model).__name__}. Load it with "
+                "`keras.saving.load_model`."
+            )
+        return model
+
+    def get_config(self):
+        return {**super().get_config(), "format_version": FORMAT_VERSION}
+
+    def save_assets(self, folder):
+        """Writes what is neither config nor weight; Keras calls it."""
+        folder = pathlib.Path(folder)
+        vocabularies = {
+            "user_ids": self.user_vocabulary,
+            "candidate_ids": self.candidate_vocabulary,
+        }
+        ids = {key: v.ids for key, v in vocabularies.items() if v is not None}
+        np.savez(folder / "ids.npz", **ids)
+        titles = [[_plain(k), v] for k, v in self.candidate_titles.items()]
+        text = json.dumps(titles)
+        (folder / "titles.json").write_text(text, encoding="utf-8")
+        seeds = [ops.convert_to_numpy(state) for state in self._seed_states()]
+        np.savez(folder / "seeds.npz", *seeds)
+
+    def load_assets(self, folder):
+        """Reads what `save_assets` wrote; Keras calls it."""
+        folder = pathlib.Path(folder)
+        ids = _read_arrays(folder / "ids.npz")
+        sides = {
+            side: _vocabulary(side, ids.get(f"{side}_ids"), num_rows)
+            for side, num_rows in (
+                ("user", self.num_users),
+                ("candidate", self.num_candidates),
+            )
+        }
+        text = (folder / "titles.json").read_text(encoding="utf-8")
+        titles = dict(json.loads(text))
+        seeds = _read_arrays(folder / "seeds.npz").values()
+        for state, value in zip(self._seed_states(), seeds, strict=True):
+            state.assign(value)
+        self.user_vocabulary = sides["user"]
+        self.candidate_vocabulary = sides["candidate"]
+        self.candidate_titles = titles
+
+    def _seed_states(self) -> list:
+        # Keras leaves them out of the weights, so that training with dropout
+        # would not go on as if it had never stopped.
+        weights = {id(weight) for weight in self.weights}
+        return [
+            variable
+            for variable in self.non_trainable_variables
+            if id(variable) not in weights
+        ]
+
+
+def without_format(config: dict) -> dict:
+    """Returns a model's config without the format version, if it can be read.
+
+    Raises:
+        ValueError: If the format is newer than this version of the package.
+    """
+    config = dict(config)
+    version = config.pop("format_version", FORMAT_VERSION)
+    if version not in range(1, FORMAT_VERSION + 1):
+        raise ValueError(
+            f"The model has the format {version!r}. This version of "
+            f"keras-dp-retrieval reads formats up to {FORMAT_VERSION}: "
+            "install the version that saved it, or a newer one."
+        )
+    return config
+
+
+# Writing
+
+
+def _is_local_keras_file(filepath, zipped) -> bool:
+    path = os.fspath(filepath)
+    return path.endswith(".keras") and "://" not in path and zipped is not False
+
+
+def _may_replace(filepath) -> bool:
+    if not os.path.exists(filepath):
+        return True
+    question = f"{os.fspath(filepath)} already exists. Overwrite it? [y/n] "
+    return input(question).strip().lower() in ("y", "yes")
+
+
+@contextlib.contextmanager
+def _renamed_when_whole(filepath):
+    """Gives a temporary path, whose file takes the place of `filepath`."""
+    target = pathlib.Path(os.path.realpath(filepath))
+    # In the same folder: a file cannot be renamed on to another disk.
+    temporary = target.with_name(
+        f".{target.stem}.{uuid.uuid4().hex[:12]}.tmp.keras"
+    )
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # Windows has no handle of a folder.
+        _flush(target.parent)
+
+
+def _flush(path):
+    """Returns when the file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _on_process_zero(filepath):
+    """Gives whether this process writes; the others wait for it at the end.
+
+    Keras makes variables while it saves. Under a distribution these belong to
+    all processes, and process 0 alone would wait for the others for ever.
+    """
+    before = keras.distribution.distribution()
+    index, count = distribution.process_index(), distribution.process_count()
+    if count == 1:
+        yield True
+        return
+    from keras_dp_retrieval._jax import processes
+
+    client = processes.store()
+    path = os.path.abspath(filepath)
+    key = f"keras_dp_retrieval/save/{path}/{next(_saves[path])}"
+    if index:
+        yield False
+        _await_process_zero(client, key, filepath)
+        return
+    keras.distribution.set_distribution(None)
+    try:
+        yield True
+    except BaseException as error:
+        processes.post(client, key, repr(error))
+        raise
+    finally:
+        keras.distribution.set_distribution(before)
+    processes.post(client, key, "saved")
+
+
+def _await_process_zero(client, key, filepath):
+    from keras_dp_retrieval._jax import processes
+
+    note = processes.read(client, key, SAVE_TIMEOUT_SECONDS)
+    if note is None:
+        raise RuntimeError(
+            f"Process 0 did not save {os.fspath(filepath)!r} within "
+            f"{SAVE_TIMEOUT_SECONDS:.0f} seconds. All processes must call "
+            "`save` with the same path."
+        )
+    if note != "saved":
+        raise RuntimeError(
+            f"Process 0 could not save {os.fspath(filepath)!r}: {note}"
+        )
+
+
+# Reading
+
+
+def _check_file(filepath):
+    path = os.fspath(filepath)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"There is no file {path!r}.")
+    advice = "Copy it again from where it was saved, or load an older save."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            missing = _MEMBERS - set(archive.namelist())
+            is_ours = b'"format_version"' in archive.read("config.json")
+    except Exception as error:  # Damage has many faces, a password among them.
+        raise ValueError(
+            f"{path!r} is damaged, incomplete, or no `.keras` file "
+            f"({error}). {advice}"
+        ) from error
+    if damaged is not None:
+        raise ValueError(f"{path!r} is damaged in {damaged!r}. {advice}")
+    if missing and is_ours:
+        raise ValueError(f"{path!r} lacks {sorted(missing)}. {advice}")
+
+
+def _read_arrays(path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+def _vocabulary(side, ids, num_rows) -> Vocabulary | None:
+    if ids is None:
+        return None
+    vocabulary = Vocabulary(ids)
+    if vocabulary.num_rows > num_rows:
+        raise ValueError(
+            f"The ids of the {side}s do not fit the model: there are "
+            f"{len(ids)} for {num_rows} rows."
+        )
+    return vocabulary
+
+
+def _plain(key):
+    return key.item() if isinstance(key, np.generic) else key

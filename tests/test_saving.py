@@ -1,0 +1,460 @@
+"""One file that holds everything, and that is never half there."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dp_retrieval as kdr
+from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.model import saving
+
+HERE = pathlib.Path(__file__).parent
+FIXTURE = HERE / "fixtures" / "format_1.keras"
+USER_IDS = [2**40, -7, 12, 3]
+MOVIE_IDS = ["b", "a|c", "é", "d", "e", "f"]
+
+
+def interactions():
+    rng = np.random.default_rng(0)
+    users, movies = rng.integers(0, 4, 40), rng.integers(0, 6, 40)
+    return kdr.RetrievalDataset.from_interactions(
+        np.array(USER_IDS)[users],
+        np.array(MOVIE_IDS)[movies],
+        split="random",
+        batch_size=8,
+        seed=0,
+    )
+
+
+def rows(num_rows=37):
+    rng = np.random.default_rng(1)
+    return rng.integers(1, 5, num_rows), {
+        "movie_id": rng.integers(1, 7, num_rows),
+        "rating": rng.random(num_rows).astype("float32"),
+    }
+
+
+def trained_model(optimizer="adagrad", **kwargs):
+    keras.utils.set_random_seed(1)
+    model = kdr.TwoTowerRetrieval.for_dataset(interactions(), 4, **kwargs)
+    model.compile(keras.optimizers.get(optimizer))
+    train(model)
+    return model
+
+
+def train(model):
+    return model.fit(
+        *rows(), batch_size=8, epochs=2, shuffle=False, verbose=0
+    ).history["loss"]
+
+
+def all_values(model):
+    variables = [*model.variables, *model.optimizer.variables]
+    return [keras.ops.convert_to_numpy(variable) for variable in variables]
+
+
+def assert_same_answers(one, other, **tolerance):
+    for exclude_seen in (True, False):
+        first, second = (
+            model.recommend(USER_IDS, k=6, exclude_seen=exclude_seen)
+            for model in (one, other)
+        )
+        np.testing.assert_array_equal(first[0], second[0])
+        np.testing.assert_allclose(first[1], second[1], **tolerance)
+
+
+# What comes back
+
+
+def test_the_file_holds_everything(tmp_path):
+    model = trained_model()
+    model.candidate_titles = {"b": "Bé", "d": "D"}
+    model.save(tmp_path / "m.keras")
+    reloaded = keras.saving.load_model(tmp_path / "m.keras", safe_mode=True)
+    assert_same_answers(model, reloaded, rtol=0)
+    assert reloaded.candidate_titles == model.candidate_titles
+    for name in ("user_vocabulary", "candidate_vocabulary"):
+        before, after = getattr(model, name).ids, getattr(reloaded, name).ids
+        np.testing.assert_array_equal(before, after)
+        assert before.dtype == after.dtype
+    assert np.sum(model.candidate_counts) == 2 * 37
+    for before, after in zip(
+        all_values(model), all_values(reloaded), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_integer_ids_without_titles_and_models_without_ids(tmp_path):
+    model = trained_model()
+    model.user_vocabulary = None
+    model.candidate_vocabulary = Vocabulary(np.array([9, 4, 2**50, 1, 5, 0]))
+    model.save(tmp_path / "m.keras")
+    reloaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert reloaded.user_vocabulary is None
+    np.testing.assert_array_equal(
+        reloaded.retrievable_ids(), [9, 4, 2**50, 1, 5, 0]
+    )
+    assert reloaded.candidate_titles == {}
+
+
+def test_nothing_in_the_file_is_pickled(tmp_path):
+    trained_model().save(tmp_path / "m.keras")
+    with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path)
+    assert {pathlib.Path(name).suffix for name in names} <= {
+        ".json",
+        ".h5",
+        ".npz",
+    }
+    for path in (tmp_path / "assets").glob("*.npz"):
+        with np.load(path, allow_pickle=False) as arrays:
+            assert all(arrays[name].dtype.kind in "iuU" for name in arrays)
+
+
+def test_a_model_that_was_never_trained_or_compiled_is_saved(tmp_path, recwarn):
+    for compiled in (False, True):
+        model = kdr.TwoTowerRetrieval.for_dataset(interactions(), 4)
+        if compiled:
+            model.compile("adam")
+        model.save(tmp_path / "m.keras")
+        reloaded = keras.saving.load_model(tmp_path / "m.keras")
+        assert_same_answers(model, reloaded, rtol=0)
+    assert not [w for w in recwarn if "not yet been" in str(w.message)]
+    assert not [w for w in recwarn if "Skipping" in str(w.message)]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adagrad"])
+@pytest.mark.parametrize("objective", ["rating", "in_batch_softmax"])
+def test_training_goes_on_as_if_it_had_never_stopped(
+    tmp_path, optimizer, objective
+):
+    model = trained_model(optimizer, objective=objective)
+    model.save(tmp_path / "m.keras")
+    reloaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert train(model) == train(reloaded)
+    assert_same_answers(model, reloaded, rtol=0)
+
+
+def test_dropout_goes_on_with_the_numbers_that_come_next(tmp_path):
+    tower = keras.Sequential(
+        [kdr.RowEmbedding(5, 4), keras.layers.Dropout(0.5)]
+    )
+    model = trained_model(user_tower=tower, objective="rating")
+    model.save(tmp_path / "m.keras")
+    reloaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert train(model) == train(reloaded)
+
+
+# Saved on x devices, loaded on y
+
+
+@pytest.fixture(scope="module")
+def saved_on(tmp_path_factory):
+    """Files by number of devices, and how one device's training goes on."""
+    folder, weights = tmp_path_factory.mktemp("saved_on"), {}
+    names = keras.distribution.list_devices()
+    for count in (8, 4, 2, 1):
+        keras.utils.clear_session()
+        keras.distribution.set_distribution(
+            keras.distribution.DataParallel(devices=names[:count])
+        )
+        model = trained_model("adamw")
+        model.save(folder / f"{count}.keras")
+        weights[count] = all_values(model)
+    keras.distribution.set_distribution(None)
+    return folder, weights, train(model), model.recommend(USER_IDS, k=6)
+
+
+@pytest.mark.parametrize("here", [1, 2, 4, 8])
+def test_any_number_of_devices_loads_what_any_saved(saved_on, on_devices, here):
+    folder, weights, loss, answers = saved_on
+    on_devices(here)
+    for there in (1, 2, 4, 8):
+        model = keras.saving.load_model(folder / f"{there}.keras")
+        for value, saved in zip(all_values(model), weights[there], strict=True):
+            np.testing.assert_array_equal(value, saved)
+    np.testing.assert_allclose(train(model), loss, rtol=1e-5)
+    ids, scores = model.recommend(USER_IDS, k=6)
+    np.testing.assert_array_equal(ids, answers[0])
+    np.testing.assert_allclose(scores, answers[1], atol=1e-5)
+
+
+def run(program, *arguments):
+    return subprocess.Popen(
+        [sys.executable, HERE / "programs" / program, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def outputs(processes):
+    try:
+        return [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_two_processes_load_it_go_on_and_save_it_together(saved_on, tmp_path):
+    folder, _, loss, answers = saved_on
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    path = tmp_path / "m.keras"
+    processes = [
+        run("train_and_save.py", folder / "8.keras", path, port, 2, index)
+        for index in range(2)
+    ]
+    said = outputs(processes)
+    assert [process.returncode for process in processes] == [0, 0], said
+    for text in said:
+        last = json.loads(text.strip().splitlines()[-1])
+        np.testing.assert_allclose(last["loss"], loss, rtol=1e-5)
+        # A save that fails in process 0 fails in the other one as well.
+        assert last["error"] == (
+            "FileNotFoundError" if text is said[0] else "RuntimeError"
+        )
+    ids, scores = keras.saving.load_model(path).recommend(USER_IDS, k=6)
+    np.testing.assert_array_equal(ids, answers[0])
+    np.testing.assert_allclose(scores, answers[1], atol=1e-5)
+    assert os.listdir(tmp_path) == ["m.keras"]
+
+
+# Never half a file
+
+
+@pytest.mark.parametrize("moment", ["half_written", "before_renaming"])
+def test_a_save_that_is_killed_leaves_the_old_file(tmp_path, moment):
+    path = tmp_path / "m.keras"
+    model = trained_model()
+    model.save(path)
+    before = path.read_bytes()
+    process = run("killed_save.py", path, moment)
+    (said,) = outputs([process])
+    assert process.returncode == -9, said
+    assert path.read_bytes() == before
+    leftovers = [name for name in os.listdir(tmp_path) if name != "m.keras"]
+    assert len(leftovers) == 1 and leftovers[0].endswith(".tmp.keras")
+    model.save(path)
+    assert_same_answers(model, kdr.TwoTowerRetrieval.load(path), rtol=0)
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "m.keras"
+    model = trained_model()
+    model.save(path)
+    before = path.read_bytes()
+
+    def full_disk(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        model.save(path)
+    assert os.listdir(tmp_path) == ["m.keras"]
+    assert path.read_bytes() == before
+
+
+def test_checkpoints_are_renamed_when_whole_too(tmp_path, monkeypatch):
+    replaced = []
+    replace = os.replace
+
+    def note(source, target):
+        replaced.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    path = tmp_path / "m.keras"
+    model = trained_model()
+    model.fit(
+        *rows(), verbose=0, callbacks=[keras.callbacks.ModelCheckpoint(path)]
+    )
+    assert replaced == [path]
+    assert_same_answers(model, keras.saving.load_model(path), rtol=0)
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    target = tmp_path / "real" / "m.keras"
+    target.write_text("old")
+    os.symlink(target, tmp_path / "m.keras")
+    trained_model().save(tmp_path / "m.keras")
+    assert (tmp_path / "m.keras").is_symlink()
+    assert zipfile.is_zipfile(target)
+
+
+def test_it_asks_before_it_replaces_where_it_must_not_overwrite(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "m.keras"
+    path.write_text("old")
+    model = trained_model()
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    model.save(path, overwrite=False)
+    assert path.read_text() == "old"
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    model.save(path, overwrite=False)
+    assert zipfile.is_zipfile(path)
+
+
+def test_what_is_no_keras_file_is_left_to_keras(tmp_path):
+    model = trained_model()
+    model.save(tmp_path / "folder", zipped=False)
+    reloaded = keras.saving.load_model(tmp_path / "folder")
+    assert_same_answers(model, reloaded, rtol=0)
+    with pytest.raises(ValueError, match="Invalid filepath extension"):
+        model.save(tmp_path / "m.txt")
+
+
+# Files that are not what they should be
+
+
+def edited(path, target, edit):
+    """Copies a file; `edit` gets a dict of its members to change."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    edit(members)
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def newer_format(members):
+    text = members["config.json"].decode()
+    assert '"format_version": 1' in text
+    members["config.json"] = text.replace(
+        '"format_version": 1', '"format_version": 2'
+    ).encode()
+
+
+def ids_too_many(members):
+    with open_for_arrays(members, "assets/ids.npz") as arrays:
+        arrays["user_ids"] = np.arange(99)
+
+
+def repeated_ids(members):
+    with open_for_arrays(members, "assets/ids.npz") as arrays:
+        arrays["candidate_ids"] = np.array(["a", "b", "a"])
+
+
+def pickled_ids(members):
+    with open_for_arrays(members, "assets/ids.npz") as arrays:
+        arrays["user_ids"] = np.array([1, "a", None], object)
+
+
+class open_for_arrays:
+    def __init__(self, members, name):
+        self.members, self.name = members, name
+
+    def __enter__(self):
+        import io
+
+        with np.load(io.BytesIO(self.members[self.name])) as arrays:
+            self.arrays = dict(arrays)
+        return self.arrays
+
+    def __exit__(self, *error):
+        import io
+
+        stream = io.BytesIO()
+        np.savez(stream, **self.arrays)
+        self.members[self.name] = stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (newer_format, "the format 2. .* reads formats up to 1: install"),
+        (ids_too_many, "ids of the users do not fit .* 99 for 5 rows"),
+        (repeated_ids, "must be distinct"),
+        (pickled_ids, "allow_pickle=False"),
+    ],
+)
+def test_a_wrong_file_is_one_clear_error(tmp_path, edit, message):
+    path = tmp_path / "wrong.keras"
+    edited(FIXTURE, path, edit)
+    with pytest.raises(ValueError, match=message):
+        keras.saving.load_model(path)
+    with pytest.raises(ValueError, match=rf"wrong\.keras'.*(?s:.)*{message}"):
+        kdr.TwoTowerRetrieval.load(path)
+
+
+@pytest.mark.parametrize("member", sorted(saving._MEMBERS))
+def test_a_missing_member_is_named(tmp_path, member):
+    path = tmp_path / "wrong.keras"
+    edited(FIXTURE, path, lambda members: members.pop(member))
+    with pytest.raises(ValueError, match=rf"wrong.keras'.*{member}"):
+        kdr.TwoTowerRetrieval.load(path)
+
+
+def test_another_kind_of_model_or_no_file_is_named(tmp_path):
+    path = tmp_path / "other.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    with pytest.raises(
+        ValueError, match=r"other.keras' must hold a TwoTower.*a Sequential"
+    ):
+        kdr.TwoTowerRetrieval.load(path)
+    with pytest.raises(FileNotFoundError, match="no file .*none.keras"):
+        kdr.TwoTowerRetrieval.load(tmp_path / "none.keras")
+
+
+def test_every_cut_and_every_flipped_byte_is_noticed(tmp_path):
+    whole = FIXTURE.read_bytes()
+    path = tmp_path / "damaged.keras"
+    expected = kdr.TwoTowerRetrieval.load(FIXTURE)
+    for length in np.linspace(0, len(whole) - 1, 9, dtype=int):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"damaged.keras' is damaged"):
+            kdr.TwoTowerRetrieval.load(path)
+    noticed = 0
+    for place in np.linspace(0, len(whole) - 1, 40, dtype=int):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            model = kdr.TwoTowerRetrieval.load(path)
+        except ValueError as error:
+            assert "damaged.keras'" in str(error)
+            noticed += 1
+        else:  # A byte that nobody reads, such as a date.
+            assert_same_answers(expected, model, rtol=0)
+    assert noticed > 30
+
+
+# Files of earlier versions
+
+
+def test_a_file_of_the_first_format_gives_what_it_gave(tmp_path):
+    path = shutil.copy(FIXTURE, tmp_path)
+    model = keras.saving.load_model(path)
+    stored = json.loads(FIXTURE.with_suffix(".json").read_text())
+    ids, scores = model.recommend(stored["user_ids"], k=3)
+    assert ids.tolist() == stored["ids"]
+    np.testing.assert_allclose(scores, stored["scores"], rtol=1e-5)
+    np.testing.assert_array_equal(model.candidate_counts, stored["counts"])
+    titles = {key: title for key, title in stored["titles"]}
+    assert model.candidate_titles == titles
+    np.testing.assert_allclose(train(model), stored["next_loss"], rtol=1e-5)
+
+
+def test_a_fresh_process_needs_only_the_import():
+    process = run("load_and_recommend.py", FIXTURE)
+    (said,) = outputs([process])
+    assert process.returncode == 0, said
+    stored = json.loads(FIXTURE.with_suffix(".json").read_text())
+    ids, scores = json.loads(said.strip().splitlines()[-1])
+    assert ids == stored["ids"]
+    np.testing.assert_allclose(scores, stored["scores"], rtol=1e-5)
