@@ -6,6 +6,7 @@ Here every batch is filled up to one fixed number of rows that divides; the
 filler repeats a real row and has sample weight 0.
 """
 
+import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,7 +28,21 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import (
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.data._tensorflow import can_stack, stack
 
-__all__ = ["PaddedBatches", "pad_batch", "train_validation_split"]
+__all__ = [
+    "PaddedBatches",
+    "keras_fuses_steps",
+    "pad_batch",
+    "train_validation_split",
+]
+
+
+def keras_fuses_steps() -> bool:
+    """Whether Keras on JAX runs `steps_per_execution` steps as one program.
+
+    One that does (keras#23527, after 3.15) asks its adapters for groups.
+    """
+    arguments = inspect.signature(DataAdapter.get_jax_iterator).parameters
+    return "super_batch" in arguments
 
 
 def pad_batch(batch: tuple, num_rows: int) -> tuple:
