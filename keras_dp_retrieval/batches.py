@@ -6,6 +6,7 @@ Here every batch is filled up to one fixed number of rows that divides; the
 filler repeats a real row and has sample weight 0.
 """
 
+import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,10 +21,28 @@ from keras.src.trainers.data_adapters.array_slicing import (
     train_validation_split,
 )
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.tf_dataset_adapter import (
+    TFDatasetAdapter,
+)
 
 from keras_dp_retrieval import distribution
+from keras_dp_retrieval.data._tensorflow import can_stack, stack
 
-__all__ = ["PaddedBatches", "pad_batch", "train_validation_split"]
+__all__ = [
+    "PaddedBatches",
+    "keras_fuses_steps",
+    "pad_batch",
+    "train_validation_split",
+]
+
+
+def keras_fuses_steps() -> bool:
+    """Whether Keras on JAX runs `steps_per_execution` steps as one program.
+
+    One that does (keras#23527, after 3.15) asks its adapters for groups.
+    """
+    arguments = inspect.signature(DataAdapter.get_jax_iterator).parameters
+    return "super_batch" in arguments
 
 
 def pad_batch(batch: tuple, num_rows: int) -> tuple:
@@ -38,23 +57,9 @@ def pad_batch(batch: tuple, num_rows: int) -> tuple:
         `(x, y, sample_weight)` of shape `(num_rows, ...)`. The filler repeats
         the first row, so that its ids are valid, and has weight 0.
     """
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
-    size = _num_rows(x)
-    if sample_weight is None:
-        weights = np.ones(size, "float32")
-    else:
-        # Keras repeats one array for every key of a dict `y`.
-        leaf = keras.tree.flatten(sample_weight)[0]
-        weights = np.asarray(leaf, "float32").reshape(size)
-    missing = num_rows - size
-    if missing:
-
-        def fill(rows):
-            return np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
-
-        x, y = keras.tree.map_structure(fill, (x, y), none_is_leaf=False)
-        weights = np.concatenate([weights, np.zeros(missing, "float32")])
-    return x, y, weights
+    group, sizes = _with_weights(_map(lambda rows: rows[None], batch))
+    padded = _pad_group(group, sizes, num_rows)
+    return _map(lambda rows: rows[0], padded)
 
 
 class PaddedBatches(DataAdapter):
@@ -65,10 +70,17 @@ class PaddedBatches(DataAdapter):
     batches and keeps its own rows of each: the data must come in the same
     order everywhere, so seed every shuffle.
 
+    A `tf.data.Dataset` costs Python some 150 us a batch. Groups are therefore
+    stacked by TensorFlow where it can; and a data set with an attribute
+    `numpy_groups`, as those of `RetrievalDataset` have, is not iterated at
+    all: `numpy_groups(steps)` yields what it would, as NumPy arrays of shape
+    `(steps, batch, ...)`, the last group of a pass with fewer steps.
+
     Args:
         data: dict. The arguments `x`, `y`, `sample_weight`, `batch_size`,
             `shuffle`, `steps_per_epoch` and `class_weight` as `fit` has them.
-        check: Optional function of `(x, y)`, which raises for a bad batch.
+        check: Optional function of `(x, y)`, which raises for a bad batch. It
+            may be given several batches, one behind the other, as one.
         steps_per_group: int. With more than 1, this many batches come
             together, stacked behind the batch axis: `(batch, steps, ...)`.
             The last group of an epoch may hold fewer.
@@ -85,6 +97,7 @@ class PaddedBatches(DataAdapter):
         self._check = check
         self._steps_per_group = steps_per_group
         self._num_devices = distribution.num_devices()
+        self._in_tensorflow = None
         self._peeked: Iterator | None = None
         self.real_rows: list[int] = []
         self.padded_rows: list[int] = []
@@ -103,11 +116,25 @@ class PaddedBatches(DataAdapter):
     def on_epoch_end(self):
         self._inner.on_epoch_end()
 
-    def get_jax_iterator(self) -> Iterator:
-        batches, self._peeked = self._peeked, None
-        if batches is None:
-            batches = self._pad(self._inner.get_jax_iterator())
-        return batches if self._steps_per_group == 1 else self._group(batches)
+    def get_jax_iterator(self, super_batch: int | None = None) -> Iterator:
+        """One pass over the data.
+
+        Args:
+            super_batch: A Keras that fuses steps itself asks for groups of
+                this many batches, `(steps, batch, ...)`.
+        """
+        steps = super_batch or self._steps_per_group
+        groups, self._peeked = self._peeked, None
+        if groups is None:
+            groups = self._groups(steps)
+        if super_batch:
+            return groups
+        if steps == 1:
+            return (_map(lambda rows: rows[0], group) for group in groups)
+        return (
+            _map(lambda rows: np.moveaxis(rows, 0, 1), group)
+            for group in groups
+        )
 
     # Other backends take NumPy arrays too.
     get_numpy_iterator = get_jax_iterator
@@ -118,72 +145,124 @@ class PaddedBatches(DataAdapter):
         The next pass still begins with it, and is the same pass over the data:
         a generator cannot be read twice, and a data set may count its epochs.
         """
-        batches = self._pad(self._inner.get_jax_iterator())
-        first = next(batches)
-        self._peeked = itertools.chain([first], batches)
-        return first
+        groups = self._groups(self._steps_per_group)
+        first = next(groups)
+        self._peeked = itertools.chain([first], groups)
+        return _map(lambda rows: rows[0], first)
 
     def is_real_row(self) -> np.ndarray:
         """Which rows of the last pass were real, over all its batches."""
         pairs = zip(self.real_rows, self.padded_rows, strict=True)
         return np.concatenate([np.arange(full) < real for real, full in pairs])
 
-    def _pad(self, batches) -> Iterator:
+    def _groups(self, steps: int) -> Iterator:
+        """Padded batches, this process's rows: `(steps, batch, ...)`."""
         self.real_rows, self.padded_rows = [], []
         num_rows = 0
-        for batch in batches:
-            batch = keras.tree.map_structure(
-                np.asarray, batch, none_is_leaf=False
-            )
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            if self._check is not None:
-                self._check(x, y)
+        for group, sizes in self._stacked(steps):
             # All batches are as large as the first, so that nothing is
             # compiled twice; only a larger one that comes later is not.
-            num_rows = max(
-                num_rows,
-                distribution.round_up(_num_rows(x), self._num_devices),
-            )
-            self.real_rows.append(_num_rows(x))
-            self.padded_rows.append(num_rows)
-            yield self._own_rows(pad_batch(batch, num_rows), num_rows)
+            num_rows = max(num_rows, self._round_up(sizes[0]))
+            if self._round_up(sizes.max()) > num_rows:
+                raise ValueError(
+                    "With `steps_per_execution` above 1, no batch may be "
+                    "larger than the first. Received: a batch of "
+                    f"{sizes.max()} rows after one of {num_rows}. "
+                    "Batch the data evenly, or compile with "
+                    "`steps_per_execution=1`."
+                )
+            if self._check is not None:
+                self._check(*_real_rows(group[:2], sizes))
+            self.real_rows += sizes.tolist()
+            self.padded_rows += [num_rows] * len(sizes)
+            padded = _pad_group(group, sizes, num_rows)
+            yield self._own_rows(padded, num_rows)
         if not self.real_rows:
             raise ValueError(
                 "The data must hold at least one row. Received: an empty data "
                 "set."
             )
 
-    def _own_rows(self, batch, num_rows: int):
+    def _round_up(self, num_rows) -> int:
+        return distribution.round_up(int(num_rows), self._num_devices)
+
+    def _own_rows(self, group, num_rows: int):
         if distribution.process_count() == 1:
-            return batch
+            return group
         mine = distribution.process_rows(num_rows)
-        return keras.tree.map_structure(
-            lambda rows: rows[mine], batch, none_is_leaf=False
+        return _map(lambda rows: rows[:, mine], group)
+
+    def _stacked(self, steps: int) -> Iterator:
+        """The batches, `steps` of them stacked, before they are padded.
+
+        Yields:
+            `((x, y, sample_weight), sizes)`: arrays `(steps, longest, ...)`,
+            and how many rows of each step there are, `(steps,)`.
+        """
+        if isinstance(self._inner, TFDatasetAdapter):
+            dataset = self._inner.get_tf_dataset()
+            if hasattr(dataset, "numpy_groups"):
+                return map(_with_weights, dataset.numpy_groups(steps))
+            if steps > 1 and can_stack(dataset):
+                if self._in_tensorflow is None:
+                    self._in_tensorflow = stack(dataset, steps)
+                elements = self._in_tensorflow.as_numpy_iterator()
+                return itertools.starmap(_with_weights, elements)
+        return _stack(self._inner.get_jax_iterator(), steps)
+
+
+def _stack(batches, steps: int) -> Iterator:
+    batches = iter(batches)
+    while group := list(itertools.islice(batches, steps)):
+        group = [_map(np.asarray, batch) for batch in group]
+        sizes = np.array([_num_rows(batch) for batch in group])
+        padded = [pad_batch(batch, sizes.max()) for batch in group]
+        stacked = keras.tree.map_structure(
+            lambda *steps: np.stack(steps) if steps[1:] else steps[0][None],
+            *padded,
+            none_is_leaf=False,
         )
-
-    def _group(self, batches) -> Iterator:
-        group: list = []
-        for batch in batches:
-            if group and batch[2].shape != group[0][2].shape:
-                raise ValueError(
-                    "With `steps_per_execution` above 1, no batch may be "
-                    "larger than the first. Received: a batch of "
-                    f"{len(batch[2])} rows after one of {len(group[0][2])}. "
-                    "Batch the data evenly, or compile with "
-                    "`steps_per_execution=1`."
-                )
-            group.append(batch)
-            if len(group) == self._steps_per_group:
-                yield _stack(group)
-                group = []
-        if group:
-            yield _stack(group)
+        yield stacked, sizes
 
 
-def _stack(group: list):
-    return keras.tree.map_structure(
-        lambda *steps: np.stack(steps, axis=1), *group, none_is_leaf=False
-    )
+def _with_weights(group, sizes=None) -> tuple:
+    """`((x, y, sample_weight), sizes)` of stacked batches."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(group)
+    shape = keras.tree.flatten(x)[0].shape[:2]
+    if sizes is None:
+        sizes = np.full(shape[0], shape[1])
+    if sample_weight is None:
+        weights = np.ones(shape, "float32")
+    else:
+        # Keras repeats one array for every key of a dict `y`.
+        leaf = keras.tree.flatten(sample_weight)[0]
+        weights = np.asarray(leaf, "float32").reshape(shape)
+    return (x, y, weights), sizes
+
+
+def _pad_group(group: tuple, sizes, num_rows: int) -> tuple:
+    """Makes every step `num_rows` long; rows from its size on are filler."""
+    x, y, weights = group
+    if (sizes == num_rows).all() and weights.shape[1] == num_rows:
+        return group
+    is_real = np.arange(num_rows) < sizes[:, None]
+    places = np.where(is_real, np.arange(num_rows), 0)
+    steps = np.arange(len(sizes))[:, None]
+    x, y = _map(lambda rows: rows[steps, places], (x, y))
+    return x, y, np.where(is_real, weights[steps, places], np.float32(0))
+
+
+def _real_rows(group, sizes):
+    """The rows of all steps, one step behind the other, without filler."""
+    longest = keras.tree.flatten(group)[0].shape[1]
+    if (sizes == longest).all():
+        return _map(lambda rows: rows.reshape(-1, *rows.shape[2:]), group)
+    is_real = np.arange(longest) < sizes[:, None]
+    return _map(lambda rows: rows[is_real], group)
+
+
+def _map(function, arrays):
+    return keras.tree.map_structure(function, arrays, none_is_leaf=False)
 
 
 def _single_process_adapter(data: dict) -> DataAdapter:
@@ -200,5 +279,5 @@ def _single_process_adapter(data: dict) -> DataAdapter:
         keras.distribution.set_distribution(current)
 
 
-def _num_rows(x) -> int:
-    return len(keras.tree.flatten(x)[0])
+def _num_rows(batch) -> int:
+    return len(keras.tree.flatten(batch)[0])

@@ -55,6 +55,57 @@ def test_groups_stack_steps_behind_the_batch_axis():
     assert groups[1].shape == (4, 1)  # The last group of an epoch is short.
 
 
+def tf_batches(num_rows, *, known_size=False):
+    import tensorflow as tf
+
+    ids = np.arange(num_rows, dtype="int32")
+    rows = (ids, {"id": ids + 100}, (ids % 3).astype("float32"))
+    dataset = tf.data.Dataset.from_tensor_slices(rows)
+    return dataset.batch(4, drop_remainder=known_size)
+
+
+@pytest.mark.parametrize("known_size", [False, True])
+def test_stacked_by_tensorflow_the_groups_are_those_of_single_batches(
+    on_devices, known_size
+):
+    on_devices(8)
+    dataset = tf_batches(42, known_size=known_size)
+    one_by_one = batches_of(dataset, batch_size=None)
+    single = list(one_by_one.get_jax_iterator())
+    adapter = batches_of(dataset, batch_size=None, steps_per_group=3)
+    for _ in range(2):
+        groups = list(adapter.get_jax_iterator())
+        stacked = [g[2].shape for g in groups]
+        assert stacked == [(8, 3)] * 3 + [(8, 1 if known_size else 2)]
+        steps = [(g, i) for g in groups for i in range(g[2].shape[1])]
+        for (x, y, w), (group, i) in zip(single, steps, strict=True):
+            np.testing.assert_array_equal(group[0][:, i], x)
+            np.testing.assert_array_equal(group[1]["id"][:, i], y["id"])
+            np.testing.assert_array_equal(group[2][:, i], w)
+        assert adapter.real_rows == one_by_one.real_rows
+
+
+def test_only_real_rows_are_checked(on_devices):
+    on_devices(8)
+    checked = []
+    adapter = PaddedBatches(
+        {"x": tf_batches(10)},
+        check=lambda x, y: checked.append((x, y["id"])),
+        steps_per_group=2,
+    )
+    list(adapter.get_jax_iterator())
+    x, ids = map(np.concatenate, zip(*checked, strict=True))
+    np.testing.assert_array_equal(x, np.arange(10))
+    np.testing.assert_array_equal(ids, np.arange(10) + 100)
+
+
+def test_a_keras_that_fuses_gets_its_steps_first():
+    adapter = batches_of(np.arange(10))
+    groups = [x for x, _, _ in adapter.get_jax_iterator(super_batch=2)]
+    np.testing.assert_array_equal(groups[0], [[0, 1, 2, 3], [4, 5, 6, 7]])
+    assert groups[1].shape == (1, 4)
+
+
 def test_a_look_at_the_first_batch_loses_nothing():
     def generate():
         for start in (0, 4, 8):

@@ -14,3 +14,38 @@ def import_tensorflow():
     except RuntimeError:
         pass  # TensorFlow is already running: its devices are settled.
     return tf
+
+
+def can_stack(dataset) -> bool:
+    """Whether batches differ at most in their number of rows."""
+    tf = import_tensorflow()
+    specs = tf.nest.flatten(dataset.element_spec)
+    return isinstance(dataset, tf.data.Dataset) and all(
+        isinstance(spec, tf.TensorSpec)
+        and spec.shape.rank
+        and spec.shape[1:].is_fully_defined()
+        for spec in specs
+    )
+
+
+def stack(dataset, steps: int):
+    """Stacks batches in TensorFlow: one element costs Python as much as many.
+
+    Returns:
+        A `tf.data.Dataset` of `(batches, sizes)`: arrays of shape `(steps,
+        longest, ...)`, with anything behind the rows that a batch has, and
+        `(steps,)`, how many these are. The last element of a pass may have
+        fewer steps.
+    """
+    tf = import_tensorflow()
+
+    def with_size(*batch):
+        return batch, tf.shape(tf.nest.flatten(batch)[0])[0]
+
+    # Every batch of this shape has the same rows, and is copied but once.
+    fixed = all(
+        spec.shape.is_fully_defined()
+        for spec in tf.nest.flatten(dataset.element_spec)
+    )
+    dataset = dataset.map(with_size)
+    return dataset.batch(steps) if fixed else dataset.padded_batch(steps)

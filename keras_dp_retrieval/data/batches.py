@@ -1,6 +1,7 @@
 """Ratings in, batches of one fixed size out: the tf.data pipelines."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -96,6 +97,7 @@ class Batches:
     def __init__(self, ratings: Ratings, form: BatchFormat):
         self._form = form
         self._num_examples = len(ratings)
+        self.batch_size = form.batch_size
         self.num_batches = -(-len(ratings) // form.batch_size)
         self._columns = [ratings.user_rows, ratings.candidate_rows]
         if ratings.ratings is not None:
@@ -134,12 +136,23 @@ class Batches:
 
 
 def fixed_batches(ratings: Ratings, form: BatchFormat):
-    """Returns a `tf.data.Dataset` of the ratings in their own order."""
+    """Returns a `tf.data.Dataset` of the ratings in their own order.
+
+    It has `numpy_groups`, as `PaddedBatches` likes it.
+    """
     tf = import_tensorflow()
     batches = Batches(ratings, form)
     order = np.arange(len(ratings), dtype=np.int32)
     columns = batches.columns(order, 0, batches.num_batches)
-    return tf.data.Dataset.from_tensor_slices(batches.example(*columns))
+    dataset = tf.data.Dataset.from_tensor_slices(batches.example(*columns))
+
+    def numpy_groups(steps):
+        for start in range(0, batches.num_batches, steps):
+            group = slice(start, start + steps)
+            yield batches.example(*(column[group] for column in columns))
+
+    dataset.numpy_groups = numpy_groups
+    return dataset
 
 
 # So many examples are looked up by one call of NumPy: at one call a batch, the
@@ -154,6 +167,8 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: Epochs):
     by which Keras builds a model, or a pass that was broken off, does not
     change the order of the passes to come. For the same reason nothing is
     prefetched: looking up 80 batches of 1000 takes 3 ms.
+
+    It has `numpy_groups`, as `PaddedBatches` likes it.
     """
     tf = import_tensorflow()
     batches = Batches(ratings, form)
@@ -192,6 +207,24 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: Epochs):
     # TensorFlow may otherwise make batches in advance after all.
     options.experimental_optimization.inject_prefetch = False
     dataset = dataset.with_options(options)
-    return dataset.apply(
+    dataset = dataset.apply(
         tf.data.experimental.assert_cardinality(batches.num_batches)
     )
+    dataset.numpy_groups = functools.partial(_shuffled_groups, batches, epochs)
+    return dataset
+
+
+def _shuffled_groups(batches: Batches, epochs: Epochs, steps: int):
+    """The same pass without TensorFlow: `steps` batches at a time."""
+    epoch = epochs.next
+    order = epochs.order(epoch)
+    num_batches = batches.num_batches
+    a_call = max(_EXAMPLES_A_CALL // batches.batch_size // steps, 1) * steps
+    for first in range(0, num_batches, a_call):
+        stop = min(first + a_call, num_batches)
+        columns = batches.columns(order, first, stop)
+        for start in range(0, stop - first, steps):
+            group = slice(start, start + steps)
+            if first + group.stop >= num_batches:
+                epochs.next = epoch + 1
+            yield batches.example(*(column[group] for column in columns))

@@ -4,7 +4,11 @@ import contextlib
 
 import keras
 
-from keras_dp_retrieval.batches import PaddedBatches, train_validation_split
+from keras_dp_retrieval.batches import (
+    PaddedBatches,
+    keras_fuses_steps,
+    train_validation_split,
+)
 
 
 class PaddedModel(keras.Model):
@@ -63,10 +67,12 @@ class PaddedModel(keras.Model):
     def _fuses_steps(self) -> bool:
         """Whether a group of `steps_per_execution` steps is one program.
 
-        Keras on JAX calls a compiled step that many times from Python.
+        Keras 3.15 on JAX calls a compiled step that many times from Python. A
+        later one fuses them itself (keras#23527): then this is left to it.
         """
         return (
             keras.backend.backend() == "jax"
+            and not keras_fuses_steps()
             and self.steps_per_execution > 1
             and self.jit_compile
             and not self.run_eagerly

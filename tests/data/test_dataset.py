@@ -189,6 +189,40 @@ def test_long_passes_are_looked_up_in_pieces(monkeypatch):
         )
 
 
+@pytest.mark.parametrize("num_examples_a_call", [1, 64, 2**18])
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_numpy_groups_are_what_tensorflow_would_give(
+    monkeypatch, part, num_examples_a_call
+):
+    from keras_dp_retrieval.data import batches
+
+    monkeypatch.setattr(batches, "_EXAMPLES_A_CALL", num_examples_a_call)
+    fast, slow = (getattr(made_up(), part) for _ in range(2))
+    for steps in (1, 3, 100):  # Each pass is another epoch.
+        expected = list(slow.as_numpy_iterator())
+        groups = list(fast.numpy_groups(steps))
+        assert len(groups) == -(-len(expected) // steps)
+        got = [
+            (x[i], {key: column[i] for key, column in y.items()}, w[i])
+            for x, y, w in groups
+            for i in range(len(x))
+        ]
+        for (x, y, w), (x_too, y_too, w_too) in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(x, x_too)
+            np.testing.assert_array_equal(w, w_too)
+            for key in ("movie_id", "rating"):
+                np.testing.assert_array_equal(y[key], y_too[key])
+
+
+def test_numpy_groups_broken_off_do_not_count():
+    data = made_up()
+    first, *_ = made_up().train.numpy_groups(100)
+    for _ in zip(range(7), data.train.numpy_groups(1), strict=False):
+        pass  # The eighth would have been the last.
+    again, *_ = data.train.numpy_groups(100)
+    np.testing.assert_array_equal(again[0], first[0])
+
+
 def test_given_test_part_is_used_as_it_is():
     data = RetrievalDataset.from_interactions(
         ["a", "b", "b", "a"],
