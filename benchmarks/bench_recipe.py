@@ -257,7 +257,7 @@ def run_all(methods, fit_of, datasets, part):
 
 def load_all(protocol, args):
     datasets = {}
-    for seed in SEEDS[protocol]:
+    for seed in (protocol == "p1" and args.seeds) or SEEDS[protocol]:
         data = load(protocol, seed, args.data_dir)
         check_protocol(data, protocol, seed, args.data_dir)
         datasets[seed] = data
@@ -291,13 +291,8 @@ def tune(args):
         for name in args.methods:
             if name in PEERS and PEERS[name].grid:
                 ranked = ranking(name, datasets, small=False)
-                results[f"{protocol} {name}"] = ranked[:3]
-                for settings, found in ranked[:3]:
-                    print(
-                        f"{protocol} {name}: {found['ndcg_at_10']:.4f} "
-                        f"{found['recall_at_20']:.4f} {settings}",
-                        flush=True,
-                    )
+                results[f"{protocol} {name}"] = ranked
+                print(f"{protocol} {name}: {ranked[0][0]}", flush=True)
     return results
 
 
@@ -310,6 +305,12 @@ def ranking(name, datasets, *, small):
             for seed, data in datasets.items()
         ]
         tried.append((settings, mean_of(runs)))
+        found = tried[-1][1]
+        print(
+            f"  {name}: NDCG@10 {found['ndcg_at_10']:.4f}, Recall@20 "
+            f"{found['recall_at_20']:.4f}, {settings}",
+            flush=True,
+        )
     return sorted(tried, key=lambda pair: -pair[1]["ndcg_at_10"])
 
 
@@ -376,6 +377,7 @@ def main():
     parser.add_argument(
         "--protocol", nargs="+", choices=SPLITS, default=list(SPLITS)
     )
+    parser.add_argument("--seeds", type=int, nargs="+", help="of P1")
     names = [*PEERS, RECIPE]
     parser.add_argument("--methods", nargs="+", choices=names, default=names)
     mode = parser.add_mutually_exclusive_group()

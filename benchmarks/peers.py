@@ -13,6 +13,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import scipy.sparse
+import scipy.sparse.linalg
 
 import keras_dp_retrieval as kdr
 
@@ -127,7 +128,7 @@ def gf_cf(data, seed, *, rank, share):
     return scores
 
 
-def ials(data, seed, *, dim, l2, unobserved, sweeps=8):
+def ials(data, seed, *, dim, l2, unobserved, sweeps=6):
     """Alternating least squares, regularised in proportion to the counts.
 
     Rendle et al., Revisiting the performance of iALS on item recommendation
@@ -139,16 +140,17 @@ def ials(data, seed, *, dim, l2, unobserved, sweeps=8):
     sides = seen, seen.T.tocsr()
     rng = np.random.default_rng(seed)
     candidates = rng.normal(0, 0.1 / dim**0.5, (data.num_candidates, dim))
+    candidates = candidates.astype("float32")
     for _ in range(sweeps):
         users = _least_squares(sides[0], candidates, l2, unobserved)
         candidates = _least_squares(sides[1], users, l2, unobserved)
-    return dot_products(users.astype("float32"), candidates.astype("float32"))
+    return dot_products(users, candidates)
 
 
 def _least_squares(seen, others, l2, unobserved):
     dim = others.shape[1]
     everything = unobserved * others.T @ others
-    found = np.zeros((seen.shape[0], dim))
+    found = np.zeros((seen.shape[0], dim), "float32")
     for row in np.flatnonzero(np.diff(seen.indptr)):
         own = others[seen.indices[seen.indptr[row] : seen.indptr[row + 1]]]
         system = everything + own.T @ own
@@ -244,50 +246,47 @@ PEERS = {
     "tutorial": Peer(tutorial),
     "item-kNN": Peer(
         item_knn,
-        {"neighbours": (50, 100, 200, 400), "shrink": (0, 10, 50)},
-        {
-            "p1": {"neighbours": 100, "shrink": 0},
-            "p2": {"neighbours": 100, "shrink": 0},
-        },
-        {"neighbours": (50, 200), "shrink": (0, 10)},
+        {"neighbours": (50, 100, 200, 400), "shrink": (0, 20)},
+        {},
+        {"neighbours": (50, 200), "shrink": (0, 20)},
     ),
     "BPR (implicit)": Peer(
         implicit_bpr,
         {
-            "factors": (32, 64, 128),
-            "learning_rate": (0.01, 0.05),
+            "factors": (64,),
+            "learning_rate": (0.02, 0.05),
             "regularization": (0.01, 0.05),
-            "iterations": (100, 300),
+            "iterations": (100,),
         },
         {},
     ),
     "GF-CF": Peer(
         gf_cf,
-        {"rank": (32, 64, 128, 256), "share": (0.1, 0.2, 0.3, 0.5)},
+        {"rank": (64, 128), "share": (0.1, 0.2, 0.4, 0.8)},
         {},
     ),
     "ALS (implicit)": Peer(
         implicit_als,
         {
-            "factors": (32, 64, 128),
-            "regularization": (1.0, 10.0, 30.0),
-            "alpha": (2.0, 5.0, 10.0),
+            "factors": (64, 128),
+            "regularization": (3.0, 10.0, 30.0, 60.0),
+            "alpha": (1.0, 2.0, 5.0, 10.0),
         },
         {},
     ),
     "iALS": Peer(
         ials,
         {
-            "dim": (64, 128),
-            "l2": (0.01, 0.02, 0.03),
-            "unobserved": (0.1, 0.2, 0.4),
+            "dim": (64,),
+            "l2": (0.005, 0.01, 0.02, 0.03),
+            "unobserved": (0.1, 0.2, 0.4, 0.8),
         },
         {},
         {"dim": (64,), "l2": (0.003, 0.01, 0.02), "unobserved": (0.05, 0.2)},
     ),
     "EASE": Peer(
         ease,
-        {"l2": (50.0, 100.0, 150.0, 250.0, 350.0, 500.0, 700.0)},
+        {"l2": (50.0, 100.0, 150.0, 250.0, 350.0, 500.0)},
         {},
         {"l2": (10.0, 50.0, 250.0)},
     ),

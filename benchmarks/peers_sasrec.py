@@ -32,6 +32,7 @@ import rectools
 import torch
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
+from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
 K = 10
 
@@ -84,13 +85,33 @@ def hold_out(table, part):
     return table[from_end > place], targets
 
 
+class WithoutPadding(TransformerLightningModule):
+    """RecTools' softmax loss, without the work for padding.
+
+    The same number: RecTools computes the logits of padded positions and then
+    gives them no weight. On a CPU that takes two to three times as long.
+    """
+
+    def get_batch_logits(self, batch):
+        model = self.torch_model
+        items = model.item_model.get_all_embeddings()
+        sessions = model.encode_sessions(batch, items)[batch["y"] != 0]
+        return model.similarity_module(sessions, items) / self.logits_t
+
+    @classmethod
+    def _calc_softmax_loss(cls, logits, y, w):
+        return torch.nn.functional.cross_entropy(logits, y[y != 0])
+
+
 def make_model(setting):
     options = {**COMMON, **setting}
     temperature = options.pop("temperature", None)
     if temperature is not None:
         options["similarity_module_kwargs"] = {"distance": "cosine"}
         options["lightning_module_kwargs"] = {"logits_t": temperature}
-    return SASRecModel(**options, deterministic=True)
+    return SASRecModel(
+        **options, deterministic=True, lightning_module_type=WithoutPadding
+    )
 
 
 def score(model, dataset, targets):
