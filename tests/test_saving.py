@@ -407,7 +407,7 @@ def test_another_kind_of_model_or_no_file_is_named(tmp_path):
         ValueError, match=r"other.keras' must hold a TwoTower.*a Sequential"
     ):
         kdr.TwoTowerRetrieval.load(path)
-    with pytest.raises(FileNotFoundError, match="no file .*none.keras"):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.keras"):
         kdr.TwoTowerRetrieval.load(tmp_path / "none.keras")
 
 

@@ -25,6 +25,12 @@ class Growing:
     user_vocabulary: Vocabulary | None
     candidate_vocabulary: Vocabulary | None
 
+    # What the model brings along.
+    num_users: int
+    num_candidates: int
+    user_tower: keras.layers.Layer
+    candidate_tower: keras.layers.Layer
+
     def add_users(self, ids, *, seed=0) -> None:
         """Makes new users known, who have had nothing yet.
 

@@ -3,7 +3,7 @@
 | member of the file | what it holds |
 | --- | --- |
 | `config.json` | the arguments of the model, its optimizer's, and the format |
-| `model.weights.h5` | towers, slots, how often candidates were seen, histories |
+| `model.weights.h5` | towers, slots, counts of candidates, histories |
 | `assets/ids.npz` | the ids of the rows 1 to n of users and candidates |
 | `assets/titles.json` | the titles of candidates, as pairs |
 | `assets/seeds.npz` | where random numbers stand (dropout, drawn negatives) |
@@ -54,6 +54,10 @@ class Saving:
     user_vocabulary: Vocabulary | None = None
     candidate_vocabulary: Vocabulary | None = None
     candidate_titles: dict
+
+    # What the model brings along.
+    weights: list
+    non_trainable_variables: list
 
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
         """Saves all of the model into one file, or leaves things as they were.
