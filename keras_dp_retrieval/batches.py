@@ -10,6 +10,7 @@ import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -100,7 +101,7 @@ class PaddedBatches(DataAdapter):
         self._check = check
         self._steps_per_group = steps_per_group
         self._num_devices = distribution.num_devices()
-        self._in_tensorflow = None
+        self._in_tensorflow: Any = None
         self._peeked: Iterator | None = None
         self.real_rows: list[int] = []
         self.padded_rows: list[int] = []
