@@ -17,7 +17,10 @@ import numpy as np
 
 # `get_data_adapter` hands a `DataAdapter` through unchanged: the one way in
 # for a `Model` that prepares its batches itself. Neither is exported.
-from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters import (
+    data_adapter_utils,
+    get_data_adapter,
+)
 from keras.src.trainers.data_adapters.array_slicing import (
     train_validation_split,
 )
@@ -129,7 +132,7 @@ class PaddedBatches(DataAdapter):
         if groups is None:
             groups = self._groups(steps)
         if super_batch:
-            return groups
+            return (_for_keras(group, super_batch) for group in groups)
         if steps == 1:
             return (_map(lambda rows: rows[0], group) for group in groups)
         return (
@@ -210,6 +213,16 @@ class PaddedBatches(DataAdapter):
                 elements = self._in_tensorflow.as_numpy_iterator()
                 return itertools.starmap(_with_weights, elements)
         return _stack(self._inner.get_jax_iterator(), steps)
+
+
+def _for_keras(group, steps: int):
+    """A group as a Keras that fuses takes it: a short one in single batches."""
+    num_steps = len(group[2])
+    if num_steps == steps:
+        return group
+    return data_adapter_utils.PartialBatchList(
+        _map(lambda rows, i=i: rows[i], group) for i in range(num_steps)
+    )
 
 
 def _stack(batches, steps: int) -> Iterator:

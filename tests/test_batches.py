@@ -100,10 +100,9 @@ def test_only_real_rows_are_checked(on_devices):
 
 
 def test_a_keras_that_fuses_gets_its_steps_first():
-    adapter = batches_of(np.arange(10))
-    groups = [x for x, _, _ in adapter.get_jax_iterator(super_batch=2)]
-    np.testing.assert_array_equal(groups[0], [[0, 1, 2, 3], [4, 5, 6, 7]])
-    assert groups[1].shape == (1, 4)
+    adapter = batches_of(np.arange(8))
+    ((x, _, _),) = adapter.get_jax_iterator(super_batch=2)
+    np.testing.assert_array_equal(x, [[0, 1, 2, 3], [4, 5, 6, 7]])
 
 
 def test_a_look_at_the_first_batch_loses_nothing():

@@ -197,7 +197,7 @@ def test_numpy_groups_are_what_tensorflow_would_give(
     from keras_dp_retrieval.data import batches
 
     monkeypatch.setattr(batches, "_EXAMPLES_A_CALL", num_examples_a_call)
-    fast, slow = (getattr(made_up(), part) for _ in range(2))
+    fast, slow = (getattr(made_up(num=107), part) for _ in range(2))
     for steps in (1, 3, 100):  # Each pass is another epoch.
         expected = list(slow.as_numpy_iterator())
         groups = list(fast.numpy_groups(steps))
