@@ -211,30 +211,32 @@ COLUMNS = {
 }
 
 
-def table(all_runs):
-    """Prints a Markdown table, and returns it as a dict."""
-    reference = all_runs.get(REFERENCE)
-    print(f"| method | {' | '.join(COLUMNS.values())} | seconds |", end="")
-    print(f" NDCG@10 over {REFERENCE} |")
-    print("|" + " --- |" * (len(COLUMNS) + 3))
+def table(all_runs, reference=REFERENCE):
+    """Prints a Markdown table, and returns it as a dict.
+
+    Args:
+        all_runs: What `run_all` returned.
+        reference: str. Whom the last column compares with.
+    """
+    titles = [*COLUMNS.values(), "seconds", f"NDCG@10 over {reference}"]
+    print(f"| method | {' | '.join(titles)} |")
+    print("|" + " --- |" * (len(titles) + 1))
     result = {}
     for name, runs in all_runs.items():
         if isinstance(runs, str):
             result[name] = {"left_out": runs}
-            print(f"| {name} | left out: {runs} |" + " |" * (len(COLUMNS) + 1))
-            continue
-        found = mean_of(runs)
-        cells = [f"{found[column]:.4f}" for column in COLUMNS]
-        cells.append(f"{found['seconds']:.1f}")
-        if reference and not isinstance(reference, str) and name != REFERENCE:
-            gain, error = paired_error(runs, reference)
-            found["over_reference"] = [gain, error]
-            cells.append(f"{gain:+.4f} ± {error:.4f}")
+            cells = [f"left out: {runs}"] + [""] * (len(titles) - 1)
         else:
-            cells.append("")
-        result[name] = found
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    print()
+            result[name] = found = mean_of(runs)
+            cells = [f"{found[column]:.4f}" for column in COLUMNS]
+            cells += [f"{found['seconds']:.1f}", ""]
+            others = all_runs.get(reference, "")
+            if name != reference and not isinstance(others, str):
+                gain, error = paired_error(runs, others)
+                found["over_reference"] = [gain, error]
+                cells[-1] = f"{gain:+.4f} ± {error:.4f}"
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(flush=True)
     return result
 
 
@@ -284,52 +286,54 @@ def compare(args):
 
 
 def tune(args):
-    """The peers' settings, best first by NDCG@10 on validation."""
+    """The peers' settings, by NDCG@10 on validation."""
     results = {}
     for protocol in args.protocol:
         datasets = load_all(protocol, args)
         for name in args.methods:
-            if name in PEERS and PEERS[name].grid:
-                ranked = ranking(name, datasets, small=False)
-                results[f"{protocol} {name}"] = ranked
-                print(f"{protocol} {name}: {ranked[0][0]}", flush=True)
+            if name not in PEERS or not PEERS[name].grid:
+                continue
+            tried = []
+            print(f"{protocol} {name}")
+            for settings, found in trials(name, datasets, small=False):
+                tried.append((settings, found))
+                figures = f"NDCG@10 {found['ndcg_at_10']:.4f}, Recall@20 "
+                figures += f"{found['recall_at_20']:.4f}"
+                print(f"  {figures}: {settings}", flush=True)
+            results[f"{protocol} {name}"] = tried
+            print(f"  best: {best_of(tried)}", flush=True)
     return results
 
 
-def ranking(name, datasets, *, small):
-    """`(settings, figures on validation)` of one grid, best first."""
-    tried = []
+def trials(name, datasets, *, small):
+    """Yields `(settings, figures on validation)` of a peer's grid."""
     for settings in PEERS[name].settings(small):
         runs = [
             measure(fit_peer(name, data, seed, settings), data, "validation")
             for seed, data in datasets.items()
         ]
-        tried.append((settings, mean_of(runs)))
-        found = tried[-1][1]
-        print(
-            f"  {name}: NDCG@10 {found['ndcg_at_10']:.4f}, Recall@20 "
-            f"{found['recall_at_20']:.4f}, {settings}",
-            flush=True,
-        )
-    return sorted(tried, key=lambda pair: -pair[1]["ndcg_at_10"])
+        yield settings, mean_of(runs)
+
+
+def best_of(tried):
+    """The settings with the best NDCG@10."""
+    return max(tried, key=lambda pair: pair[1]["ndcg_at_10"])[0]
 
 
 def ablate(args):
     """What each ingredient of our recipe is worth, on validation."""
     overrides = dict(ABLATIONS)
     results = {}
+
+    def fit_of(name, data, seed):
+        return fit_ours(data, "validation", seed, overrides[name])
+
     for protocol in args.protocol:
-        datasets = load_all(protocol, args)
-
-        def fit_of(name, data, seed):
-            if name in overrides:
-                return fit_ours(data, "validation", seed, overrides[name])
-            settings = PEERS[name].chosen[args.protocol[0]]
-            return fit_peer(name, data, seed, settings)
-
         print(f"{protocol}, validation")
+        datasets = load_all(protocol, args)
         results[protocol] = table(
-            run_all(overrides, fit_of, datasets, "validation")
+            run_all(overrides, fit_of, datasets, "validation"),
+            reference=ABLATIONS[0][0],
         )
     return results
 
@@ -347,7 +351,7 @@ def shapes(args):
         def fit_of(name, data, seed, datasets=datasets):
             if name == RECIPE:
                 return fit_ours(data, args.part, seed, {})
-            settings, _ = ranking(name, datasets, small=True)[0]
+            settings = best_of(trials(name, datasets, small=True))
             return fit_peer(name, part_of(data, args.part), seed, settings)
 
         print(f"{shape}: {data.description}; {args.part}")

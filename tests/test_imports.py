@@ -20,6 +20,7 @@ FLOORS = {
     "_lookups": 0,
     "distribution": 1,
     "embedding": 1,
+    "data._tensorflow": 1,
     "data.ratings": 1,
     "batches": 2,
     "topk": 2,
