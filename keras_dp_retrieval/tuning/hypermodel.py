@@ -108,8 +108,12 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         self._metrics: RetrievalMetrics | None = None
 
     def get_config(self):
+        data = keras.saving.serialize_keras_object(self.data)
+        return {"data": data, **self.get_settings()}
+
+    def get_settings(self) -> dict:
+        """The config without the data, which may be large."""
         return {
-            "data": keras.saving.serialize_keras_object(self.data),
             "embedding_dimension": self.embedding_dimension,
             "learning_rate": self.learning_rate,
             "temperature": self.temperature,
@@ -188,7 +192,8 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     ):
         """Trains one trial, or what is left of it; returns its `History`."""
         self.check_devices(model)
-        callbacks, progress = self._callbacks(hp, callbacks)
+        hook = _tuner_hook(callbacks)
+        callbacks, progress = self._callbacks(hp, callbacks, hook, epochs)
         if progress.finished:
             return progress.history()
         progress.restore(model)
@@ -205,24 +210,20 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             verbose=verbose,
             **kwargs,
         )
-        return progress.history()
+        history = progress.history()
+        _check_objective(hook.tuner.oracle.objective, history.history)
+        return history
 
-    def _callbacks(self, hp, given):
+    def _callbacks(self, hp, given, hook, epochs):
         """Returns all callbacks of a trial, and the last of them apart."""
         from keras_dp_retrieval._jax import compilation
 
-        hook = next((c for c in given if hasattr(c, "trial")), None)
-        if hook is None:
-            raise ValueError(
-                "`fit` must be called by a KerasTuner tuner, which hands over "
-                "its own callbacks. Received: none of them."
-            )
         others = [c for c in given if c is not hook]
         folder = hook.tuner.get_trial_dir(hook.trial.trial_id)
         throughput = DistributionAwareCallback(log_dir=folder)
         progress = TrialProgress(
             folder,
-            {"values": hp.values, "seed": self.seed},
+            {"values": hp.values, "seed": self.seed, "epochs": epochs},
             throughput=throughput,
             deciders=[
                 c
@@ -232,7 +233,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             devices=self.check_devices,
             compiled=compilation.seconds,
         )
-        _tell_best(others, progress.history().history)
+        _tell_best(others, progress.epochs)
         hooks = EpochHooks(hook.tuner, hook.trial)
         first = [throughput, self._retrieval_metrics()]
         return [*first, *others, hooks, progress], progress
@@ -277,7 +278,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             epochs: int.
         """
         objective = values.get("objective", self.model_objective)
-        shown = repr(objective)
+        shown = f'"{objective}"'
         if "temperature" in values:
             kind = type(losses.get(objective)).__name__
             shown = f"kdr.{kind}(temperature={values['temperature']!r})"
@@ -285,11 +286,9 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         if "weight_decay" in values:
             options += f", weight_decay={values['weight_decay']!r}"
         kind = type(keras.optimizers.get(self.optimizer)).__name__
-        seed = (
-            ""
-            if self.seed is None
-            else f"keras.utils.set_random_seed({self.seed})\n"
-        )
+        seed = ""
+        if self.seed is not None:
+            seed = f"keras.utils.set_random_seed({self.seed})\n"
         return (
             "import keras\n"
             "import keras_dp_retrieval as kdr\n\n"
@@ -354,15 +353,40 @@ def _number(hp, name: str, hypermodel) -> float:
     return hp.Float(name, low, high, sampling="log")
 
 
-def _tell_best(callbacks, history):
+def _tuner_hook(callbacks):
+    """The callback by which KerasTuner hears of epochs."""
+    for callback in callbacks:
+        if hasattr(callback, "trial"):
+            return callback
+    raise ValueError(
+        "`fit` must be called by a KerasTuner tuner, which hands over its own "
+        "callbacks. Received: none of them."
+    )
+
+
+def _check_objective(objective, history):
+    if not objective.has_value(history):
+        raise keras_tuner.errors.FatalValueError(
+            f"The logs of `fit` must have the objective {objective.name!r}. "
+            f"Received: {', '.join(history)}. `ks` are the lengths of the "
+            "lists that are measured."
+        )
+
+
+def _tell_best(callbacks, epochs):
     """Tells what keeps the best epoch how good the past ones were.
 
     It would take the first epoch after a restart for the best, and overwrite
     the weights of the one that was.
     """
     for callback in callbacks:
-        objective = getattr(callback, "objective", None)
-        values = history.get(getattr(objective, "name", None), [])
-        if values and hasattr(callback, "best_value"):
-            best = max if objective.direction == "max" else min
-            callback.best_value = best(values)
+        if not hasattr(callback, "best_value"):
+            continue
+        objective = callback.objective
+        values = [
+            objective.get_value(past["logs"])
+            for past in epochs
+            if objective.has_value(past["logs"])
+        ]
+        best = max if objective.direction == "max" else min
+        callback.best_value = best([callback.best_value, *values])

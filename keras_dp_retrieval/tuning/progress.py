@@ -42,8 +42,8 @@ class TrialProgress(keras.callbacks.Callback):
 
     Args:
         folder: The trial's folder.
-        identity: dict. The hyperparameters' values and whatever else must be
-            the same for a trial to be the same. What is known of another
+        identity: dict. The hyperparameters' values and whatever else makes
+            the trial what it is. What is known of another
             trial in the same folder is left aside.
         throughput: `DistributionAwareCallback` in the same `fit`.
         deciders: Callbacks that are told of the past epochs before the first
@@ -143,7 +143,6 @@ class TrialProgress(keras.callbacks.Callback):
             str(index): _as_numpy(variable)
             for index, variable in enumerate(_variables(model))
         }
-        # The leading dot keeps a half-written one from being taken for one.
         unfinished = self._folder / f"state-{epoch}.unfinished.npz"
         np.savez(unfinished, **arrays)
         os.replace(unfinished, self._folder / name)

@@ -56,7 +56,7 @@ class TrialResult:
         trial = json.loads(text)
         found = progress.read(folder)
         epochs = found.get("epochs", [])
-        curve = tuple(past["logs"][objective] for past in epochs)
+        curve = tuple(past["logs"].get(objective, math.nan) for past in epochs)
         status = trial["status"]
         if status == "COMPLETED" and found.get("stopped_early"):
             status = "STOPPED EARLY"
@@ -125,13 +125,15 @@ class SearchResult:
     @property
     def completed(self) -> list[TrialResult]:
         """The trials with a score, best first."""
-        scored = [
-            trial
+        ended = [
+            (trial.score, trial)
             for trial in self.trials
             if trial.status in ("COMPLETED", "STOPPED EARLY")
+            and trial.score is not None
         ]
-        sign = -1 if self.direction == "max" else 1
-        return sorted(scored, key=lambda trial: sign * trial.score)
+        is_max = self.direction == "max"
+        ended.sort(key=lambda pair: pair[0], reverse=is_max)
+        return [trial for _, trial in ended]
 
     @property
     def best_trial(self) -> TrialResult:

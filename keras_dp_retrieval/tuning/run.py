@@ -1,5 +1,6 @@
 """The search."""
 
+import json
 import os
 import pathlib
 import time
@@ -10,6 +11,7 @@ import keras_tuner
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.tuning import hparams, tuners
 from keras_dp_retrieval.tuning.hypermodel import RetrievalHyperModel
+from keras_dp_retrieval.tuning.progress import write_json
 from keras_dp_retrieval.tuning.results import (
     BEST_SNIPPET,
     SearchResult,
@@ -18,7 +20,8 @@ from keras_dp_retrieval.tuning.results import (
 from keras_dp_retrieval.tuning.stopping import MedianStopping
 
 TUNERS = ("random", "bayesian", "hyperband", "grid")
-COMPILED = "compiled"  # The folder of compiled programs.
+COMPILED = "compiled"  # Folder of the compiled programs of all searches.
+SETTINGS = "search.json"  # What a search was started with.
 
 
 def search(
@@ -99,13 +102,26 @@ def search(
             f"both, with {sorted(options)}."
         )
     folder = pathlib.Path(directory) / project_name
+    settings = {
+        "tuner": tuner,
+        "epochs": epochs,
+        "objective": objective.name,
+        "direction": objective.direction,
+        "seed": seed,
+        "patience": patience,
+        "median_stopping": median_stopping,
+        "data": repr(hypermodel.data),
+        **hypermodel.get_settings(),
+    }
+    if not overwrite:
+        _check_settings(folder / SETTINGS, settings)
     told = _Progress(folder, objective, max_trials, verbose)
     fit = {"epochs": epochs}
     if objective.name == "val_loss":
         fit["validation_data"] = hypermodel.data.validation
     from keras_dp_retrieval._jax import compilation_cache
 
-    with compilation_cache.kept_in(folder / COMPILED):
+    with compilation_cache.kept_in(pathlib.Path(directory) / COMPILED):
         running = tuners.make(
             tuner,
             objective=objective,
@@ -118,6 +134,7 @@ def search(
             project_name=project_name,
             overwrite=overwrite,
         )
+        write_json(folder / SETTINGS, settings)
         stopping = []
         if tuner != "hyperband":
             stopping = _stopping(
@@ -134,6 +151,22 @@ def _objective(given):
     # KerasTuner guesses the direction of Keras' own metrics alone.
     direction = "min" if given.endswith("loss") else "max"
     return keras_tuner.Objective(given, direction)
+
+
+def _check_settings(path, settings):
+    """Raises if a search in the same folder was started differently."""
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(settings))
+    for name in sorted(now.keys() | before.keys()):
+        if now.get(name) != before.get(name):
+            raise ValueError(
+                f"A search goes on with what it was started with. Received: "
+                f"{name}={now.get(name)!r}, but {path.parent} was started with "
+                f"{before.get(name)!r}. Use another `project_name`, or "
+                "`overwrite=True` to begin anew."
+            )
 
 
 def _stopping(objective, folder, epochs, patience, median_stopping) -> list:
@@ -173,6 +206,8 @@ def _run(tuner, callbacks, fit):
 def _finish(tuner, hypermodel, told) -> SearchResult:
     """Saves the best model where the trials were chosen, and reports."""
     result = told.result()
+    if tuner._is_worker():
+        return result
     if not result.completed:
         first = next((t for t in result.trials if t.message), None)
         raise RuntimeError(
@@ -184,13 +219,12 @@ def _finish(tuner, hypermodel, told) -> SearchResult:
                 else ""
             )
         ) from tuner.first_error
-    if not tuner._is_worker():
-        best = tuner.get_best_models()[0]
-        best.save(result.best_model_path)
-        trial = result.best_trial
-        snippet = hypermodel.snippet(trial.chosen, trial.best_epoch)
-        (result.folder / BEST_SNIPPET).write_text(snippet, encoding="utf-8")
-        told.end(result)
+    best = tuner.get_best_models()[0]
+    best.save(result.best_model_path)
+    trial = result.best_trial
+    snippet = hypermodel.snippet(trial.chosen, trial.best_epoch)
+    (result.folder / BEST_SNIPPET).write_text(snippet, encoding="utf-8")
+    told.end(result)
     return result
 
 

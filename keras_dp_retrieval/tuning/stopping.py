@@ -61,4 +61,8 @@ class MedianStopping(keras.callbacks.Callback):
         if not found.get("finished"):
             return []
         logs = [past["logs"] for past in found["epochs"]]
-        return [self._sign * log[self._objective] for log in logs]
+        return [
+            self._sign * log[self._objective]
+            for log in logs
+            if self._objective in log
+        ]

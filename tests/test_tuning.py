@@ -1,0 +1,491 @@
+"""Searches on all devices, which go on where they were killed."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import jax.monitoring
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+import keras_dp_retrieval as kdr
+from keras_dp_retrieval import tuning
+from keras_dp_retrieval.tuning.progress import write_json
+from keras_dp_retrieval.tuning.stopping import MedianStopping
+
+PROGRAM = pathlib.Path(__file__).parent / "programs" / "search_tiny.py"
+NDCG = keras_tuner.Objective("val_ndcg_at_10", "max")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return kdr.RetrievalDataset.from_synthetic(40, 60, 1200, batch_size=200)
+
+
+@pytest.fixture
+def search(data, tmp_path):
+    """Searches quietly on two devices; keyword arguments replace these."""
+
+    def run(given=data, **options):
+        defaults = {
+            "max_trials": 3,
+            "epochs": 3,
+            "embedding_dimension": (4, 8),
+            "devices": keras.distribution.list_devices()[:2],
+            "directory": tmp_path,
+            "verbose": 0,
+        }
+        if "hypermodel" in options:
+            given = None
+            del defaults["embedding_dimension"], defaults["devices"]
+        return tuning.search(given, **{**defaults, **options})
+
+    return run
+
+
+class Interruption(BaseException):
+    """Like a kill: nothing after it is done, and nothing catches it."""
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts in the middle of an epoch of the n-th trial that begins."""
+
+    def __init__(self, trial, epoch):
+        super().__init__()
+        self.trial, self.epoch = trial, epoch
+        self.begun = []  # One list for all copies.
+
+    def __deepcopy__(self, memo):
+        copied = Interrupt(self.trial, self.epoch)
+        copied.begun = self.begun
+        return copied
+
+    def on_train_begin(self, logs=None):
+        self.begun.append(1)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (len(self.begun) - 1, self.now, batch) == (
+            self.trial,
+            self.epoch,
+            1,
+        ):
+            raise Interruption
+
+
+def outcome(result):
+    """All that a search found, without what depends on the machine."""
+    return [
+        (t.trial_id, t.values, t.status, t.score, t.best_epoch, t.curve)
+        for t in result.trials
+    ]
+
+
+def weights(model):
+    return [keras.ops.convert_to_numpy(v) for v in model.weights]
+
+
+# Devices
+
+
+def test_every_trial_runs_on_all_devices(search):
+    result = search(devices=None, max_trials=2)
+    assert [t.num_devices for t in result.trials] == [8, 8]
+
+
+def test_trial_on_too_few_devices_ends_the_search(search, data):
+    class Forgetful(tuning.RetrievalHyperModel):
+        def make_model(self, hp):
+            keras.distribution.set_distribution(None)
+            return super().make_model(hp)
+
+    with pytest.raises(RuntimeError, match="must run on 8 devices"):
+        search(hypermodel=Forgetful(data, embedding_dimension=4))
+
+
+def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(len(self.model.variables[0].value.sharding.device_set))
+
+        def __deepcopy__(self, memo):
+            return Look()
+
+    tuner = keras_tuner.RandomSearch(
+        tuning.RetrievalHyperModel(data, embedding_dimension=(4, 8)),
+        objective=NDCG,
+        max_trials=1,
+        seed=1,
+        directory=tmp_path,
+    )
+    tuner.search(epochs=2, callbacks=[Look()], verbose=0)
+    assert seen == [8, 8]
+    assert set(tuner.get_best_hyperparameters()[0].values) == {
+        "embedding_dimension",
+        "learning_rate",
+    }
+
+
+# Going on
+
+
+@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband", "grid"])
+def test_interrupted_search_ends_like_one_that_was_not(search, tuner):
+    options = {"tuner": tuner, "max_trials": 5, "learning_rate": (0.01, 0.1, 1)}
+    if tuner == "bayesian":  # It draws at random from the seventh trial on.
+        options["max_trials"] = 8
+    whole = search(project_name="whole", **options)
+    for trial, epoch in [(1, 1), (2, 0), (1, 0)]:
+        interrupt = Interrupt(trial, epoch)
+        with contextlib.suppress(Interruption):
+            search(project_name="broken", callbacks=[interrupt], **options)
+            pytest.fail("It was to be interrupted.")
+    resumed = search(project_name="broken", **options)
+    assert outcome(resumed) == outcome(whole)
+    for a, b in zip(
+        weights(resumed.best_model), weights(whole.best_model), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_early_stopping_remembers_epochs_before_the_interruption(search):
+    # The learning rate is so high that it gets no better than at once.
+    options = {
+        "learning_rate": 50.0,
+        "max_trials": 1,
+        "epochs": 30,
+        "patience": 4,
+    }
+    whole = search(project_name="whole", **options)
+    trial = whole.trials[0]
+    assert trial.status == "STOPPED EARLY"
+    assert len(trial.curve) == trial.best_epoch + 4
+    with contextlib.suppress(Interruption):
+        at = Interrupt(0, len(trial.curve) - 2)
+        search(project_name="broken", callbacks=[at], **options)
+    assert outcome(search(project_name="broken", **options)) == outcome(whole)
+
+
+def test_random_numbers_of_a_layer_go_on(data, search):
+    class WithDropout(tuning.RetrievalHyperModel):
+        def make_model(self, hp):
+            tower = keras.Sequential(
+                [
+                    kdr.RowEmbedding(data.num_users, 4),
+                    keras.layers.Dropout(0.5),
+                ]
+            )
+            model = kdr.TwoTowerRetrieval.for_dataset(data, 4, user_tower=tower)
+            model(np.array([1]))
+            model.compile(keras.optimizers.Adam(0.1))
+            hp.Fixed("learning_rate", 0.1)
+            return model
+
+    options = {"max_trials": 1, "hypermodel": WithDropout(data)}
+    whole = search(project_name="whole", **options)
+    with contextlib.suppress(Interruption):
+        at = Interrupt(0, 2)
+        search(project_name="broken", callbacks=[at], **options)
+    assert outcome(search(project_name="broken", **options)) == outcome(whole)
+
+
+def test_killed_in_the_middle_of_a_trial(tmp_path):
+    def run(folder, *where):
+        return subprocess.run(
+            [sys.executable, str(PROGRAM), str(tmp_path / folder), *where],
+            capture_output=True,
+            text=True,
+            cwd=PROGRAM.parents[2],
+            env={**os.environ, "PYTHONPATH": os.getcwd()},
+        )
+
+    assert run("broken", "1", "2", "3").returncode == -signal.SIGKILL
+    broken = tmp_path / "broken" / "search"
+    progress = json.loads((broken / "trial_1" / "progress.json").read_text())
+    assert [past["epoch"] for past in progress["epochs"]] == [0, 1]
+    first = (broken / "trial_0" / "progress.json").stat().st_mtime_ns
+    assert run("broken").returncode == 0
+    assert run("whole").returncode == 0
+    resumed, whole = (
+        tuning.SearchResult(
+            tmp_path / name / "search", *("val_ndcg_at_10", "max")
+        )
+        for name in ("broken", "whole")
+    )
+    # The finished trial was left alone.
+    assert (broken / "trial_0" / "progress.json").stat().st_mtime_ns == first
+    assert outcome(resumed) == outcome(whole)
+    assert resumed.snippet == whole.snippet
+    for a, b in zip(
+        weights(resumed.best_model), weights(whole.best_model), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_finished_search_is_not_repeated(search):
+    first = search(max_trials=2)
+    files = list(first.folder.glob("trial_*/checkpoint.weights.h5"))
+    times = [path.stat().st_mtime_ns for path in files]
+    again = search(max_trials=2)
+    assert outcome(again) == outcome(first)
+    assert [path.stat().st_mtime_ns for path in files] == times
+
+
+def test_search_does_not_go_on_with_other_settings(search):
+    search(max_trials=1, epochs=1)
+    with pytest.raises(ValueError, match=r"epochs=2.*started with 1.*overwr"):
+        search(max_trials=1, epochs=2)
+
+
+# Seeds, failures, compilation
+
+
+def test_seed_0_is_a_seed(search):
+    first, again, other = (
+        search(project_name=name, seed=seed, max_trials=2, epochs=1)
+        for name, seed in [("a", 0), ("b", 0), ("c", 1)]
+    )
+    assert outcome(first) == outcome(again)
+    assert first.trials[1].values != other.trials[1].values
+
+
+def test_search_whose_trials_all_fail_raises_the_first_error(search, data):
+    class Broken(tuning.RetrievalHyperModel):
+        def fit(self, hp, model, **kwargs):
+            raise ArithmeticError(f"dimension {hp['embedding_dimension']}")
+
+    for max_trials in (2, 5):  # KerasTuner gives up after three.
+        with pytest.raises(RuntimeError, match="dimension 4") as caught:
+            search(
+                hypermodel=Broken(data, embedding_dimension=4),
+                max_trials=max_trials,
+                overwrite=True,
+            )
+        assert isinstance(caught.value.__cause__, ArithmeticError)
+
+
+def test_one_failure_does_not_end_the_search(search, data):
+    class Fragile(tuning.RetrievalHyperModel):
+        def fit(self, hp, model, *args, **kwargs):
+            if hp["embedding_dimension"] == 4:
+                raise ArithmeticError("four")
+            return super().fit(hp, model, *args, **kwargs)
+
+    hypermodel = Fragile(data, embedding_dimension=(4, 8), learning_rate=0.1)
+    result = search(hypermodel=hypermodel, tuner="grid", epochs=1)
+    assert sorted(t.status for t in result.trials) == ["COMPLETED", "FAILED"]
+    assert result.best_hyperparameters["embedding_dimension"] == 8
+    assert "FAILED ArithmeticError: four" in result.table()
+
+
+def test_unknown_objective_says_which_there_are(search):
+    with pytest.raises(ValueError, match=r"val_ndcg_at_5.*val_ndcg_at_10"):
+        search(objective="val_ndcg_at_5", epochs=1)
+
+
+def test_same_dimensions_compile_once(search):
+    misses = []
+
+    def listen(event, **_):
+        if event == "/jax/compilation_cache/cache_misses":
+            misses.append(event)
+
+    options = {"embedding_dimension": 5, "epochs": 1}
+    jax.monitoring.register_event_listener(listen)
+    search(project_name="first", max_trials=1, **options)
+    in_first = len(misses)
+    jax.clear_caches()  # As in a new process.
+    search(project_name="second", max_trials=2, **options)
+    assert in_first > 5
+    assert len(misses) == in_first
+    assert not jax.config.jax_compilation_cache_dir
+
+
+# Results
+
+
+def test_best_model_is_the_one_that_was_measured(search, data):
+    result = search(learning_rate=1.0, epochs=4)
+    measured = kdr.evaluate(result.best_model, data, "validation", ks=(10,))
+    assert measured["ndcg_at_10"] == result.best_trial.score
+    assert result.best_trial.score == max(t.score for t in result.trials)
+
+
+def test_snippet_makes_the_best_model_again(search, data):
+    result = search(
+        temperature=(0.1, 0.5),
+        weight_decay=0.01,
+        model_objective=("full_softmax", "in_batch_softmax"),
+        devices=None,
+    )
+    names = {"data": data}
+    snippet = result.snippet.replace("data = ...", "pass  # ")
+    data.start_at_epoch(0)
+    exec(snippet, names)
+    measured = kdr.evaluate(names["model"], data, "validation", ks=(10,))
+    assert measured["ndcg_at_10"] == result.best_trial.score
+
+
+def test_table_and_figure_show_every_trial(search, tmp_path):
+    result = search()
+    lines = result.table().splitlines()
+    assert len(lines) == 4
+    assert lines[1].split()[0] == result.best_trial.trial_id
+    assert lines[1].split()[-2:] == ["2", "COMPLETED"]
+    figure = result.plot(tmp_path / "trials.png")
+    assert (tmp_path / "trials.png").stat().st_size > 10_000
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert labels == ["epoch", "embedding_dimension", "learning_rate"]
+
+
+def test_loss_is_minimized(search):
+    result = search(objective="val_loss")
+    assert result.direction == "min"
+    assert result.best_trial.score == min(t.score for t in result.trials)
+
+
+def test_tensorboard_knows_hyperparameters_and_metric(search):
+    from tensorboard.backend.event_processing import event_accumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    result = search(max_trials=2)
+    trial = result.trials[1]
+    run = event_accumulator.EventAccumulator(
+        str(result.folder / f"trial_{trial.trial_id}")
+    )
+    run.Reload()
+    content = run.PluginTagToContent("hparams")
+    message = plugin_data_pb2.HParamsPluginData.FromString(
+        content["_hparams_/session_start_info"]
+    )
+    started = message.session_start_info
+    values = {
+        name: value.number_value for name, value in started.hparams.items()
+    }
+    assert values == trial.values
+    scalars = [event.value for event in run.Scalars("val_ndcg_at_10")]
+    np.testing.assert_allclose(scalars, trial.curve, rtol=1e-6)
+
+
+def test_config_survives_json(data):
+    hypermodel = tuning.RetrievalHyperModel(
+        data, embedding_dimension=(4, 8), learning_rate=(0.1, 0.2), seed=3
+    )
+    config = keras.saving.serialize_keras_object(hypermodel)
+    again = keras.saving.deserialize_keras_object(
+        json.loads(json.dumps(config))
+    )
+    assert again.get_settings() == hypermodel.get_settings()
+    first, second = keras_tuner.HyperParameters(), keras_tuner.HyperParameters()
+    hypermodel.build(first)
+    again.build(second)
+    assert first.get_config() == second.get_config()
+    assert [p.name for p in first.space] == [
+        "embedding_dimension",
+        "learning_rate",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embedding_dimension": ()}, "must have a value to choose"),
+        ({"embedding_dimension": (0,)}, "embedding_dimension"),
+        ({"learning_rate": (0.0, 1.0)}, "learning_rate"),
+        ({"model_objective": "ratings"}, "model_objective"),
+        (
+            {"model_objective": "rating", "temperature": 0.1},
+            "belongs to the softmax",
+        ),
+    ],
+)
+def test_ranges_are_checked(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        tuning.RetrievalHyperModel(data, **options)
+
+
+# Hopeless trials
+
+
+def median_stopping_stops_at(folder, curve, finished, direction="max"):
+    """The epoch at which the rule stops a trial with this curve, or None."""
+    for number, values in enumerate(finished):
+        trial = folder / f"trial_{number}"
+        trial.mkdir(parents=True, exist_ok=True)
+        epochs = [{"epoch": e, "logs": {"m": v}} for e, v in enumerate(values)]
+        write_json(
+            trial / "progress.json", {"epochs": epochs, "finished": True}
+        )
+    model = keras.Sequential()
+    model.stop_training = False
+    rule = MedianStopping(folder, "m", direction, first_epoch=1)
+    rule.set_model(model)
+    rule.on_train_begin()
+    for epoch, value in enumerate(curve):
+        rule.on_epoch_end(epoch, {"m": value})
+        if model.stop_training:
+            return epoch
+    return None
+
+
+def test_median_rule_by_hand(tmp_path):
+    # Means up to the third epoch: 3, 2 and 6; up to the second: 3, 1.5 and 6.
+    finished = [[3, 3, 3], [1, 2, 3], [6, 6, 6]]
+    stops = median_stopping_stops_at
+    assert stops(tmp_path, [0, 0, 0], finished) == 1  # 0 waits for first_epoch.
+    assert stops(tmp_path, [3, 0, 0], finished) is None  # Its best counts.
+    assert stops(tmp_path, [2.9, 2.9, 9], finished) == 1
+    assert stops(tmp_path, [9, 9, 9], finished, "min") == 1
+    assert stops(tmp_path, [3, 9, 9], finished, "min") is None
+    assert stops(tmp_path / "few", [0, 0, 0], finished[:2]) is None
+
+
+# Several workers
+
+
+@pytest.mark.slow
+def test_chief_and_two_workers(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+
+    def start(name):
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.getcwd(),
+            "KERASTUNER_TUNER_ID": name,
+            "KERASTUNER_ORACLE_IP": "localhost",
+            "KERASTUNER_ORACLE_PORT": port,
+        }
+        return subprocess.Popen(
+            [sys.executable, str(PROGRAM), str(tmp_path)],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    processes = [start(name) for name in ("chief", "worker0", "worker1")]
+    try:
+        said = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert said[0].splitlines()[-1].startswith("completed:")
+    result = tuning.SearchResult(tmp_path / "search", "val_ndcg_at_10", "max")
+    assert [t.num_devices for t in result.trials] == [2, 2, 2]
+    # Every trial ran in one of the workers, and both did some.
+    told = ["\n".join(s.splitlines()[:-1]).count("] ") for s in said[1:]]
+    assert sum(told) == 3 and min(told) >= 1
+    assert result.best_model.count_params() > 0
