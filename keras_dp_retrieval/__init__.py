@@ -43,6 +43,7 @@ __all__ = [
     "RatingError",
     "RecencyTower",
     "RetrievalDataset",
+    "RetrievalHyperModel",
     "RetrievalMetrics",
     "RowEmbedding",
     "TwoTowerRetrieval",
@@ -52,3 +53,12 @@ __all__ = [
     "fit_recipe",
     "losses",
 ]
+
+
+def __getattr__(name):
+    # KerasTuner takes seconds to import, and not everybody searches.
+    if name == "RetrievalHyperModel":
+        from keras_dp_retrieval.tuning import RetrievalHyperModel
+
+        return RetrievalHyperModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

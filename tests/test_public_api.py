@@ -32,6 +32,9 @@ EXAMPLES = {
     "RatingError": lambda: kdr.RatingError(),
     "RecencyTower": lambda: kdr.RecencyTower(7, 4, decays=(0, 0.5)),
     "RetrievalDataset": lambda: small_data(),
+    "RetrievalHyperModel": lambda: kdr.RetrievalHyperModel(
+        small_data(), embedding_dimension=(4, 8)
+    ),
     "RetrievalMetrics": lambda: kdr.RetrievalMetrics(small_data(), ks=(3,)),
     "RowEmbedding": lambda: kdr.RowEmbedding(5, 3),
     "TwoTowerRetrieval": lambda: kdr.TwoTowerRetrieval(

@@ -13,9 +13,6 @@ def kept_in(folder: str | os.PathLike):
 
     A folder that the user has already given JAX stays in use instead.
     """
-    if jax.config.jax_compilation_cache_dir:
-        yield
-        return
     wanted = {
         "jax_compilation_cache_dir": os.fspath(folder),
         # By default what compiles within a second is not worth keeping; small
@@ -23,6 +20,9 @@ def kept_in(folder: str | os.PathLike):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
     }
     before = {name: getattr(jax.config, name) for name in wanted}
+    if before["jax_compilation_cache_dir"]:
+        yield
+        return
     _configure(wanted)
     try:
         yield

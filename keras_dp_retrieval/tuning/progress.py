@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -139,7 +140,7 @@ class TrialProgress(keras.callbacks.Callback):
 
     def _write_state(self, epoch, model) -> str:
         name = f"state-{epoch}.npz"
-        arrays = {
+        arrays: dict[str, Any] = {
             str(index): _as_numpy(variable)
             for index, variable in enumerate(_variables(model))
         }
