@@ -222,9 +222,11 @@ def test_two_processes_load_it_go_on_and_save_it_together(saved_on, tmp_path):
         last = json.loads(text.strip().splitlines()[-1])
         np.testing.assert_allclose(last["loss"], loss, rtol=1e-5)
         # A save that fails in process 0 fails in the other one as well.
-        assert last["error"] == (
-            "FileNotFoundError" if text is said[0] else "RuntimeError"
-        )
+        failure = last["error"]
+        if text is said[0]:  # Which of the two it is, the system decides.
+            assert failure in ("FileNotFoundError", "NotADirectoryError")
+        else:
+            assert failure == "RuntimeError"
     ids, scores = keras.saving.load_model(path).recommend(USER_IDS, k=6)
     np.testing.assert_array_equal(ids, answers[0])
     np.testing.assert_allclose(scores, answers[1], atol=1e-5)

@@ -208,10 +208,11 @@ def test_numpy_groups_are_what_tensorflow_would_give(
             for i in range(len(x))
         ]
         for (x, y, w), (x_too, y_too, w_too) in zip(got, expected, strict=True):
-            np.testing.assert_array_equal(x, x_too)
             np.testing.assert_array_equal(w, w_too)
+            real = w != 0  # Which valid rows fill up the rest is no matter.
+            np.testing.assert_array_equal(x[real], x_too[real])
             for key in ("movie_id", "rating"):
-                np.testing.assert_array_equal(y[key], y_too[key])
+                np.testing.assert_array_equal(y[key][real], y_too[key][real])
 
 
 def test_numpy_groups_broken_off_do_not_count():
