@@ -47,6 +47,14 @@ REFERENCE = "EASE"
 # One change of the recipe each, `(name, overrides)`.
 ABLATIONS = [
     ("as it is", {}),
+    ("ratings ignored", {"rating_weight": 0.0}),
+    ("no dropout of items", {"item_dropout": 0.0}),
+    ("no dropout of the query", {"query_dropout": 0.0}),
+    ("dimension 64", {"embedding_dimension": 64}),
+    ("temperature 0.25", {"temperature": 0.25}),
+    ("temperature 0.1", {"temperature": 0.1}),
+    ("no weight decay", {"weight_decay": 0.0}),
+    ("15 epochs", {"epochs": 15}),
 ]
 
 # `from_synthetic`'s arguments: users, candidates, interactions, options.
