@@ -16,7 +16,7 @@ import keras
 from jax.extend.core import get_opaque_trace_state
 
 from keras_dp_retrieval import _lookups
-from keras_dp_retrieval._jax import row_sparse
+from keras_dp_retrieval._jax import row_sparse, steps
 
 
 def train_step(
@@ -216,27 +216,15 @@ def _differentiate(compute_loss, variables, trainable, sparse, lookups):
 def _merge_lookups(ids, gradients, table):
     """`TouchedRows` of all lookups into one table; of none, no rows."""
     dim = table.shape[-1]
-    ids = [_everywhere(i.reshape(-1)) for i in ids]
-    gradients = [_everywhere(g.reshape(-1, dim)) for g in gradients]
+    # To every device first: the compiler would otherwise let each update the
+    # table by its part of the batch, and then sum whole tables.
+    ids = [steps.replicate(i.reshape(-1)) for i in ids]
+    gradients = [steps.replicate(g.reshape(-1, dim)) for g in gradients]
     return row_sparse.merge(
         jnp.concatenate([jnp.zeros((0,), "int32"), *ids]),
         jnp.concatenate([jnp.zeros((0, dim), table.dtype), *gradients]),
         table.shape[0],
     )
-
-
-def _everywhere(array):
-    """Brings all devices' parts of a batch-sized array to every device.
-
-    Without this the compiler would rather let each device update the table by
-    its part of the batch and then sum whole tables over the devices.
-    """
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return array
-    mesh = distribution.device_mesh.backend_mesh
-    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.lax.with_sharding_constraint(array, replicated)
 
 
 def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
