@@ -277,6 +277,15 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             values: dict. Values of the hyperparameters.
             epochs: int.
         """
+        if type(self).make_model is not RetrievalHyperModel.make_model:
+            return (
+                "import keras_tuner\n\n"
+                f"hypermodel = ...  # {type(self).__name__}, seed={self.seed}\n"
+                "hp = keras_tuner.HyperParameters()\n"
+                f"hp.values.update({values!r})\n"
+                "model = hypermodel.build(hp)\n"
+                f"model.fit(hypermodel.data.train, epochs={epochs})\n"
+            )
         objective = values.get("objective", self.model_objective)
         shown = f'"{objective}"'
         if "temperature" in values:
@@ -356,7 +365,7 @@ def _number(hp, name: str, hypermodel) -> float:
 def _tuner_hook(callbacks):
     """The callback by which KerasTuner hears of epochs."""
     for callback in callbacks:
-        if hasattr(callback, "trial"):
+        if hasattr(callback, "tuner") and hasattr(callback, "trial"):
             return callback
     raise ValueError(
         "`fit` must be called by a KerasTuner tuner, which hands over its own "

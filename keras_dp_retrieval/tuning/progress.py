@@ -145,7 +145,7 @@ class TrialProgress(keras.callbacks.Callback):
             for index, variable in enumerate(_variables(model))
         }
         unfinished = self._folder / f"state-{epoch}.unfinished.npz"
-        np.savez(unfinished, **arrays)
+        np.savez(unfinished, **arrays)  # type: ignore[arg-type]
         os.replace(unfinished, self._folder / name)
         return name
 

@@ -1,5 +1,7 @@
 """The search."""
 
+import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -50,7 +52,7 @@ def search(
 
     With KerasTuner's environment variables (`KERASTUNER_TUNER_ID`,
     `KERASTUNER_ORACLE_IP`, `KERASTUNER_ORACLE_PORT`) set, one process, whose
-    id begins with `chief`, hands out the trials and several others run them.
+    id has `chief` in it, hands out the trials and several others run them.
     They must share `directory`. All return when all trials have ended. The
     order in which trials end then depends on the workers' pace, and with it
     what the search tries next and stops early.
@@ -121,7 +123,8 @@ def search(
         fit["validation_data"] = hypermodel.data.validation
     from keras_dp_retrieval._jax import compilation_cache
 
-    with compilation_cache.kept_in(pathlib.Path(directory) / COMPILED):
+    compiled = pathlib.Path(directory) / COMPILED
+    with compilation_cache.kept_in(compiled), _quick_collection():
         running = tuners.make(
             tuner,
             objective=objective,
@@ -132,8 +135,11 @@ def search(
             on_trial_end=told.trial_ended,
             directory=os.fspath(directory),
             project_name=project_name,
-            overwrite=overwrite,
+            # A worker that comes late would delete what others have done.
+            overwrite=overwrite and not _is_worker(),
         )
+        # KerasTuner has deleted it, if it was to be overwritten.
+        folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS, settings)
         stopping = []
         if tuner != "hyperband":
@@ -143,6 +149,30 @@ def search(
         told.begin()
         _run(running, [*callbacks, *stopping], fit)
         return _finish(running, hypermodel, told)
+
+
+@contextlib.contextmanager
+def _quick_collection():
+    """Spares the garbage collector what was there before the search.
+
+    KerasTuner calls it twice a trial. To look through the modules of JAX,
+    Keras and TensorFlow each time takes most of a short trial's time.
+    """
+    if gc.get_freeze_count():
+        yield  # The user has done so.
+        return
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _is_worker() -> bool:
+    """Whether this process runs trials that another one hands out."""
+    name = os.environ.get("KERASTUNER_TUNER_ID", "")
+    return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in name
 
 
 def _objective(given):
@@ -206,7 +236,7 @@ def _run(tuner, callbacks, fit):
 def _finish(tuner, hypermodel, told) -> SearchResult:
     """Saves the best model where the trials were chosen, and reports."""
     result = told.result()
-    if tuner._is_worker():
+    if _is_worker():
         return result
     if not result.completed:
         first = next((t for t in result.trials if t.message), None)
