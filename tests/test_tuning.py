@@ -153,7 +153,7 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
     ("tuner", "max_trials", "interruptions"),
     [
         # Trial, of those that this process begins, and epoch.
-        ("random", 3, [(1, 1), (0, 0), (1, 2)]),
+        ("random", 3, [(1, 1), (0, 1), (1, 2)]),
         ("grid", 4, [(1, 1), (1, 2)]),
         # It draws at random from the seventh trial on.
         ("bayesian", 8, [(7, 1)]),
