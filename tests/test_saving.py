@@ -195,6 +195,8 @@ def run(program, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # The package under test, whatever is installed.
+        env={**os.environ, "PYTHONPATH": str(HERE.parent)},
     )
 
 

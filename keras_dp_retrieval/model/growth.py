@@ -8,6 +8,7 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import Vocabulary
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.towers import HistoryTower
 
 
 class Growing:
@@ -115,34 +116,36 @@ class Growing:
 
     def _tables(self, side, num_rows) -> list[RowEmbedding]:
         """The tables with a row for each user, or each candidate."""
-        own, other = self.user_tower, self.candidate_tower
-        if side == "candidate":
-            own, other = other, own
-        tables = _tables_in(own, num_rows)
-        if not tables:
+        of_users = _tables_in(self.user_tower, num_rows)
+        tables = _tables_in(self.candidate_tower, num_rows)
+        of_users = [table for table in of_users if table not in tables]
+        # A tower of users may look up the candidates that they had.
+        if self.num_users != self.num_candidates:
+            tables = of_users + tables
+        elif len(of_users) > 1 or isinstance(self.user_tower, HistoryTower):
+            raise ValueError(
+                f"`add_{side}s` finds tables by their number of rows. "
+                f"Received: {self.num_users} users and as many candidates, "
+                f"and the user tower {self.user_tower.name!r}, whose tables "
+                "may belong to either. Make the tables of one side larger."
+            )
+        elif side == "user":
+            tables = of_users
+        tower = getattr(self, f"{side}_tower")
+        # Users whom a tower knows by their histories need no row in it.
+        if not tables and not isinstance(tower, HistoryTower):
             raise ValueError(
                 f"`add_{side}s` needs a {side} tower with a `RowEmbedding` of "
-                f"{num_rows} rows (`num_{side}s`). Received: {own.name!r}, a "
-                f"{type(own).__name__} without one."
+                f"{num_rows} rows (`num_{side}s`). Received: {tower.name!r}, "
+                f"a {type(tower).__name__} without one."
             )
-        # A tower of users may look up the candidates that they had.
-        others = [t for t in _tables_in(other, num_rows) if t not in tables]
-        if self.num_users == self.num_candidates:
-            if others and other is not others[0]:
-                raise ValueError(
-                    f"`add_{side}s` finds tables by their number of rows. "
-                    f"Received: {self.num_users} users and as many "
-                    f"candidates, and the tower {other.name!r}, whose table "
-                    "may belong to either. Make one of the tables larger."
-                )
-            others = []
-        for table in tables + others:
+        for table in tables:
             if table.built and len(table.weights) != 1:
                 raise ValueError(
                     "Only plain tables can grow. Received: "
                     f"{table.name!r}, which is quantized or has LoRA weights."
                 )
-        return tables + others
+        return tables
 
 
 def _extended(side, vocabulary, ids):

@@ -94,7 +94,7 @@ class Saving:
     def _build_all(self):
         # Keras saves only what is built, and builds an optimizer on loading.
         towers = (self.user_tower, self.candidate_tower)
-        if all(isinstance(tower, RowEmbedding) for tower in towers):
+        if all(isinstance(t, RowEmbedding) or t.built for t in towers):
             self.build()
         optimizer = getattr(self, "optimizer", None)
         if self.built and optimizer is not None and not optimizer.built:
