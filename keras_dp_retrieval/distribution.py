@@ -27,8 +27,8 @@ def data_parallel(devices: Sequence[str] | None = None):
         ValueError: If a device in `devices` does not exist.
     """
     require_jax("`data_parallel()`")
+    known = device_names()
     if devices is not None:
-        known = keras.distribution.list_devices()
         missing = [name for name in devices if name not in known]
         if missing or not devices:
             raise ValueError(
@@ -44,6 +44,13 @@ def data_parallel(devices: Sequence[str] | None = None):
     )
     keras.distribution.set_distribution(distribution)
     return distribution
+
+
+def device_names() -> list[str]:
+    """The names of the devices of all processes, such as `"cpu:0"`."""
+    from keras_dp_retrieval._jax.devices import find_devices
+
+    return find_devices()
 
 
 def require_jax(what: str) -> None:

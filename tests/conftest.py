@@ -15,6 +15,9 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0",
 )
+# Twice as many threads as devices, or eight devices on two cores can wait for
+# each other for ever (`_jax.devices.find_devices` says why).
+os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras

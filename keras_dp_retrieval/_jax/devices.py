@@ -1,11 +1,45 @@
 """What JAX knows about processes and devices."""
 
+import os
+
 import jax
+
+_VIRTUAL_DEVICES = "--xla_force_host_platform_device_count"
 
 
 def jax_version() -> str:
     """The version of JAX."""
     return jax.__version__
+
+
+def find_devices() -> list[str]:
+    """Starts the devices, if nobody did, and returns their names.
+
+    In a sum over virtual devices of one CPU each of them holds a thread until
+    all have come. XLA starts as many threads as there are cores or devices,
+    whichever is more: where other work holds one of them the last device
+    never comes, and XLA ends the process after 40 s. So there are started
+    twice as many as devices; XLA reads NPROC in place of the number of cores.
+    """
+    wanted = 2 * _virtual_devices()
+    before = os.environ.get("NPROC")
+    if wanted > int(before or os.cpu_count() or 1):
+        os.environ["NPROC"] = str(wanted)
+    names = [name_of(device) for device in jax.devices()]
+    if before is None:
+        os.environ.pop("NPROC", None)
+    else:
+        os.environ["NPROC"] = before
+    return names
+
+
+def _virtual_devices() -> int:
+    count = max(jax.config.jax_num_cpu_devices, 1)
+    for flag in os.environ.get("XLA_FLAGS", "").split():
+        name, _, value = flag.partition("=")
+        if name == _VIRTUAL_DEVICES and value.isdigit():
+            count = max(count, int(value))
+    return count
 
 
 def process_index() -> int:

@@ -101,7 +101,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         self.ks = [_checks.positive_int("ks", k) for k in ks]
         distribution.require_jax("`RetrievalHyperModel`")
         self.devices = None if devices is None else list(devices)
-        self._wanted = self.devices or keras.distribution.list_devices()
+        self._wanted = self.devices or distribution.device_names()
         self.seed = (
             None if seed is None else _checks.non_negative_int("seed", seed)
         )
