@@ -34,7 +34,7 @@ def find_devices() -> list[str]:
 
 
 def _virtual_devices() -> int:
-    count = max(jax.config.jax_num_cpu_devices, 1)
+    count = max(getattr(jax.config, "jax_num_cpu_devices", 1), 1)
     for flag in os.environ.get("XLA_FLAGS", "").split():
         name, _, value = flag.partition("=")
         if name == _VIRTUAL_DEVICES and value.isdigit():
