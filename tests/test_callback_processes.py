@@ -67,7 +67,12 @@ def start(folder, mode="", seconds=20.0, action="report"):
     program = textwrap.dedent(PROGRAM)
     program = program.replace("SECONDS", str(seconds))
     program = program.replace("ACTION", repr(action))
-    environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": ""}
+    flags = os.environ["XLA_FLAGS"]
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "jax",
+        "XLA_FLAGS": flags + " --xla_force_host_platform_device_count=1",
+    }
     return [
         subprocess.Popen(
             [sys.executable, "-c", program, str(i), address, folder, mode],
@@ -122,6 +127,7 @@ def test_two_processes_agree_and_the_late_one_is_named(tmp_path):
     assert "2 processes" in text and "Process 1 is the slowest" in text
 
 
+@pytest.mark.slow
 def test_a_stuck_process_is_named_and_the_wait_ends(tmp_path):
     processes = start(str(tmp_path), "STUCK", seconds=2.0, action="abort")
     try:

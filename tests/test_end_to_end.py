@@ -12,7 +12,7 @@ from tests.plain_keras import PlainTwoTower, tutorial_pipeline
 
 pytestmark = pytest.mark.realdata
 
-EPOCHS = 5
+EPOCHS = 2
 
 
 @pytest.fixture
@@ -20,6 +20,11 @@ def tutorial_data(data_dir):
     return kdr.MovieLensRetrievalDataset(
         "100k", data_dir=data_dir / "tfds", split="tutorial"
     )
+
+
+@pytest.fixture(scope="module")
+def plain_data(data_dir):
+    return tutorial_pipeline(data_dir / "tfds")
 
 
 def fit(model, train, test, epochs=EPOCHS, **kwargs):
@@ -36,16 +41,18 @@ def same_start(model, plain):
     model.candidate_tower.set_weights(plain.movies.get_weights())
 
 
-@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize(
+    "num_devices", [pytest.param(1, marks=pytest.mark.slow), 8]
+)
 def test_losses_are_those_of_the_recipe_in_plain_keras(
-    on_devices, tutorial_data, data_dir, num_devices
+    on_devices, tutorial_data, plain_data, num_devices
 ):
     on_devices(num_devices)
     plain = PlainTwoTower(944, 1683, 32)
     model = kdr.TwoTowerRetrieval.for_dataset(tutorial_data, objective="rating")
     assert (model.num_users, model.num_candidates) == (944, 1683)
     same_start(model, plain)
-    expected = fit(plain, *tutorial_pipeline(data_dir / "tfds")).history
+    expected = fit(plain, *plain_data).history
     got = fit(model, tutorial_data.train, tutorial_data.test).history
     assert expected["loss"][-1] < expected["loss"][0]
     np.testing.assert_allclose(got["loss"], expected["loss"], atol=1e-5)
@@ -53,11 +60,11 @@ def test_losses_are_those_of_the_recipe_in_plain_keras(
 
 
 def test_our_parts_and_plain_parts_plug_into_each_other(
-    on_devices, tutorial_data, data_dir
+    on_devices, tutorial_data, plain_data
 ):
     on_devices(2)
     throughput = kdr.DistributionAwareCallback()
-    plain_train, plain_test = tutorial_pipeline(data_dir / "tfds")
+    plain_train, plain_test = plain_data
     # A tutorial's pipeline into our model and callback ...
     model = kdr.TwoTowerRetrieval(944, 1683, objective="rating")
     fit(model, plain_train, plain_test, 1, callbacks=[throughput])

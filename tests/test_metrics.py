@@ -450,7 +450,8 @@ def test_two_processes_share_the_users_and_agree():
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"]
+        + " --xla_force_host_platform_device_count=2",
         "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
     }
     processes = [

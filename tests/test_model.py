@@ -240,7 +240,9 @@ def run_everything(num_rows, objective="rating", **kwargs):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("num_rows", [1, 37])
+@pytest.mark.parametrize(
+    "num_rows", [pytest.param(1, marks=pytest.mark.slow), 37]
+)
 def test_any_number_of_devices_gives_what_one_gives(
     on_devices, num_rows, objective
 ):
@@ -258,7 +260,9 @@ def test_any_number_of_devices_gives_what_one_gives(
             np.testing.assert_array_equal(got[name], expected[name])
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    "num_devices", [pytest.param(1, marks=pytest.mark.slow), 4]
+)
 def test_fused_steps_give_what_single_steps_give(on_devices, num_devices):
     on_devices(num_devices)
     expected = run_everything(77)
@@ -271,7 +275,9 @@ def test_fused_steps_give_what_single_steps_give(on_devices, num_devices):
 
 
 @pytest.mark.parametrize("objective", ["rating", "in_batch_softmax"])
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    "num_devices", [pytest.param(1, marks=pytest.mark.slow), 4]
+)
 def test_row_sparse_updates_give_what_dense_ones_give(
     on_devices, num_devices, objective
 ):

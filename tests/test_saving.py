@@ -238,7 +238,10 @@ def test_two_processes_load_it_go_on_and_save_it_together(saved_on, tmp_path):
 # Never half a file
 
 
-@pytest.mark.parametrize("moment", ["half_written", "before_renaming"])
+@pytest.mark.parametrize(
+    "moment",
+    ["half_written", pytest.param("before_renaming", marks=pytest.mark.slow)],
+)
 def test_a_save_that_is_killed_leaves_the_old_file(tmp_path, moment):
     path = tmp_path / "m.keras"
     model = trained_model()

@@ -154,9 +154,9 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
     [
         # Trial, of those that this process begins, and epoch.
         ("random", 3, [(1, 1), (0, 1), (1, 2)]),
-        ("grid", 4, [(1, 1), (1, 2)]),
+        pytest.param("grid", 4, [(1, 1), (1, 2)], marks=pytest.mark.slow),
         # It draws at random from the seventh trial on.
-        ("bayesian", 8, [(7, 1)]),
+        pytest.param("bayesian", 8, [(7, 1)], marks=pytest.mark.slow),
         # The fourth trial goes on from the second epoch of an earlier one.
         ("hyperband", 4, [(1, 0), (2, 2)]),
     ],
@@ -224,6 +224,7 @@ def test_random_numbers_of_a_layer_go_on(data, search):
     assert outcome(search(project_name="broken", **options)) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_trial(tmp_path):
     def run(folder, *where):
         return subprocess.run(

@@ -9,7 +9,8 @@ import sys
 output, port, num_processes, process_id, devices_each = sys.argv[1:]
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["XLA_FLAGS"] = (
-    f"--xla_force_host_platform_device_count={devices_each}"
+    os.environ.get("XLA_FLAGS", "")
+    + f" --xla_force_host_platform_device_count={devices_each}"
 )
 
 import keras
