@@ -6,6 +6,7 @@ import math
 import keras
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.callbacks import FreshTies
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
@@ -186,6 +187,9 @@ def fit_recipe(
         # Groups of steps that run as one program; more at a time gain little.
         steps_per_execution=min(num_steps, 16),
     )
+    callbacks = list(keras.tree.flatten(callbacks or []))
+    if recipe.order == "recency":
+        callbacks.insert(0, FreshTies(examples))
     model.fit(
         examples,
         epochs=recipe.epochs,

@@ -93,6 +93,69 @@ def test_the_file_holds_everything(tmp_path):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("candidate_dtype", ["float32", "bfloat16", "int8"])
+def test_the_file_holds_the_candidate_index(tmp_path, candidate_dtype):
+    model = trained_model()
+    without = model.recommend(USER_IDS, k=5)
+    assert model.candidate_index is None
+    index = model.build_index(candidate_dtype=candidate_dtype, chunk_size=3)
+    assert model.candidate_index is index
+    expected = model.recommend(USER_IDS, k=5)
+    if candidate_dtype == "float32":
+        np.testing.assert_array_equal(expected[0], without[0])
+        np.testing.assert_allclose(expected[1], without[1], rtol=1e-6)
+    model.save(tmp_path / "m.keras")
+    loaded = kdr.TwoTowerRetrieval.load(tmp_path / "m.keras")
+    assert loaded.candidate_index.get_config() == index.get_config()
+    np.testing.assert_array_equal(
+        loaded.candidate_index.ids(), sorted(MOVIE_IDS)
+    )
+    np.testing.assert_array_equal(
+        loaded.candidate_index.vectors(), index.vectors()
+    )
+    for got, value in zip(
+        loaded.recommend(USER_IDS, k=5), expected, strict=True
+    ):
+        np.testing.assert_array_equal(got, value)
+
+
+def test_recommend_searches_the_index_and_leaves_out_what_was_had():
+    model = trained_model()
+    model.build_index()
+    data = interactions()
+    ids, _ = model.recommend(USER_IDS, k=6)
+    for row, answer in zip(
+        data.user_vocabulary.rows(USER_IDS), ids, strict=True
+    ):
+        start, end = data.seen.indptr[row : row + 2]
+        had = data.candidate_vocabulary.raw_ids(
+            data.seen.candidate_rows[start:end]
+        )
+        assert len(had)
+        assert set(answer) == set(MOVIE_IDS) - set(had) | {""}
+    # What it answers comes out of the index, and not out of the towers.
+    candidates = model.candidate_index
+    candidates.assign(MOVIE_IDS[:2], candidates.vectors()[:2])
+    ids, _ = model.recommend(USER_IDS, k=2, exclude_seen=False)
+    assert (np.sort(ids) == MOVIE_IDS[1::-1]).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        train,
+        lambda model: model.train_on_batch(*rows(8)),
+        lambda model: model.set_weights(model.get_weights()),
+        lambda model: model.add_candidates(["new"]),
+    ],
+)
+def test_an_index_goes_when_the_candidates_change(change):
+    model = trained_model()
+    model.build_index()
+    change(model)
+    assert model.candidate_index is None
+
+
 def test_integer_ids_without_titles_and_models_without_ids(tmp_path):
     model = trained_model()
     model.user_vocabulary = None

@@ -367,7 +367,7 @@ class RetrievalDataset:
         columns = [users, candidates] + ([] if scaled is None else [scaled])
         keys = [self.candidate_key, self.rating_key]
         return examples.shuffled(
-            columns,
+            lambda places: [column[places] for column in columns],
             lambda x, *y: (x, dict(zip(keys, y, strict=False))),
             batches.Epochs(len(users), self.seed),
             batch_size,
@@ -381,18 +381,20 @@ class RetrievalDataset:
         the candidate that came next. Every interaction but a user's first is
         one example. Dealt anew in every epoch, as `train`.
 
+        Interactions of a user with one timestamp stand in the order they came
+        in. The callback `FreshTies(dataset)` deals them anew in every epoch.
+
         Raises:
             ValueError: If the interactions have no timestamps.
         """
         batch_size = _checks.positive_int("batch_size", batch_size)
-        columns = examples.next_items(self.ratings("train"), self.num_users)
-        return examples.shuffled(
-            columns,
+        return examples.next_items(
+            examples.Timeline(self.ratings("train"), self.num_users, self.seed),
             lambda users, lengths, candidates: (
                 {"user_id": users, "length": lengths},
                 {self.candidate_key: candidates},
             ),
-            batches.Epochs(len(columns[0]), self.seed),
+            self.seed,
             batch_size,
         )
 

@@ -1,5 +1,7 @@
 """Growth: new users and candidates for a model that has learned already."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 from keras import ops
@@ -25,6 +27,7 @@ class Growing:
 
     user_vocabulary: Vocabulary | None
     candidate_vocabulary: Vocabulary | None
+    _drop_index: Callable
 
     # What the model brings along.
     num_users: int
@@ -76,6 +79,7 @@ class Growing:
             vectors = self._start_vectors(vectors, num_new)
         if num_new:
             self._grow("candidate", num_new, vectors, seed)
+            self._drop_index()
             self.candidate_vocabulary = vocabulary
 
     def _start_vectors(self, vectors, num_new) -> np.ndarray:

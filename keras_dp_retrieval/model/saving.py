@@ -7,6 +7,7 @@
 | `assets/ids.npz` | the ids of the rows 1 to n of users and candidates |
 | `assets/titles.json` | the titles of candidates, as pairs |
 | `assets/seeds.npz` | where random numbers stand (dropout, drawn negatives) |
+| `assets/index.npz` | the candidate index, where one was built |
 
 Nothing in it is pickled: a file from a stranger cannot run code.
 """
@@ -27,6 +28,7 @@ from keras import ops
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.data.ratings import Vocabulary
 from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.index import CandidateIndex
 
 # The number of the layout above. It rises when an older version of this
 # package could not read the file any more.
@@ -43,6 +45,9 @@ _MEMBERS = {
     "assets/seeds.npz",
 }
 
+# The array in `assets/index.npz` that holds the index's arguments.
+_CONFIG = "config"
+
 # How often each path has been saved to: the processes run the same program,
 # so their numbers agree.
 _saves: collections.defaultdict = collections.defaultdict(itertools.count)
@@ -54,6 +59,7 @@ class Saving:
     user_vocabulary: Vocabulary | None = None
     candidate_vocabulary: Vocabulary | None = None
     candidate_titles: dict
+    candidate_index: CandidateIndex | None
 
     # What the model brings along.
     weights: list
@@ -151,6 +157,10 @@ class Saving:
         (folder / "titles.json").write_text(text, encoding="utf-8")
         seeds = [ops.convert_to_numpy(state) for state in self._seed_states()]
         np.savez(folder / "seeds.npz", *seeds)
+        if self.candidate_index is not None:
+            index = {_CONFIG: json.dumps(self.candidate_index.get_config())}
+            self.candidate_index.save_own_variables(index)
+            np.savez(folder / "index.npz", **index)
 
     def load_assets(self, folder):
         """Reads what `save_assets` wrote; Keras calls it."""
@@ -168,6 +178,7 @@ class Saving:
         seeds = _read_arrays(folder / "seeds.npz").values()
         for state, value in zip(self._seed_states(), seeds, strict=True):
             state.assign(value)
+        self._indexed.index = _index(folder / "index.npz")
         self.user_vocabulary = sides["user"]
         self.candidate_vocabulary = sides["candidate"]
         self.candidate_titles = titles
@@ -318,6 +329,15 @@ def _check_file(filepath):
 def _read_arrays(path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _index(path) -> CandidateIndex | None:
+    if not path.exists():
+        return None
+    saved = _read_arrays(path)
+    index = CandidateIndex.from_config(json.loads(str(saved.pop(_CONFIG))))
+    index.load_own_variables(saved)
+    return index
 
 
 def _vocabulary(side, ids, num_rows) -> Vocabulary | None:

@@ -1,5 +1,6 @@
 """Serving: raw ids in, raw ids and scores out."""
 
+import types
 from collections.abc import Callable
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import PADDING, Vocabulary
 from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.topk import top_k
 from keras_dp_retrieval.towers import HistoryTower
 
@@ -21,6 +23,12 @@ class Serving:
 
     Without vocabularies, an id is the row of its table.
     """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        # Inside a namespace, because Keras forbids a built model to be given
+        # a layer, and an index is built when the model has been.
+        self._indexed = types.SimpleNamespace(index=None)
 
     user_vocabulary: Vocabulary | None = None
     candidate_vocabulary: Vocabulary | None = None
@@ -91,22 +99,86 @@ class Serving:
         """
         k = _checks.positive_int("k", k)
         inputs, excluded = self._users(user_ids, histories, exclude_seen)
-        candidates = self.candidate_vectors()
-        allowed = self._retrievable_rows()
+        best = self._best_in_index if self.candidate_index else self._best()
         chunks = []
         # One chunk also for no users, so that the result has its shape.
         for start in range(0, max(len(inputs), 1), USERS_PER_CHUNK):
             part = slice(start, start + USERS_PER_CHUNK)
+            vectors = self.user_vectors(inputs[part])
+            chunks.append(best(vectors, k, excluded and excluded(part)))
+        ids, scores = map(np.concatenate, zip(*chunks, strict=True))
+        return ids, scores
+
+    def _best(self):
+        """A search like `_best_in_index`, in the towers' present vectors."""
+        candidates = self.candidate_vectors()
+        allowed = self._retrievable_rows()
+
+        def best(vectors, k, excluded_rows):
             scores, rows = top_k(
-                self.user_vectors(inputs[part]),
+                vectors,
                 candidates,
                 k,
-                excluded_rows=excluded and excluded(part),
+                excluded_rows=excluded_rows,
                 allowed=allowed,
             )
-            chunks.append([ops.convert_to_numpy(x) for x in (scores, rows)])
-        scores, rows = map(np.concatenate, zip(*chunks, strict=True))
-        return self._candidate_ids(rows), scores
+            rows = ops.convert_to_numpy(rows)
+            return self._candidate_ids(rows), ops.convert_to_numpy(scores)
+
+        return best
+
+    def _best_in_index(self, vectors, k, excluded_rows):
+        """Returns `(ids, scores)`; `excluded_rows` are padded with -1."""
+        exclude = None
+        if excluded_rows is not None:
+            excluded_rows = ops.convert_to_numpy(excluded_rows)
+            exclude = [
+                self._candidate_ids(rows[rows >= 0]) for rows in excluded_rows
+            ]
+        return self.candidate_index.search(vectors, k, exclude=exclude)
+
+    @property
+    def candidate_index(self) -> CandidateIndex | None:
+        """What `build_index` made last, until the candidates change."""
+        return self._indexed.index
+
+    def build_index(self, **kwargs) -> CandidateIndex:
+        """Computes all candidates' vectors, once, for `recommend` to search.
+
+        The index is saved with the model. It is as old as the vectors in it,
+        so it goes when the model is trained on, given other weights or more
+        candidates; a tower that you change in another way needs a new one.
+
+        Args:
+            **kwargs: As in `CandidateIndex`: `candidate_dtype="bfloat16"` or
+                `"int8"` takes less memory, `chunk_size` bounds the search's.
+
+        Returns:
+            The index, which is also `candidate_index` from now on.
+        """
+        self._indexed.index = CandidateIndex.from_vectors(
+            self.retrievable_ids(), self.encode_candidates(), **kwargs
+        )
+        return self._indexed.index
+
+    def _drop_index(self):
+        self._indexed.index = None
+
+    def fit(self, *args, **kwargs):
+        self._drop_index()
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        self._drop_index()
+        return super().train_on_batch(*args, **kwargs)
+
+    def set_weights(self, weights):
+        self._drop_index()
+        super().set_weights(weights)
+
+    def load_weights(self, *args, **kwargs):
+        self._drop_index()
+        super().load_weights(*args, **kwargs)
 
     def _users(self, user_ids, histories, exclude_seen):
         """Returns `(inputs, excluded)` for user ids or for histories.

@@ -51,5 +51,9 @@ for objective in ("rating", "full_softmax", "in_batch_softmax"):
     ids, scores = model.recommend([1, 2, 3], k=5)
     results[f"{objective}/ids"] = ids
     results[f"{objective}/scores"] = scores
+    model.build_index()
+    ids, scores = model.recommend([1, 2, 3], k=5)
+    results[f"{objective}/ids_in_index"] = ids
+    results[f"{objective}/scores_in_index"] = scores
     results[f"{objective}/users"] = model.encode_users(np.arange(50))
 np.savez(output, **results)
