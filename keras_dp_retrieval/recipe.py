@@ -126,8 +126,8 @@ def _recency(data) -> Recipe:
         learning_rate=0.01,
         weight_decay=1.0,
         batch_size=1024,
-        # About 570 steps, or twice over the data.
-        epochs=min(max(round(570 / steps), 2), 30),
+        # About 760 steps, or twice over the data.
+        epochs=min(max(round(760 / steps), 2), 30),
         rating_weight=0.0,
     )
 

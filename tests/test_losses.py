@@ -20,6 +20,7 @@ from keras_dp_retrieval.losses import (
     PairwiseObjective,
     RatingError,
     ScoredBatch,
+    in_batch_softmax,
 )
 
 ONE_POSITIVE = [FullSoftmax, InBatchSoftmax]
@@ -445,7 +446,9 @@ def test_columns_in_lists_equals_plain_comparison():
     lists = rng.integers(-1, 9, (7, 4)).astype("int32")
     columns = rng.integers(0, 12, 20).astype("int32")
     expected = (lists[:, :, None] == columns).any(axis=1)
-    found = losses._columns_in(jnp.asarray(lists), jnp.asarray(columns))
+    found = in_batch_softmax._columns_in(
+        jnp.asarray(lists), jnp.asarray(columns)
+    )
     np.testing.assert_array_equal(found, expected)
 
 

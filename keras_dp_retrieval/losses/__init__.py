@@ -1,0 +1,58 @@
+"""Objectives: what a retrieval model is trained to do.
+
+An objective sees one batch of vectors and gives one loss per example. The
+model weights and averages them. All of them compute in float32, whatever the
+model computes in.
+"""
+
+import keras
+
+from keras_dp_retrieval.losses.full_softmax import FullSoftmax
+from keras_dp_retrieval.losses.in_batch_softmax import InBatchSoftmax
+from keras_dp_retrieval.losses.objective import Objective, ScoredBatch
+from keras_dp_retrieval.losses.rating import PairwiseObjective, RatingError
+
+__all__ = [
+    "FullSoftmax",
+    "InBatchSoftmax",
+    "Objective",
+    "PairwiseObjective",
+    "RatingError",
+    "ScoredBatch",
+    "get",
+]
+
+OBJECTIVES = {
+    "rating": RatingError,
+    "full_softmax": FullSoftmax,
+    "in_batch_softmax": InBatchSoftmax,
+}
+
+
+def get(identifier) -> Objective:
+    """Returns the objective that `identifier` names, describes or is.
+
+    Args:
+        identifier: `"rating"`, `"full_softmax"` or `"in_batch_softmax"`; an
+            `Objective`; a `keras.losses.Loss`, which becomes a
+            `PairwiseObjective`; or the config of either, as
+            `keras.saving.serialize_keras_object` makes it.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    found = identifier
+    if isinstance(found, str) and found in OBJECTIVES:
+        found = OBJECTIVES[found]()
+    elif isinstance(found, dict) and "class_name" in found:
+        found = keras.saving.deserialize_keras_object(found)
+    if isinstance(found, keras.losses.Loss):
+        found = PairwiseObjective(found)
+    if not isinstance(found, Objective):
+        names = ", ".join(repr(name) for name in OBJECTIVES)
+        raise ValueError(
+            f"`objective` must be one of {names}, an `Objective`, a "
+            "`keras.losses.Loss`, or the serialized config of either. "
+            f"Received: objective={identifier!r}."
+        )
+    return found

@@ -1,0 +1,251 @@
+"""InBatchSoftmax: a positive against the others of its batch."""
+
+import keras
+from keras import ops
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.losses.objective import (
+    as_float32,
+    as_rows,
+    one_positive_each,
+)
+from keras_dp_retrieval.losses.softmax import (
+    NO_CANDIDATE,
+    SoftmaxObjective,
+    log_share,
+    row_zero_is_real,
+)
+
+LOGQ = ("corrected", "standard", "off")
+SEED_STATE = "seed_generator_state"
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class InBatchSoftmax(SoftmaxObjective):
+    """Softmax cross-entropy against the batch's other positives as negatives.
+
+    It approximates `FullSoftmax` at a cost that follows the batch and not the
+    catalogue. The negatives of an example are the positives of the batch's
+    other examples, over all devices, and `num_uniform_negatives` candidates
+    drawn uniformly from the whole table (mixed negatives: Yang et al. 2020).
+
+    A popular candidate is a negative as often as it is chosen, so that
+    without a correction the model learns to avoid what is popular. With `n_c`
+    the number of times that candidate `c` is expected among the negatives,
+
+        n_c = (examples - 1) * q_c + num_uniform_negatives / num_candidates
+        q_c = (count_c + 1) / sum over all candidates d of (count_d + 1)
+
+    and `s_c` the dot product divided by the temperature, the loss of an
+    example with the positive `p` and the negatives `N` is
+
+        log(exp(s_p) + sum over c in N of exp(s_c - log n_c)) - s_p
+
+    The sum over `N` is an unbiased estimate of the sum over the catalogue
+    (importance sampling: Bengio and Senécal 2008). The positive is not
+    corrected, as it is always there and not drawn. The usual logQ correction
+    (Yi et al. 2019) corrects it like a negative, which leaves rare positives
+    almost without a gradient; `logq="standard"` does that. The uncorrected
+    positive is the refinement of Khrylchenko et al. 2025 (arXiv 2507.09331):
+    its gradient is theirs, weighted by the probability of an error. One is
+    added to every count so that a candidate which has never been seen, as all
+    of them at the start, counts as seen once.
+
+    An example of weight 0 is nobody's negative. An example without negatives
+    has the loss 0.
+
+    Args:
+        temperature: float. Divides the scores.
+        learn_temperature: bool. Makes the temperature a weight, in log space,
+            that starts at `temperature` and stays within
+            `LEARNED_TEMPERATURES`.
+        normalize: bool. Whether vectors are scaled to length 1 first.
+        logq: `"corrected"`, `"standard"` (both as above) or `"off"`: every
+            negative counts as it comes.
+        mask_accidental_hits: bool. Whether an example's own positive is left
+            out where it is among its negatives.
+        mask_known_positives: bool. Whether the user's known positives are
+            left out as well.
+        hard_negatives: int or None. Keeps only this many negatives of each
+            example, those with the largest corrected logits.
+        num_uniform_negatives: int. Drawn anew at each call, with replacement,
+            and shared by the batch.
+        seed: int or None. Seeds these draws. Their state is saved with the
+            model, so that a resumed run draws as it would have.
+    """
+
+    def __init__(
+        self,
+        temperature=0.15,
+        *,
+        learn_temperature=False,
+        normalize=True,
+        logq="corrected",
+        mask_accidental_hits=True,
+        mask_known_positives=True,
+        hard_negatives=None,
+        num_uniform_negatives=0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(
+            temperature,
+            learn_temperature=learn_temperature,
+            normalize=normalize,
+            mask_known_positives=mask_known_positives,
+            **kwargs,
+        )
+        self.logq = _checks.one_of("logq", logq, LOGQ)
+        self.mask_accidental_hits = bool(mask_accidental_hits)
+        if hard_negatives is not None:
+            hard_negatives = _checks.positive_int(
+                "hard_negatives", hard_negatives
+            )
+        self.hard_negatives = hard_negatives
+        self.num_uniform_negatives = _checks.non_negative_int(
+            "num_uniform_negatives", num_uniform_negatives
+        )
+        self.seed = seed
+        if self.num_uniform_negatives:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, batch):
+        rows = one_positive_each(batch, type(self).__name__)
+        exists = batch.weights > 0
+        users = as_float32(batch.user_vectors) / self.current_temperature()
+        vectors = as_float32(batch.lookup(rows))
+        chosen = ops.sum(users * vectors, axis=1)
+        competes = self._in_batch_competitors(exists)
+        if self.num_uniform_negatives:
+            drawn, is_real = self._draw(batch)
+            rows_of_columns = ops.concatenate([rows, drawn])
+            drawn_vectors = as_float32(batch.lookup(drawn))
+            vectors = ops.concatenate([vectors, drawn_vectors])
+            is_real = ops.broadcast_to(
+                is_real, (rows.shape[0], self.num_uniform_negatives)
+            )
+            competes = ops.concatenate([competes, is_real], axis=1)
+        else:
+            rows_of_columns = rows
+        competes &= ~self._positive_columns(batch, rows, rows_of_columns)
+        negatives = ops.matmul(users, ops.transpose(vectors))
+        if self.logq != "off":
+            negatives -= self._log_expected(batch, exists, rows_of_columns)
+            if self.logq == "standard":
+                chosen -= self._log_expected(batch, exists, rows)
+        negatives = ops.where(competes, negatives, NO_CANDIDATE)
+        if self.hard_negatives is not None:
+            num_kept = min(self.hard_negatives, negatives.shape[1])
+            negatives, _ = ops.top_k(negatives, num_kept)
+        losses = ops.softplus(ops.logsumexp(negatives, axis=1) - chosen)
+        return ops.where(exists, losses, 0.0)
+
+    def _in_batch_competitors(self, exists):
+        """Whether column j is another existing example, `(batch, batch)`."""
+        examples = ops.arange(exists.shape[0])
+        others = ops.expand_dims(examples, 1) != examples
+        return others & exists
+
+    def _draw(self, batch):
+        """Uniform candidate rows, and which of them are real candidates."""
+        num_candidates = batch.candidate_counts.shape[0]
+        drawn = keras.random.randint(
+            (self.num_uniform_negatives,),
+            0,
+            num_candidates,
+            seed=self.seed_generator,
+        )
+        return drawn, (drawn != 0) | row_zero_is_real(batch)
+
+    def _positive_columns(self, batch, rows, rows_of_columns):
+        """Columns that hold a positive of the row, `(batch, columns)`."""
+        # Not keras_rs.layers.RemoveAccidentalHits: it adds about 1e-40 to the
+        # logits instead of removing them (keras-rs#206).
+        hits = ops.zeros(
+            (rows.shape[0], rows_of_columns.shape[0]), dtype="bool"
+        )
+        if self.mask_accidental_hits:
+            hits = ops.expand_dims(rows, 1) == rows_of_columns
+        if self.mask_known_positives and batch.known_positives is not None:
+            known = as_rows(batch.known_positives)
+            hits |= _columns_in(known, rows_of_columns)
+        return hits
+
+    def _log_expected(self, batch, exists, rows):
+        """log(n_c) of the class's formula, for each of `rows`."""
+        # In log space, and not keras_rs.layers.SamplingProbabilityCorrection:
+        # it clips probabilities at 1e-6, which a candidate of a large
+        # catalogue has by right.
+        log_q = log_share(batch.candidate_counts, rows)
+        others = ops.sum(ops.cast(exists, "float32")) - 1.0
+        in_batch = ops.where(
+            others > 0, ops.log(ops.maximum(others, 1.0)), NO_CANDIDATE
+        )
+        if not self.num_uniform_negatives:
+            return in_batch + log_q
+        num_candidates = batch.candidate_counts.shape[0]
+        uniform = ops.log(self.num_uniform_negatives / num_candidates)
+        return ops.logaddexp(in_batch + log_q, uniform)
+
+    def num_competitors(self, batch_size, num_candidates):
+        if self.logq == "standard" or (
+            self.logq == "corrected" and self.hard_negatives is not None
+        ):
+            return None  # Depends on how popular the positives are.
+        if self.logq == "corrected":
+            return num_candidates  # What the corrected sum estimates.
+        num_negatives = batch_size - 1 + self.num_uniform_negatives
+        if self.hard_negatives is not None:
+            num_negatives = min(num_negatives, self.hard_negatives)
+        return num_negatives + 1
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras saves weights and leaves the state of generators out.
+        if self.num_uniform_negatives:
+            store[SEED_STATE] = self.seed_generator.state
+
+    def load_own_variables(self, store):
+        own = {key: store[key] for key in store.keys() if key != SEED_STATE}
+        super().load_own_variables(own)
+        if self.num_uniform_negatives and SEED_STATE in store.keys():
+            self.seed_generator.state.assign(store[SEED_STATE])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "logq": self.logq,
+            "mask_accidental_hits": self.mask_accidental_hits,
+            "hard_negatives": self.hard_negatives,
+            "num_uniform_negatives": self.num_uniform_negatives,
+            "seed": self.seed,
+        }
+
+
+def _columns_in(row_lists, rows_of_columns):
+    """Whether a column's candidate is in the row's list, `(batch, columns)`.
+
+    The lists are looked up in the sorted columns: comparing every column with
+    every entry would take `batch x columns x entries` steps.
+    """
+    in_order = ops.sort(rows_of_columns)
+    place = ops.searchsorted(in_order, rows_of_columns)
+    num_columns = in_order.shape[0]
+    found = ops.reshape(
+        ops.searchsorted(in_order, ops.reshape(row_lists, (-1,))),
+        row_lists.shape,
+    )
+    is_there = (
+        ops.take(in_order, ops.minimum(found, num_columns - 1)) == row_lists
+    )
+    # One more column takes what was not found.
+    found = ops.where(is_there, found, num_columns)
+    hits = ops.vectorized_map(
+        lambda places: ops.scatter_update(
+            ops.zeros((num_columns + 1,), dtype="bool"),
+            ops.expand_dims(places, 1),
+            ops.ones(places.shape, dtype="bool"),
+        ),
+        found,
+    )
+    return ops.take(hits, place, axis=1)

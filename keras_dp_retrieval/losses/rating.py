@@ -1,0 +1,91 @@
+"""Objectives that learn from rated pairs."""
+
+import keras
+from keras import ops
+
+from keras_dp_retrieval.losses.objective import (
+    Objective,
+    as_float32,
+    one_positive_each,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class RatingError(Objective):
+    """The squared error of the dot product as a prediction of the rating.
+
+        loss_i = (user_i . candidate_i - rating_i)^2
+
+    Its mean is the mean squared error. It learns from rated pairs alone, so
+    it says nothing about candidates that nobody has rated.
+    """
+
+    needs_ratings = True
+
+    def call(self, batch):
+        scores = _scores_of_pairs(batch)
+        return ops.square(scores - _ratings(batch, type(self).__name__))
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class PairwiseObjective(Objective):
+    """Any Keras loss between the rating and the dot product, per example.
+
+    Args:
+        loss: a `keras.losses.Loss`, the config of one or its class's name,
+            such as `"MeanAbsoluteError"`. A loss of your own must be registered
+            with `keras.saving.register_keras_serializable` for the model to
+            load without `custom_objects`. Its `call` is given two tensors
+            `(batch, 1)` and must return one loss per example; its `reduction`
+            is not used, because the model averages over real examples only.
+    """
+
+    needs_ratings = True
+
+    def __init__(self, loss, **kwargs):
+        super().__init__(**kwargs)
+        loss = keras.losses.get(loss)
+        if not isinstance(loss, keras.losses.Loss):
+            raise ValueError(
+                "`loss` must be a `keras.losses.Loss`. Received: "
+                f"loss={loss!r}. Wrap a function in an object, as in "
+                "`keras.losses.MeanAbsoluteError()`."
+            )
+        self.loss = loss
+
+    def call(self, batch):
+        scores = ops.expand_dims(_scores_of_pairs(batch), 1)
+        ratings = ops.expand_dims(_ratings(batch, type(self).__name__), 1)
+        losses = self.loss.call(ratings, scores)
+        if not losses.shape:
+            raise ValueError(
+                "The loss must return one value per example. Received: "
+                f"{type(self.loss).__name__}, whose `call` returns a scalar."
+            )
+        return ops.reshape(losses, (-1,))
+
+    def get_config(self):
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {**super().get_config(), "loss": loss}
+
+    @classmethod
+    def from_config(cls, config):
+        loss = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**{**config, "loss": loss})
+
+
+def _scores_of_pairs(batch):
+    """The dot product of each user and its candidate, `(batch,)`."""
+    rows = one_positive_each(batch, "A loss on ratings")
+    vectors = as_float32(batch.lookup(rows))
+    return ops.sum(as_float32(batch.user_vectors) * vectors, axis=1)
+
+
+def _ratings(batch, objective):
+    if batch.ratings is None:
+        raise ValueError(
+            f"`{objective}` needs a rating for every example, and this data "
+            "has none. Use the objective 'full_softmax' or "
+            "'in_batch_softmax', which learn from the pairs alone."
+        )
+    return as_float32(batch.ratings)

@@ -1,0 +1,91 @@
+"""What the softmax objectives share."""
+
+from keras import ops
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.losses.objective import Objective, as_float32, as_rows
+
+# The logit of a column that does not compete. Finite, so that a row in which
+# nothing competes has a loss and a gradient of zero instead of NaN.
+NO_CANDIDATE = -1e30
+
+# A learned temperature stays in here. The lower end is where CLIP (Radford et
+# al. 2021) stops too: below it the largest logit alone decides, and training
+# becomes unstable.
+LEARNED_TEMPERATURES = (0.01, 10.0)
+
+
+class SoftmaxObjective(Objective):
+    """What the softmax objectives share: a temperature, fixed or learned."""
+
+    def __init__(
+        self,
+        temperature=0.15,
+        *,
+        learn_temperature=False,
+        normalize=True,
+        mask_known_positives=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.temperature = _checks.number_between(
+            "temperature", temperature, 0, open_low=True
+        )
+        self.learn_temperature = bool(learn_temperature)
+        self.normalize = bool(normalize)
+        self.mask_known_positives = bool(mask_known_positives)
+        if self.learn_temperature:
+            _checks.number_between(
+                "temperature", temperature, *LEARNED_TEMPERATURES
+            )
+            # The weight is the logarithm of the ratio to the initial
+            # temperature, so weight decay draws it back there and not to 1.
+            self.log_temperature_ratio = self.add_weight(
+                shape=(),
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
+                name="log_temperature_ratio",
+            )
+
+    def current_temperature(self):
+        """The temperature in use: a float, or a float32 scalar if learned."""
+        if not self.learn_temperature:
+            return self.temperature
+        low, high = (
+            ops.log(limit / self.temperature) for limit in LEARNED_TEMPERATURES
+        )
+        ratio = ops.convert_to_tensor(self.log_temperature_ratio)
+        # The value is clipped, the gradient is not: clipping both would leave
+        # a temperature that has stepped over the end stuck there.
+        clipped = ops.clip(ratio, low, high)
+        ratio = ratio + ops.stop_gradient(clipped - ratio)
+        return self.temperature * ops.exp(ratio)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "temperature": self.temperature,
+            "learn_temperature": self.learn_temperature,
+            "normalize": self.normalize,
+            "mask_known_positives": self.mask_known_positives,
+        }
+
+
+def log_share(counts, rows):
+    """log of the candidates' share of all positives, 1 added to each count.
+
+    The rows are looked up first: a logarithm of every count would cost as
+    much as the catalogue is long.
+    """
+    total = ops.sum(as_float32(counts)) + counts.shape[0]
+    return ops.log(as_float32(ops.take(counts, rows)) + 1.0) - ops.log(total)
+
+
+def row_zero_is_real(batch):
+    """Whether row 0 is a candidate and not the place of unknown ones."""
+    rows = as_rows(batch.candidate_rows)
+    if len(rows.shape) == 1:
+        rows = ops.expand_dims(rows, 1)
+    exists = ops.expand_dims(batch.weights > 0, 1)
+    return (batch.candidate_counts[0] > 0) | ops.any((rows == 0) & exists)
