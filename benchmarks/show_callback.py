@@ -26,7 +26,7 @@ RUNS = {
     "slow input": (2, 1),
 }
 LATE_DEVICE, LATE_SECONDS = 2, 0.01
-WAIT_SECONDS = 0.005
+WAIT_SECONDS = 0.02
 
 
 def parse():
@@ -51,15 +51,15 @@ def lagging(model):
         kdr.data_parallel().device_mesh.backend_mesh.devices, "batch"
     )
 
-    def sleep(loss, index):
+    def sleep(loss, updated, index):
         if index == LATE_DEVICE:
             time.sleep(LATE_SECONDS)
         return np.asarray(loss)
 
-    def late(loss):
+    def late(loss, updated):
         shape = jax.ShapeDtypeStruct(loss.shape, loss.dtype)
         index = jax.lax.axis_index("batch")
-        return jax.pure_callback(sleep, shape, loss, index)
+        return jax.pure_callback(sleep, shape, loss, updated, index)
 
     everywhere = jax.sharding.PartitionSpec()
     delayed = jax.shard_map(
@@ -73,7 +73,9 @@ def lagging(model):
 
     def late_train_step(state, data):
         logs, state = train_step(state, data)
-        return {**logs, "loss": delayed(logs["loss"])}, state
+        # Only when the variables have been updated, and so after the sum.
+        late_loss = delayed(logs["loss"], state[0][0][0, 0])
+        return {**logs, "loss": late_loss}, state
 
     model.train_step = late_train_step
 

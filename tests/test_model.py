@@ -260,6 +260,17 @@ def test_any_number_of_devices_gives_what_one_gives(
             np.testing.assert_array_equal(got[name], expected[name])
 
 
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_a_step_is_compiled_once(on_devices, num_devices):
+    on_devices(num_devices)
+    model = compiled_model(objective="rating")
+    callback = kdr.DistributionAwareCallback()
+    x, y = interactions(64)
+    model.fit(x, y, batch_size=16, epochs=3, verbose=0, callbacks=[callback])
+    compiled = [record["compiled_steps"] for record in callback.history]
+    assert compiled == [[0], [], []]
+
+
 @pytest.mark.parametrize(
     "num_devices", [pytest.param(1, marks=pytest.mark.slow), 4]
 )

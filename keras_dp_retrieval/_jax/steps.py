@@ -107,6 +107,24 @@ def _out_shardings(model):
     return None, shardings
 
 
+def on_committed_state(function):
+    """Returns a train or test function that JAX compiles once.
+
+    On one device Keras makes variables that may move ("uncommitted") and gets
+    them back from a step bound to the device, all but the metrics that it
+    resets in each epoch. JAX compiles anew for each such mixture.
+    """
+
+    def bound(array):
+        if array.committed:
+            return array
+        return jax.device_put(array, array.sharding)
+
+    return lambda state, iterator: function(
+        jax.tree.map(bound, state), iterator
+    )
+
+
 def replicate(tree):
     """Gives every device the whole of every array, inside a jitted function.
 

@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 
+from keras_dp_retrieval import distribution
 from keras_dp_retrieval.batches import (
     PaddedBatches,
     keras_fuses_steps,
@@ -57,12 +58,20 @@ class PaddedModel(keras.Model):
         return steps.replicate(outputs), non_trainable
 
     def make_train_function(self, force=False):
-        if not self._fuses_steps():
-            return super().make_train_function(force)
-        if self.train_function is None or force:
+        if self.train_function is not None and not force:
+            return
+        if self._fuses_steps():
             from keras_dp_retrieval._jax import steps
 
             self.train_function = steps.fused_train_function(self)
+        else:
+            super().make_train_function(force)
+        self.train_function = _compiled_once(self.train_function)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = _compiled_once(self.test_function)
 
     def _fuses_steps(self) -> bool:
         """Whether a group of `steps_per_execution` steps is one program.
@@ -251,3 +260,16 @@ class PaddedModel(keras.Model):
                 if variable._value is None:
                     variable.assign(value)
             raise
+
+
+def _compiled_once(function):
+    """A train or test function without what makes JAX compile it again."""
+    if (
+        keras.backend.backend() != "jax"
+        or keras.distribution.distribution() is None
+        or distribution.num_devices() > 1
+    ):
+        return function
+    from keras_dp_retrieval._jax import steps
+
+    return steps.on_committed_state(function)
