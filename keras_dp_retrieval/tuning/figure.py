@@ -80,7 +80,10 @@ def _draw_scores(axis, result, name):
         axis.set_xscale("log", base=2 if isinstance(x[0], int) else 10)
         if isinstance(x[0], int):
             axis.set_xticks(sorted(set(x)), [str(v) for v in sorted(set(x))])
-    axis.axhline(statistics.median(y), color="#999999", lw=1, ls="--")
+    axis.axhline(
+        statistics.median(y), color="#999999", lw=1, ls="--", label="median"
+    )
+    axis.legend(loc="lower right", fontsize=8)
     axis.set_xlabel(name)
     axis.set_ylabel(f"best {result.objective}")
     axis.grid(alpha=0.3)
