@@ -588,7 +588,7 @@ def _draw_lags(axis, epochs):
     axis.set_ylabel("finish lag, ms")
     if not known:
         axis.text(
-            0.5, 0.5, "finish lag: needs several devices on JAX",
+            0.5, 0.5, "finish lag: needs several devices in a process",
             ha="center", va="center", transform=axis.transAxes,
         )  # fmt: skip
         axis.set_xticks([])
