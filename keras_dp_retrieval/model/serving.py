@@ -90,9 +90,10 @@ class Serving:
 
         Returns:
             `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
-            equal scores by the lower id. Where fewer than k candidates are
-            left, the rest has id -1 (`""` among strings) and score minus
-            infinity.
+            equal scores by the lower id (candidates that were added to a
+            trained model come after those that it began with). Where fewer
+            than k candidates are left, the rest has id -1 (`""` among
+            strings) and score minus infinity.
 
         Raises:
             ValueError: If a user or candidate is not known.
@@ -165,18 +166,22 @@ class Serving:
         self._indexed.index = None
 
     def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`, on any number of rows; see `PaddedModel`."""
         self._drop_index()
         return super().fit(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
+        """As in `keras.Model`."""
         self._drop_index()
         return super().train_on_batch(*args, **kwargs)
 
     def set_weights(self, weights):
+        """As in `keras.Model`."""
         self._drop_index()
         super().set_weights(weights)
 
     def load_weights(self, *args, **kwargs):
+        """As in `keras.Model`."""
         self._drop_index()
         super().load_weights(*args, **kwargs)
 
