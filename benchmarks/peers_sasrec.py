@@ -60,7 +60,7 @@ COMMON = {
 
 # What `--part test` trains, for how many epochs: the best NDCG@10 on validation
 # of all of `GRID`, up to 25 epochs.
-CHOSEN = ("dropout.5", 25)
+CHOSEN = ("cosine", 25)
 
 
 def read_in_order(data_dir):
