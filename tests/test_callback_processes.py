@@ -93,6 +93,7 @@ def end(processes):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_agree_and_the_late_one_is_named(tmp_path):
     processes = start(str(tmp_path), "LATE")
     try:

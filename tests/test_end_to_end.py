@@ -59,6 +59,7 @@ def test_losses_are_those_of_the_recipe_in_plain_keras(
     np.testing.assert_allclose(got["val_loss"], expected["val_loss"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_our_parts_and_plain_parts_plug_into_each_other(
     on_devices, tutorial_data, plain_data
 ):

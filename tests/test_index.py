@@ -216,6 +216,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_an_index_alone_loads_in_a_fresh_process(tmp_path):
     _, vectors = tied_vectors()
     expected, paths = [], []

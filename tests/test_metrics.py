@@ -442,6 +442,7 @@ print("same")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_users_and_agree():
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -271,6 +271,7 @@ def outputs(processes):
             process.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_load_it_go_on_and_save_it_together(saved_on, tmp_path):
     folder, _, loss, answers = saved_on
     with socket.socket() as listener:

@@ -176,9 +176,8 @@ def test_what_comes_next_is_never_in_the_history_it_is_learned_from():
     }
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param("ids", marks=pytest.mark.slow), "recency"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ids", "recency"])
 def test_history_towers_train_save_and_agree_on_any_devices(
     kind, on_devices, tmp_path
 ):

@@ -158,7 +158,9 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
         # It draws at random from the seventh trial on.
         pytest.param("bayesian", 8, [(7, 1)], marks=pytest.mark.slow),
         # The fourth trial goes on from the second epoch of an earlier one.
-        ("hyperband", 4, [(1, 0), (2, 2)]),
+        pytest.param(
+            *("hyperband", 4, [(1, 0), (2, 2)]), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_interrupted_search_ends_like_one_that_was_not(
@@ -201,6 +203,7 @@ def test_early_stopping_remembers_epochs_before_the_interruption(search):
     assert outcome(search(project_name="broken", **options)) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_random_numbers_of_a_layer_go_on(data, search):
     class WithDropout(tuning.RetrievalHyperModel):
         def make_model(self, hp):
