@@ -219,14 +219,7 @@ def figure(runs: list[dict], path=None, names=None):
     """
     if not runs or not all(run["epochs"] for run in runs):
         raise ValueError("There is nothing to draw: no epoch has ended yet.")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Figures need matplotlib. Install it with: pip install "
-            "'keras-dp-retrieval[plots]'."
-        ) from error
-    drawing = Figure(figsize=(6.4 * len(runs), 9.0), layout="constrained")
+    drawing = new_figure(6.4 * len(runs), 9.0)
     axes = drawing.subplots(3, len(runs), sharey="row", squeeze=False)
     names = names or [_headline(run).split(";")[0] for run in runs]
     for column, (run, name) in enumerate(zip(runs, names, strict=True)):
@@ -241,6 +234,23 @@ def figure(runs: list[dict], path=None, names=None):
     if path is not None:
         drawing.savefig(path, dpi=120)
     return drawing
+
+
+def new_figure(width: float, height: float):
+    """Returns an empty matplotlib figure; the size is in inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed; names the command that
+            installs it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "Figures need matplotlib. Install it with: pip install "
+            "'keras-dp-retrieval[plots]'."
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 # Figures from records.

@@ -2,18 +2,13 @@
 
 import statistics
 
+from keras_dp_retrieval import report
+
 
 def draw(result, path=None):
     """Returns the figure of a `SearchResult`; writes it to `path`."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Figures need matplotlib. Install it with: pip install "
-            "'keras-dp-retrieval[plots]'."
-        ) from error
     names = _numeric_names(result)
-    drawing = Figure(figsize=(5 * (1 + len(names)), 4.2), layout="constrained")
+    drawing = report.new_figure(5 * (1 + len(names)), 4.2)
     axes = drawing.subplots(1, 1 + len(names), squeeze=False)[0]
     _draw_curves(axes[0], result)
     for axis, name in zip(axes[1:], names, strict=True):
