@@ -6,6 +6,7 @@ Here every batch is filled up to one fixed number of rows that divides; the
 filler repeats a real row and has sample weight 0.
 """
 
+import functools
 import inspect
 import itertools
 import warnings
@@ -134,7 +135,7 @@ class PaddedBatches(DataAdapter):
         if super_batch:
             return (_for_keras(group, super_batch) for group in groups)
         if steps == 1:
-            return (_map(lambda rows: rows[0], group) for group in groups)
+            return map(_first_step, groups)
         return (
             _map(lambda rows: np.moveaxis(rows, 0, 1), group)
             for group in groups
@@ -246,7 +247,7 @@ def _with_weights(group, sizes=None) -> tuple:
     if sizes is None:
         sizes = np.full(shape[0], shape[1])
     if sample_weight is None:
-        weights = np.ones(shape, "float32")
+        weights = _ones(shape)
     else:
         # Keras repeats one array for every key of a dict `y`.
         leaf = keras.tree.flatten(sample_weight)[0]
@@ -273,6 +274,26 @@ def _real_rows(group, sizes):
         return _map(lambda rows: rows.reshape(-1, *rows.shape[2:]), group)
     is_real = np.arange(longest) < sizes[:, None]
     return _map(lambda rows: rows[is_real], group)
+
+
+def _first_step(group) -> tuple:
+    """The batch of a group of one."""
+    x, y, weights = group
+    x, y = _map(lambda rows: rows[0], (x, y))
+    if weights is _ones(weights.shape):
+        return x, y, _ones(weights.shape[1:])
+    return x, y, weights[0]
+
+
+@functools.lru_cache(maxsize=16)
+def _ones(shape) -> np.ndarray:
+    """The weights where all rows are real: one array, which nobody changes.
+
+    Who counts its rows need do so only once.
+    """
+    ones = np.ones(shape, "float32")
+    ones.flags.writeable = False
+    return ones
 
 
 def _map(function, arrays):

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dp_retrieval import report
+from keras_dp_retrieval import RetrievalDataset, TwoTowerRetrieval, report
 from keras_dp_retrieval._jax import compilation, devices
 from keras_dp_retrieval.callbacks import DistributionAwareCallback
 from keras_dp_retrieval.callbacks.record import (
@@ -47,8 +47,9 @@ def clock():
 @pytest.fixture
 def compiler(monkeypatch):
     """A compiler's account that the test writes itself."""
-    account = {"seconds": 0.0}
-    monkeypatch.setattr(compilation, "seconds", lambda: account["seconds"])
+    account = types.SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(compilation, "totals", account)
+    monkeypatch.setattr(compilation, "_PHASES", ())  # Not the real one.
     return account
 
 
@@ -118,7 +119,7 @@ def test_every_second_of_an_epoch_is_accounted_for(clock, compiler):
         clock.advance(0.1)
         if call == 0:
             clock.advance(3.0)
-            compiler["seconds"] += 3.0
+            compiler.seconds += 3.0
 
     make_steps_take(model, step)
     model.make_test_function()
@@ -191,7 +192,7 @@ def test_recompilation_is_blamed_on_its_step_and_warned_about_once(
                 if batch[0].shape not in batch_shapes:
                     batch_shapes.add(batch[0].shape)
                     clock.advance(1.5)
-                    compiler["seconds"] += 1.5
+                    compiler.seconds += 1.5
 
         return inner(state, watched())
 
@@ -233,7 +234,7 @@ def test_the_real_compiler_is_heard():
 
 
 def test_nested_traces_are_counted_once(monkeypatch):
-    monkeypatch.setattr(compilation, "_totals", compilation._Totals())
+    monkeypatch.setattr(compilation, "totals", compilation._Totals())
     trace, lower, backend = compilation._PHASES
     compilation._add_span(trace, 2.0, 3.0)  # inside the next
     compilation._add_span(trace, 4.0, 4.5)  # inside the next
@@ -303,12 +304,12 @@ def test_fused_batches_are_several_steps():
     weights = np.ones((6, 4), "float32")
     weights[4:, 3] = 0  # The last of four steps has two filler rows.
     x, y = np.zeros((6, 4), "int32"), np.zeros((6, 4), "float32")
-    assert counter.add([(x, y, weights)], fused=True) == 4
+    assert counter.add((x, y, weights), fused=True) == 4
     counter.fold()
     assert counter.total == 22
     # The same weights per position, in one step: every row has a real one.
     counter = RowCounter()
-    assert counter.add([(x, y, weights)], fused=False) == 1
+    assert counter.add((x, y, weights), fused=False) == 1
     counter.fold()
     assert counter.total == 6
 
@@ -316,9 +317,48 @@ def test_fused_batches_are_several_steps():
 def test_a_row_counts_if_any_output_weighs_it():
     counter = RowCounter()
     one, other = np.array([1, 0, 0, 1]), np.array([0, 0, 1, 1])
-    counter.add([(np.zeros((4, 2)), None, {"a": one, "b": other})], False)
+    counter.add((np.zeros((4, 2)), None, {"a": one, "b": other}), False)
     counter.fold()
     assert counter.total == 3
+
+
+def test_a_buffer_that_is_filled_again_is_counted_each_time():
+    counter, weights = RowCounter(), np.ones(4, "float32")
+    x = np.zeros((4, 2))
+    for real in (4, 1, 3):
+        weights[:] = np.arange(4) < real
+        assert counter.add((x, None, weights), fused=False) == 1
+    counter.fold()
+    assert counter.total == 8
+
+
+def test_weights_that_nobody_can_change_are_counted_every_time_they_come():
+    counter, x = RowCounter(), np.zeros((4, 2))
+    some, all_real = np.array([1.0, 0, 0, 1]), np.ones((4, 3))
+    for weights in (some, all_real):
+        weights.flags.writeable = False
+    steps = [
+        counter.add((x, None, weights), fused=True)
+        for weights in (some, some, all_real, all_real, all_real, some)
+    ]
+    assert steps == [1, 1, 3, 3, 3, 1]
+    counter.fold()
+    counter.fold()
+    assert counter.total == 3 * 2 + 3 * 12
+
+
+def test_a_short_last_group_of_fused_steps_is_nobodys_mistake(recwarn):
+    data = RetrievalDataset.from_synthetic(
+        30, 20, 200, batch_size=10, validation_fraction=0.0, test_fraction=0.25
+    )
+    model = TwoTowerRetrieval.for_dataset(data, 4, objective="rating")
+    model.compile("adagrad", steps_per_execution=4)
+    callback = DistributionAwareCallback()
+    model.fit(data.train, epochs=2, verbose=0, callbacks=[callback])
+    assert callback.history[0]["compiled_steps"] == [0, 12]
+    assert [record["steps"] for record in callback.history] == [15, 15]
+    assert [record["examples"] for record in callback.history] == [150, 150]
+    assert not [w for w in recwarn if "new shape" in str(w.message)]
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 3, 4])

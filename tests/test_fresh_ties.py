@@ -107,3 +107,16 @@ def test_other_data_are_refused():
             verbose=0,
             callbacks=[FreshTies(data.next_items(8))],
         )
+
+
+def test_a_model_without_histories_is_refused():
+    data = tied_data()
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="which has none"):
+        model.fit(
+            np.ones((4, 1)),
+            np.ones((4, 1)),
+            verbose=0,
+            callbacks=[FreshTies(data.next_items(8))],
+        )

@@ -19,7 +19,8 @@ class _Totals(threading.local):
         self.spans = []  # (start, stop), apart from each other.
 
 
-_totals = _Totals()
+# Read its `seconds` where a call of `seconds()` would take too long.
+totals = _Totals()
 _listening = False
 
 
@@ -28,7 +29,7 @@ def seconds() -> float:
 
     Counts from the first `listen()` on; take differences.
     """
-    return _totals.seconds
+    return totals.seconds
 
 
 def listen() -> None:
@@ -48,9 +49,9 @@ def _add_span(
         return
     # A function traced inside another reports first and its time is part of
     # the outer one's: what lies inside the new span is taken out again.
-    spans = _totals.spans
+    spans = totals.spans
     while spans and spans[-1][0] >= start_time:
         inner_start, inner_end = spans.pop()
-        _totals.seconds -= inner_end - inner_start
+        totals.seconds -= inner_end - inner_start
     spans.append((start_time, end_time))
-    _totals.seconds += end_time - start_time
+    totals.seconds += end_time - start_time

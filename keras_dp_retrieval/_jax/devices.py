@@ -3,6 +3,7 @@
 import os
 
 import jax
+import numpy as np
 
 _VIRTUAL_DEVICES = "--xla_force_host_platform_device_count"
 
@@ -132,18 +133,25 @@ def wait_in_turn(array, first: int, clock) -> list[tuple[str, float]]:
     return waits
 
 
-def parts_on_devices(array):
-    """Yields `(device name, part, is_first_copy)` for this process's parts.
+def parts_on_devices(arrays):
+    """Yields `(device name, parts, is_first_copy)` for this process's parts.
 
-    Over all processes, every row of `array` is in exactly one part that is a
+    Over all processes, every row of an array is in exactly one part that is a
     first copy. Arrays that are on no device come as one part with the name
     None.
+
+    Args:
+        arrays: Arrays of one shape that are laid out alike.
+
+    Yields:
+        `parts` is a NumPy array, `(number of arrays, ...)`.
     """
-    if not isinstance(array, jax.Array):
-        yield None, array, True
+    if not isinstance(arrays[0], jax.Array):
+        yield None, np.stack(arrays), True
         return
-    for shard in array.addressable_shards:
-        yield name_of(shard.device), shard.data, shard.replica_id == 0
+    for place, shard in enumerate(arrays[0].addressable_shards):
+        parts = [np.asarray(array.addressable_data(place)) for array in arrays]
+        yield name_of(shard.device), np.stack(parts), shard.replica_id == 0
 
 
 def rows_on_devices(shape, sharding):

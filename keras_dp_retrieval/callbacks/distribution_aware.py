@@ -46,7 +46,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
       the next one's, waiting for input included, compilation left out. Taken
       over windows of a few steps, at whose end the host waits for a step it
       queued earlier; a step counts with its window's mean. Windows grow until
-      they last 0.02 s, so a single slow step shows if steps are long.
+      they last 0.05 s, so a single slow step shows if steps are long.
     - `seconds` of the epoch = `training_seconds` + `validation_seconds` +
       `callbacks_seconds` (other callbacks' work at an epoch's begin and end,
       such as checkpoints; their batch hooks count as training).
@@ -167,7 +167,11 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         if self._looks_inside:
             from keras_dp_retrieval.callbacks import steps
 
-            self._recorder = steps.StepRecorder(self._clock, self._recompiled)
+            self._recorder = steps.StepRecorder(
+                self._clock,
+                self._recompiled,
+                may_fuse=model.steps_per_execution > 1,
+            )
             self._peers = peers.Peers(
                 self._process,
                 distribution.process_count(),
@@ -201,7 +205,9 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         if self._looks_inside:
             if self._model.train_function is not self._timed:
                 self._stand_in()
-            self._recorder.arm()
+            # The next call of the train function is a step of this `fit`.
+            self._recorder.armed = True
+            self._recorder.progress += 1
 
     def on_test_begin(self, logs=None):
         if self._epoch is not None:
@@ -278,7 +284,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         model = self._model
         if self._timed is None or not self._timed.is_in_use():
             self._timed = steps.TimedTrainFunction(
-                model, model.train_function, self._recorder, self._clock
+                model, model.train_function, self._recorder
             )
             model.train_function = self._timed
 

@@ -28,6 +28,13 @@ class FreshTies(keras.callbacks.Callback):
         self._timeline = next_items.timeline
 
     def on_train_begin(self, logs=None):
+        if getattr(self.model, "histories", None) is None:
+            raise ValueError(
+                "`FreshTies` deals a model's histories anew. Received: the "
+                f"model {self.model.name!r}, which has none. Make it with "
+                "`TwoTowerRetrieval.for_dataset(data)` and a tower that reads "
+                "histories, such as `RecencyTower`."
+            )
         rows = self.model.histories.candidate_rows
         if rows.shape[0] != len(self._timeline.candidate_rows) + 1:
             raise ValueError(

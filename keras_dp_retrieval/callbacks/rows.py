@@ -5,123 +5,144 @@ import collections
 import keras
 import numpy as np
 
-# Weights are kept until they are counted together; this many bytes of them,
-# lest an endless epoch fills the memory.
+# Weights on devices are kept until they are counted together; this many bytes
+# of them, lest an endless epoch fills the memory.
 MOST_BYTES_KEPT = 16_000_000
-MOST_RUNS_KEPT = 1000
 
 
 class RowCounter:
     """Rows whose sample weight is not 0, in all and by device.
 
-    Counting reads the sample weights, which exist as soon as they reached the
-    device: no step is waited for. Even so it is put off to the end of the
-    epoch, off the path of the steps.
+    Weights in NumPy are counted at once: their memory may be used again for
+    the next batch. To read weights on devices takes longer, and is put off to
+    the end of the epoch, off the path of the steps. They exist as soon as they
+    reached the device: no step is waited for.
     """
 
     def __init__(self):
-        self._runs = []  # [shape, sharding, how many batches in a row]
+        # Batches without weights that follow each other and are alike.
+        self._shape = self._sharding = None
+        self._alike = 0
+        # An array of NumPy that is the weights of batch after batch.
+        self._frozen = None
+        self._frozen_steps = self._frozen_rows = self._times_frozen = 0
         self._weights = []
-        self._bytes = 0
+        self._most_kept = 0
         self.total = 0.0
         self.by_device = collections.Counter()
 
-    def add(self, batches, fused: bool) -> int:
-        """Takes note of batches and returns how many steps they make.
+    def add(self, batch, fused: bool) -> int:
+        """Takes note of a batch and returns how many steps it makes.
 
         Args:
-            batches: What the iterator gave for one call of the train
-                function.
-            fused: bool. Whether one batch holds several steps' rows, with
+            batch: What the iterator gave.
+            fused: bool. Whether the batch holds several steps' rows, with
                 leaves `(rows, steps, ...)`, instead of one step's.
         """
-        steps = len(batches)
-        for batch in batches:
-            x, weights = _inputs_and_weights(batch)
-            if weights is not None:
-                weights = _arrays(weights)
-                fused_here = fused and len(weights[0].shape) == 2
-                self._keep(weights, fused_here)
-                if fused_here:
-                    steps += weights[0].shape[1] - 1
-            else:
-                x = x if hasattr(x, "shape") else _first_array(x)
-                self._count_batch(x.shape, getattr(x, "sharding", None))
+        # Every step comes by here: hence no `unpack_x_y_sample_weight`.
+        if type(batch) is not tuple:
+            batch = keras.utils.unpack_x_y_sample_weight(batch)
+        if len(batch) > 2 and batch[2] is not None:
+            return self._add_weighted(batch[2], fused)
+        x = batch[0]
+        if type(x) is np.ndarray:
+            shape, sharding = x.shape, None
+        else:
+            x = x if hasattr(x, "shape") else _first_array(x)
+            shape, sharding = x.shape, _sharding(x)
+        # To hash a sharding takes longer than all else that a step costs.
+        if sharding is not self._sharding or shape != self._shape:
+            self._count_alike()
+            self._shape, self._sharding = shape, sharding
+        self._alike += 1
+        return 1
+
+    def _add_weighted(self, weights, fused) -> int:
+        if weights is self._frozen:
+            self._times_frozen += 1
+            return self._frozen_steps
+        weights = _arrays(weights)
+        shape = weights[0].shape
+        fused = fused and len(shape) == 2
+        steps = shape[1] if fused else 1
+        if not all(type(array) is np.ndarray for array in weights):
+            self._keep(weights, fused)
+        elif not weights[1:] and not weights[0].flags.writeable:
+            # Nobody can change it: it need not be counted each time.
+            self._count_frozen()
+            self._frozen, self._frozen_steps = weights[0], steps
+            self._frozen_rows = _real_rows([weights[0][None]], fused)
+            self._times_frozen = 1
+        else:
+            rows = _real_rows([array[None] for array in weights], fused)
+            self._add(None, rows, True)
         return steps
 
     def _keep(self, weights, fused):
+        if not self._weights:
+            size = sum(array.nbytes for array in weights)
+            self._most_kept = MOST_BYTES_KEPT // max(size, 1)
         self._weights.append((weights, fused))
-        self._bytes += sum(array.nbytes for array in weights)
-        if self._bytes > MOST_BYTES_KEPT:
+        if len(self._weights) > self._most_kept:
             self._count_weights()
-
-    def _count_batch(self, shape, sharding):
-        # To hash a sharding takes longer than all else that a step costs.
-        run = self._runs[-1] if self._runs else (None, None)
-        if run[1] is sharding and run[0] == shape:
-            run[2] += 1
-        else:
-            if len(self._runs) >= MOST_RUNS_KEPT:
-                self._count_runs()
-            self._runs.append([shape, sharding, 1])
 
     def fold(self):
         """Counts what has been noted since the last time."""
         self._count_weights()
-        self._count_runs()
+        self._count_alike()
+        self._count_frozen()
 
-    def _count_runs(self):
-        batches = collections.Counter()
-        for shape, sharding, count in self._runs:
-            batches[shape, sharding] += count
-        for (shape, sharding), count in batches.items():
-            self._count_shape(shape, sharding, count)
-        self._runs.clear()
+    def _count_frozen(self):
+        self._add(None, self._frozen_rows * self._times_frozen, True)
+        self._times_frozen = 0
+
+    def _count_alike(self):
+        if self._alike:
+            from keras_dp_retrieval._jax import devices
+
+            for name, rows, is_first_copy in devices.rows_on_devices(
+                self._shape, self._sharding
+            ):
+                self._add(name, rows * self._alike, is_first_copy)
+        self._alike = 0
 
     def _count_weights(self):
         from keras_dp_retrieval._jax import devices
 
+        alike = collections.defaultdict(list)
         for weights, fused in self._weights:
-            parts = [devices.parts_on_devices(array) for array in weights]
-            for outputs in zip(*parts, strict=True):
-                name, _, is_first_copy = outputs[0]
-                rows = _real_rows([part for _, part, _ in outputs], fused)
-                self.by_device[name] += rows
-                self.total += rows * is_first_copy
+            kinds = [(a.shape, id(_sharding(a))) for a in weights]
+            alike[fused, *kinds].append(weights)
+        for (fused, *_), batches in alike.items():
+            # For each output, its arrays of all batches, device by device.
+            outputs = [
+                devices.parts_on_devices(arrays)
+                for arrays in zip(*batches, strict=True)
+            ]
+            for parts in zip(*outputs, strict=True):
+                name, _, is_first_copy = parts[0]
+                rows = _real_rows([part for _, part, _ in parts], fused)
+                self._add(name, rows, is_first_copy)
         self._weights.clear()
-        self._bytes = 0
 
-    def _count_shape(self, shape, sharding, batches):
-        from keras_dp_retrieval._jax import devices
-
-        for name, rows, is_first_copy in devices.rows_on_devices(
-            shape, sharding
-        ):
-            self.by_device[name] += rows * batches
-            self.total += rows * batches * is_first_copy
+    def _add(self, device, rows, is_first_copy):
+        self.by_device[device] += rows
+        self.total += rows * is_first_copy
 
 
 def _real_rows(weights, fused: bool) -> int:
     """Rows with a weight other than 0 in any output.
 
-    Weights per position, `(rows, positions)`, make one row each; in a fused
-    batch every position is a row of its own.
+    Weights per position, `(batches, rows, positions)`, make one row each; in
+    fused batches every position is a row of its own.
     """
     real = 0
     for array in weights:
-        array = np.asarray(array) != 0
-        if not fused and array.ndim > 1:
-            array = array.any(axis=tuple(range(1, array.ndim)))
+        array = array != 0
+        if not fused and array.ndim > 2:
+            array = array.any(axis=tuple(range(2, array.ndim)))
         real = array | real
     return int(np.count_nonzero(real))
-
-
-def _inputs_and_weights(batch):
-    """As `keras.utils.unpack_x_y_sample_weight`; every step calls this."""
-    if type(batch) is tuple and len(batch) > 1:
-        return batch[0], batch[2] if len(batch) > 2 else None
-    x, _, weights = keras.utils.unpack_x_y_sample_weight(batch)
-    return x, weights
 
 
 def _arrays(tree) -> list:
@@ -133,3 +154,8 @@ def _arrays(tree) -> list:
 def _first_array(tree):
     """The leaf whose leading axis Keras takes for the rows."""
     return next(leaf for leaf in keras.tree.flatten(tree) if leaf is not None)
+
+
+def _sharding(array):
+    """On which devices an array is; None for an array of NumPy."""
+    return getattr(array, "sharding", None)

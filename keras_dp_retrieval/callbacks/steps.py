@@ -2,8 +2,13 @@
 
 Keras on JAX fetches the batch and runs the step in one call,
 `model.train_function(state, iterator)`. `TimedTrainFunction` stands in for it
-and tells a `StepRecorder` what passes through: batches, rows, the time to
-fetch them, compilation. Nothing here waits for the step just started.
+and lets a `StepRecorder` make the call, which sees what passes through:
+batches, rows, the time to fetch them, compilation. Nothing here waits for the
+step just started.
+
+What every step runs is written for speed: between two steps of a model the
+processor forgets this code, and each function and object that a step touches
+costs a microsecond of fetching it again.
 """
 
 import dataclasses
@@ -16,10 +21,11 @@ from keras_dp_retrieval.callbacks.rows import RowCounter
 # device then always has work queued.
 STEPS_BEHIND = 2
 
-# A wait costs some ten microseconds a device. The number of steps in a window
-# doubles until it lasts this many seconds: far below a percent.
-SHORTEST_WINDOW_SECONDS = 0.02
-LONGEST_WINDOW_SECONDS = 0.2
+# A wait costs some ten microseconds a device, and up to a step where the host
+# is what the devices wait for. The number of steps in a window doubles until it
+# lasts this many seconds.
+SHORTEST_WINDOW_SECONDS = 0.05
+LONGEST_WINDOW_SECONDS = 0.5
 
 
 @dataclasses.dataclass
@@ -45,20 +51,29 @@ class Steps:
 
 
 class StepRecorder:
-    """Gathers one epoch's `Steps`; `on_recompile` hears of changed shapes."""
+    """Gathers one epoch's `Steps`; `on_recompile` hears of changed shapes.
 
-    def __init__(self, clock, on_recompile):
+    To the train function it is the iterator that the batches come from.
+    """
+
+    def __init__(self, clock, on_recompile, may_fuse=False):
         from keras_dp_retrieval._jax import compilation, devices
 
         self._clock = clock
         self._on_recompile = on_recompile
+        self._may_fuse = may_fuse
         self._devices = devices
         compilation.listen()
-        self._compiled = compilation.seconds
+        self._compiler = compilation.totals
         self._window = 1
         self._turn = 0
         self._shapes_compiled: set = set()
-        self._window_end = self._state = None
+        self._window_end = self._outputs = None
+        # Of one call of the train function.
+        self._iterator = None
+        self._batches: list = []
+        self._compilations: list = []  # (batch, seconds)
+        self._fetched = 0  # Attempts: the last may find the end of the data.
         self.armed = False
         self.running = False
         self.progress = 0
@@ -69,17 +84,19 @@ class StepRecorder:
         """How far the main thread has come, and where it is, in words."""
         return self.progress, f"{self.where}, step {self.epoch.steps}"
 
-    def arm(self):
-        """The next call of the train function is a step of this `fit`."""
-        self.armed = True
-        self.progress += 1
-
     def begin(self):
         """A new epoch starts now."""
-        self.epoch = Steps()
+        before, self.epoch = self.epoch, Steps()
+        # One `fit` runs on the same devices throughout.
+        self.epoch.device_names = before.device_names
+        self.epoch.num_devices = before.num_devices
         self.armed, self.running = False, True
-        self._window_end = self._state = None
+        self._window_end = self._outputs = None
+        self._batches.clear()
+        self._compilations.clear()
+        self._call_seconds = 0.0
         self._marked_steps = 0
+        self._mark_at = self._window
         self._compiled_since_mark = 0.0
         self.progress += 1
         self.started = self._marked_at = self._clock()
@@ -88,48 +105,81 @@ class StepRecorder:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
             self.running = self.armed = False
-            now = self._wait(self._state)
+            now = self._wait(self._outputs)
             if self.epoch.steps > self._marked_steps:
                 self._mark(self.epoch.steps, now)
             self.epoch.training_seconds = now - self.started
-            self._window_end = self._state = None
+            self._window_end = self._outputs = self._iterator = None
+            self.epoch.inside_step_seconds = (
+                self._call_seconds
+                - self.epoch.compile_seconds
+                - self.epoch.input_wait_seconds
+            )
             self.epoch.rows.fold()
         return self.epoch
 
     def abandon(self):
         """`fit` raised: lets go of every array."""
         self.running = self.armed = False
-        self._window_end = self._state = None
+        self._window_end = self._outputs = self._iterator = None
+        self._batches.clear()
         self.epoch = Steps()
 
-    def step(self, call: "_Call", outputs, started: float, now: float):
-        """One call of the train function is over (its devices work on)."""
-        epoch, first_step = self.epoch, self.epoch.steps
-        steps = epoch.rows.add(call.batches, fused=call.fused)
-        epoch.steps += steps
-        epoch.calls += 1
-        self.progress += 1
+    def call(self, train_function, state, iterator):
+        """Makes one call of the train function; its devices work on."""
+        self.armed = False
+        self._iterator = iterator
+        self._fetched = 0
+        self._compiled_seen = self._compiler.seconds
+        started = self._clock()
+        outputs = train_function(state, self)
+        now = self._clock()
+        if self._compiler.seconds > self._compiled_seen:
+            self._note_compiled()
         self.where = "in training"
-        epoch.input_wait_seconds += call.input_seconds
-        epoch.inside_step_seconds += now - started - call.input_seconds
-        for index, spent in call.compilations:
-            epoch.inside_step_seconds -= spent
-            self._note_compilation(
-                first_step + index, spent, call.batches[index]
-            )
-        logs, self._state = outputs
-        if not epoch.num_devices:
-            self._note_devices(outputs)
-        if epoch.steps - self._marked_steps >= self._window:
-            self._try_to_mark(now, logs)
+        self._outputs = outputs
+        self._call_seconds += now - started
+        epoch, batches = self.epoch, self._batches
+        epoch.calls += 1
+        fused = self._may_fuse and self._fetched == 1
+        if self._compilations:
+            self._note_compilations(fused)
+        for batch in batches:
+            epoch.steps += epoch.rows.add(batch, fused)
+        batches.clear()
+        if epoch.steps >= self._mark_at:
+            self._try_to_mark(now, outputs)
+        return outputs
 
-    def _try_to_mark(self, now, logs):
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self.where = "fetching its batch"
+        if self._fetched and self._compiler.seconds > self._compiled_seen:
+            self._note_compiled()
+        self._fetched += 1
+        started = self._clock()
+        try:
+            batch = next(self._iterator)
+        finally:
+            self.epoch.input_wait_seconds += self._clock() - started
+            # What compiles during the fetch is part of the wait for input.
+            self._compiled_seen = self._compiler.seconds
+        self.progress += 1
+        self.where = "inside the training step"
+        self._batches.append(batch)
+        return batch
+
+    def _try_to_mark(self, now, outputs):
         """Ends the window if its last step is done, or was queued long ago."""
         epoch = self.epoch
+        if not epoch.num_devices:
+            self._note_devices(outputs)
         if self._window_end is None:
             # Of all steps, only a window's last one's logs are held: letting
             # go of arrays costs time too.
-            self._window_end = epoch.steps, epoch.calls, logs
+            self._window_end = epoch.steps, epoch.calls, outputs[0]
         done, call, logs = self._window_end
         leaf = self._devices.leaf_to_wait_for(logs)
         if leaf is not None and leaf.is_ready():
@@ -138,7 +188,7 @@ class StepRecorder:
             if leaf is None:
                 # Without logs, or with logs that the next step was given as
                 # its state, only the newest state is sure to be there.
-                done, leaf = epoch.steps, self._state
+                done, leaf = epoch.steps, outputs[1]
             self._mark(done, self._wait(leaf))
 
     def _note_devices(self, outputs):
@@ -147,15 +197,24 @@ class StepRecorder:
             names, count = self._devices.devices_of(leaf)
             self.epoch.device_names, self.epoch.num_devices = names, count
 
-    def _note_compilation(self, step, seconds, batch):
+    def _note_compiled(self):
+        """What compiled since the last fetch was that batch's step."""
+        batch = max(len(self._batches) - 1, 0)
+        spent = self._compiler.seconds - self._compiled_seen
+        self._compilations.append((batch, spent))
+
+    def _note_compilations(self, fused):
         epoch = self.epoch
-        epoch.compile_seconds += seconds
-        self._compiled_since_mark += seconds
-        epoch.compiled_steps.append(step)
-        shapes = _shapes(batch)
-        if self._shapes_compiled and shapes not in self._shapes_compiled:
-            self._on_recompile(step, seconds, self._shapes_compiled, shapes)
-        self._shapes_compiled.add(shapes)
+        for index, seconds in self._compilations:
+            step = epoch.steps + index
+            epoch.compile_seconds += seconds
+            self._compiled_since_mark += seconds
+            epoch.compiled_steps.append(step)
+            shapes = _shapes(self._batches[index], fused)
+            if self._shapes_compiled and shapes not in self._shapes_compiled:
+                self._on_recompile(step, seconds, self._shapes_compiled, shapes)
+            self._shapes_compiled.add(shapes)
+        self._compilations.clear()
 
     def _mark(self, steps_done, now):
         """Ends a window: `steps_done` steps are known to be done at `now`."""
@@ -169,6 +228,7 @@ class StepRecorder:
             self._window *= 2
         elif seconds > LONGEST_WINDOW_SECONDS and self._window > 1:
             self._window //= 2
+        self._mark_at = steps_done + self._window
 
     def _wait(self, arrays) -> float:
         """Waits for one of `arrays` on every device; returns the time then."""
@@ -189,42 +249,31 @@ class StepRecorder:
 
 
 class TimedTrainFunction:
-    """Calls the model's train function and tells the recorder about it.
+    """Has the recorder call the model's train function.
 
     It measures a call only after `recorder.armed` was set for it, by a hook
     that `fit` calls before each step. Called without, the `fit` it was made
     for is over (or broke off) and it takes itself out of the model.
     """
 
-    def __init__(self, model, inner, recorder: StepRecorder, clock):
+    def __init__(self, model, inner, recorder: StepRecorder):
         self._model = model
         self.inner = self.__wrapped__ = inner
         self._recorder = recorder
-        self._clock = clock
-        self._may_fuse = model.steps_per_execution > 1
-        self._call = _Call(recorder, clock)
 
     def __call__(self, state, iterator):
-        recorder, call = self._recorder, self._call
+        recorder = self._recorder
         if not recorder.armed:
             self.remove()
             return self.inner(state, iterator)
-        recorder.armed = False
-        started = self._clock()
-        call.begin(iterator)
         try:
-            outputs = self.inner(state, call)
+            return recorder.call(self.inner, state, iterator)
         except StopIteration:
             raise  # How an epoch of unknown length ends.
         except BaseException:
             recorder.abandon()
             self.remove()
             raise
-        call.note_compiled()
-        call.fused = self._may_fuse and call.fetched == 1
-        recorder.step(call, outputs, started, self._clock())
-        call.end()
-        return outputs
 
     def remove(self):
         """Puts the model's own train function back."""
@@ -241,59 +290,13 @@ class TimedTrainFunction:
         return False
 
 
-class _Call:
-    """The iterator that one call of the train function reads from."""
+def _shapes(batch, fused: bool) -> tuple:
+    """The shapes of a batch, without how many steps it holds.
 
-    def __init__(self, recorder, clock):
-        self._clock = clock
-        self._recorder = recorder
-        self._compiled = recorder._compiled
-        self._iterator = None
-        self.fused = False
-
-    def begin(self, iterator):
-        self._iterator = iterator
-        self._compiled_seen = self._compiled()
-        self.compilations = []  # (batch, seconds)
-        self.input_seconds = 0.0
-        self.fetched = 0  # Attempts: the last may find the end of the data.
-        self.batches = []
-
-    def note_compiled(self):
-        """What compiled since the last fetch was that batch's step."""
-        compiled = self._compiled()
-        if compiled > self._compiled_seen:
-            batch = max(len(self.batches) - 1, 0)
-            self.compilations.append((batch, compiled - self._compiled_seen))
-
-    def end(self):
-        """Holds no batch beyond its step."""
-        self._iterator, self.batches = None, []
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        self.fetched += 1
-        self._recorder.where = "fetching its batch"
-        if self.fetched > 1:
-            self.note_compiled()
-        started = self._clock()
-        try:
-            batch = next(self._iterator)
-        finally:
-            self.input_seconds += self._clock() - started
-            # What compiles during the fetch is part of the wait for input.
-            self._compiled_seen = self._compiled()
-        self._recorder.progress += 1
-        self._recorder.where = "inside the training step"
-        self.batches.append(batch)
-        return batch
-
-
-def _shapes(batch) -> tuple:
+    The last group of an epoch may be shorter: that is nobody's mistake.
+    """
     return tuple(
-        tuple(leaf.shape)
+        (leaf.shape[0], *leaf.shape[2:]) if fused else tuple(leaf.shape)
         for leaf in keras.tree.flatten(batch)
         if hasattr(leaf, "shape")
     )
