@@ -132,13 +132,15 @@ class StepRecorder:
         self._fetched = 0
         self._compiled_seen = self._compiler.seconds
         started = self._clock()
-        outputs = train_function(state, self)
-        now = self._clock()
+        try:
+            outputs = train_function(state, self)
+        finally:  # It may have looked for data in vain, which took time too.
+            now = self._clock()
+            self._call_seconds += now - started
         if self._compiler.seconds > self._compiled_seen:
             self._note_compiled()
         self.where = "in training"
         self._outputs = outputs
-        self._call_seconds += now - started
         epoch, batches = self.epoch, self._batches
         epoch.calls += 1
         fused = self._may_fuse and self._fetched == 1
