@@ -332,6 +332,17 @@ def test_a_buffer_that_is_filled_again_is_counted_each_time():
     assert counter.total == 8
 
 
+def test_a_frozen_view_of_a_buffer_is_counted_each_time():
+    counter, buffer = RowCounter(), np.ones(4, "float32")
+    view = buffer[:]
+    view.flags.writeable = False
+    for real in (4, 1, 3):
+        buffer[:] = np.arange(4) < real
+        counter.add((np.zeros((4, 2)), None, view), fused=False)
+    counter.fold()
+    assert counter.total == 8
+
+
 def test_weights_that_nobody_can_change_are_counted_every_time_they_come():
     counter, x = RowCounter(), np.zeros((4, 2))
     some, all_real = np.array([1.0, 0, 0, 1]), np.ones((4, 3))

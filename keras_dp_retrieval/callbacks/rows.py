@@ -67,8 +67,8 @@ class RowCounter:
         steps = shape[1] if fused else 1
         if not all(type(array) is np.ndarray for array in weights):
             self._keep(weights, fused)
-        elif not weights[1:] and not weights[0].flags.writeable:
-            # Nobody can change it: it need not be counted each time.
+        elif not weights[1:] and _is_frozen(weights[0]):
+            # It need not be counted each time.
             self._count_frozen()
             self._frozen, self._frozen_steps = weights[0], steps
             self._frozen_rows = _real_rows([weights[0][None]], fused)
@@ -154,6 +154,11 @@ def _arrays(tree) -> list:
 def _first_array(tree):
     """The leaf whose leading axis Keras takes for the rows."""
     return next(leaf for leaf in keras.tree.flatten(tree) if leaf is not None)
+
+
+def _is_frozen(array) -> bool:
+    """Whether nobody can change an array, not even what it is a view of."""
+    return array.flags.owndata and not array.flags.writeable
 
 
 def _sharding(array):
