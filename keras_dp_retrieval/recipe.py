@@ -1,15 +1,19 @@
-"""fit_recipe: a good model in one line, chosen from the shape of the data."""
+"""fit_recipe: a good model in one line, chosen from the data."""
 
 import dataclasses
 import math
 
 import keras
+import numpy as np
 
-from keras_dp_retrieval import _checks
+from keras_dp_retrieval import _checks, recipe_trials
 from keras_dp_retrieval.callbacks import FreshTies
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
+
+# With fewer held-out users than this, what is better is mostly chance.
+LEAST_USERS_TO_CHOOSE_BY = 100
 
 # Beyond this many candidates a full softmax is no longer the cheaper way, and
 # the recipe takes the negatives from the batch.
@@ -33,6 +37,7 @@ class Recipe:
         item_dropout: float. Of a user's history.
         query_dropout: float. Of a user's vector.
         rating_weight: float. What the objective makes of ratings.
+        popularity_offset: float. Of the model.
     """
 
     order: str
@@ -46,6 +51,7 @@ class Recipe:
     item_dropout: float = 0.2
     query_dropout: float = 0.3
     rating_weight: float = 0.8
+    popularity_offset: float = 0.0
 
     def __post_init__(self):
         _checks.one_of("order", self.order, ("ignored", "recency"))
@@ -60,7 +66,7 @@ class Recipe:
 
 
 def choose_recipe(data, **overrides) -> Recipe:
-    """Returns the recipe for the shape of a data set.
+    """Returns the recipe for the shape of a data set, before any trials.
 
     Where the test part is later than the train part (`split="by_time"` or
     `"leave_last_out"`), what a user had last counts most; else the order is
@@ -94,14 +100,14 @@ def _order_free(data) -> Recipe:
     batch_size = 2 ** round(math.log2(max(data.num_users / 16, 1)))
     batch_size = min(max(batch_size, 64), 256)
     steps = math.ceil(data.num_users / batch_size)
-    # Sparser data wants to tell fewer candidates apart; 74 interactions a
-    # user is where 0.15 was found.
+    # Where the trials start. Sparser data wants less: 74 interactions a user
+    # is where 0.15 was found.
     temperature = 0.15 * (per_user / 74) ** 0.2
     recipe = Recipe(
         order="ignored",
         objective="full_softmax",
         embedding_dimension=256 if users_and_candidates < 5e6 else 128,
-        temperature=round(min(max(temperature, 0.12), 0.15), 4),
+        temperature=round(min(max(temperature, 0.1), 0.15), 4),
         learning_rate=0.01,
         weight_decay=0.5,
         batch_size=batch_size,
@@ -137,24 +143,34 @@ def fit_recipe(
     seed=0,
     *,
     validation_in_train=True,
+    tune=True,
     verbose=0,
     callbacks=None,
     **overrides,
 ):
     """Trains a good model on any data set, without anything to tune.
 
-    Objective, towers, dimension, temperature, optimizer, schedule and number
-    of epochs follow from the shape of the data (`choose_recipe`). All of it
-    can be done by hand with the parts of this package.
+    Objective, towers, dimension, optimizer, schedule and number of epochs
+    follow from the shape of the data (`choose_recipe`). What the shape cannot
+    tell, the temperature and how much popularity counts, is tried out on
+    interactions that are held out, in trainings of a third of the epochs:
+    three or four of them, which take about as long as the training itself.
+    All of it can be done by hand with the parts of this package.
 
     Args:
         data: `RetrievalDataset`.
         seed: int. The same seed gives the same model on the same machine.
-        validation_in_train: bool. Learns from the validation part too, since
-            nothing here is chosen on it: evaluate on the test part then, or
-            pass False to evaluate on the validation part.
-        verbose: As in `fit`, and so `callbacks`.
-        **overrides: Attributes of `Recipe`, such as `epochs=20`.
+        validation_in_train: bool. Whether, after the trials, the validation
+            part is learned from too: evaluate on the test part then. With
+            False it is left alone, and the trials hold out a part of the
+            train part, as they do where there is no validation part:
+            evaluate on the validation part then.
+        tune: bool. Whether there are trials. There are none either where
+            fewer than 100 users have something held out.
+        verbose: As in `fit`; unless 0, a line tells of each trial.
+        callbacks: As in `fit`. The trials go without them.
+        **overrides: Attributes of `Recipe`, such as `epochs=20`. What is
+            given here is not tried out.
 
     Returns:
         A trained and compiled `TwoTowerRetrieval`, which knows the ids of the
@@ -169,9 +185,62 @@ def fit_recipe(
     ```
     """
     seed = _checks.non_negative_int("seed", seed)
+    whole, given = data, False
     if validation_in_train and data.split != "tutorial":
-        data = data.with_validation_in_train()
-    recipe = choose_recipe(data, **overrides)
+        whole = data.with_validation_in_train()
+        given = len(data.ratings("validation")) > 0
+    recipe = choose_recipe(whole, **overrides)
+    if tune:
+        recipe = _tried_out(
+            data if given else data.with_part_of_train_held_out(),
+            recipe,
+            seed,
+            given=overrides,
+            verbose=verbose,
+        )
+    return _train(whole, recipe, seed, verbose=verbose, callbacks=callbacks)
+
+
+def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
+    """The recipe with what does best on the validation part."""
+    temperatures = "temperature" not in given
+    offsets = "popularity_offset" not in given
+    num_users = len(np.unique(data.ratings("validation").user_rows))
+    if num_users < LEAST_USERS_TO_CHOOSE_BY or not (temperatures or offsets):
+        return recipe
+    shorter = dataclasses.replace(recipe, epochs=math.ceil(recipe.epochs / 3))
+
+    def train(temperature):
+        trial = dataclasses.replace(shorter, temperature=temperature)
+        return _train(data, trial, seed)
+
+    def report(choice):
+        if verbose:
+            print(
+                f"Trial: temperature {choice.temperature:.3g}, popularity "
+                f"offset {choice.popularity_offset:.3g}: NDCG@10 "
+                f"{choice.ndcg:.4f} of {num_users:,} held-out users"
+            )
+
+    best = recipe_trials.choose(
+        train,
+        data,
+        recipe.temperature,
+        temperatures=temperatures,
+        offsets=offsets,
+        report=report,
+    )
+    return dataclasses.replace(
+        recipe,
+        temperature=best.temperature,
+        popularity_offset=(
+            best.popularity_offset if offsets else recipe.popularity_offset
+        ),
+    )
+
+
+def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
+    """Returns the model of a recipe, trained on the train part."""
     keras.utils.set_random_seed(seed)
     model = build_model(data, recipe, seed)
     examples = _examples(data, recipe)
@@ -225,6 +294,7 @@ def build_model(data, recipe: Recipe, seed=0) -> TwoTowerRetrieval:
         objective=objective,
         user_tower=tower,
         initial_stddev=stddev,
+        popularity_offset=recipe.popularity_offset,
     )
 
 

@@ -34,6 +34,7 @@ FLOORS = {
     "data": 3,
     "callbacks": 4,
     "model": 4,
+    "recipe_trials": 4,
     "recipe": 5,
     "tuning": 5,
     "cli": 6,

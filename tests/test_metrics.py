@@ -238,6 +238,12 @@ def test_evaluate_by_hand():
     }
     assert_same(metrics.evaluate(model, data, ks=(2,)), expected)
     assert_same(oracle(model, data, (2,)), expected)
+    task = metrics.RankingTask.prepare(data, "test", (2,))
+    of_users = dict(
+        zip(task.user_rows, task.ndcg_of_users(model, 2), strict=True)
+    )
+    best = expected["ndcg_at_2"] * 2  # One user finds one of two, one none.
+    assert sorted(of_users.values()) == [0, pytest.approx(best)]
 
 
 # ---------------------------------------------------------------------------
@@ -377,6 +383,12 @@ def test_any_number_of_devices_gives_the_same_result(on_devices, num_users):
             model, data, ks=(1, 10), user_chunk_size=20, candidate_chunk_size=16
         )
         assert_same(actual, expected)
+        task = metrics.RankingTask.prepare(
+            data, "test", (1, 10), user_chunk_size=20
+        )
+        of_users = task.ndcg_of_users(model, 10)
+        assert of_users.shape == task.user_rows.shape
+        assert of_users.mean() == pytest.approx(expected["ndcg_at_10"])
 
 
 def test_each_device_ranks_its_own_users(on_devices):
@@ -427,6 +439,11 @@ actual = test_metrics.metrics.evaluate(
     model, data, ks=(1, 10), user_chunk_size=12, candidate_chunk_size=16
 )
 test_metrics.assert_same(actual, expected, tolerance=1e-12)
+task = test_metrics.metrics.RankingTask.prepare(
+    data, "test", (1, 10), user_chunk_size=12
+)
+of_users = task.ndcg_of_users(model, 10)
+assert abs(of_users.mean() - expected["ndcg_at_10"]) < 1e-12
 # A model whose user vectors lie divided over the devices of both processes.
 sharding = jax.NamedSharding(
     keras.distribution.distribution().device_mesh.backend_mesh,

@@ -150,6 +150,57 @@ def test_score_is_the_dot_product_of_the_encoded_vectors(objective):
     )
 
 
+@pytest.mark.parametrize("objective", ["rating", "full_softmax"])
+def test_popularity_adds_what_the_docstring_says(objective, tmp_path):
+    x, y = interactions(200)
+    model = compiled_model(objective=objective)
+    model.fit(x, y, epochs=2, verbose=0)
+    plain = model.encode_users(x[:5]) @ model.encode_candidates().T
+    loss = model.evaluate(x, y, verbose=0)
+    model.predict(x[:5], verbose=0)  # Compiles it without an offset.
+    model.build_index()
+    model.popularity_offset = 0.7
+    assert model.candidate_index is None  # It had the old vectors.
+    counts = np.bincount(y["movie_id"], minlength=NUM_CANDIDATES)
+    offsets = 0.7 * np.log1p(counts / counts.mean())
+    expected = plain + offsets[1:]
+    users, candidates = model.encode_users(x[:5]), model.encode_candidates()
+    np.testing.assert_allclose(users @ candidates.T, expected, rtol=1e-5)
+    best = 1 + np.argsort(-expected, axis=1)[:, :10]
+    np.testing.assert_array_equal(
+        model.predict(x[:5], verbose=0)["predictions"], best
+    )
+    np.testing.assert_array_equal(
+        model.recommend(x[:5], exclude_seen=False)[0], best
+    )
+    model.build_index()
+    np.testing.assert_array_equal(
+        model.recommend(x[:5], exclude_seen=False)[0], best
+    )
+    # What is learned does not know of it.
+    assert model.evaluate(x, y, verbose=0) == loss
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.encode_candidates(), candidates)
+    # Twice as many epochs are no more popularity.
+    before = candidates[:, -1]
+    model.fit(x, y, epochs=2, verbose=0)
+    np.testing.assert_allclose(
+        model.encode_candidates()[:, -1], before, rtol=1e-5
+    )
+
+
+def test_a_new_candidate_has_no_popularity():
+    x, y = interactions(200)
+    model = compiled_model(popularity_offset=0.5)
+    model.fit(x, y, verbose=0)
+    model.add_candidates(2)
+    assert model.encode_candidates().shape == (NUM_CANDIDATES + 1, 9)
+    np.testing.assert_array_equal(model.encode_candidates()[-2:, -1], [0, 0])
+    with pytest.raises(ValueError, match="`popularity_offset` must be a fin"):
+        model.popularity_offset = np.nan
+
+
 def test_row_zero_is_recommended_only_where_it_was_trained():
     x, y = interactions(200)
     model = compiled_model(objective="rating")

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval import recipe_trials
 from keras_dp_retrieval.recipe import choose_recipe
 
 
@@ -58,7 +59,7 @@ def test_the_seed_decides():
     data = synthetic()
     vectors = [
         kdr.fit_recipe(
-            data, seed=seed, epochs=1, embedding_dimension=8
+            data, seed=seed, tune=False, epochs=1, embedding_dimension=8
         ).encode_candidates()
         for seed in (0, 0, 1)
     ]
@@ -68,7 +69,7 @@ def test_the_seed_decides():
 
 def test_validation_is_learned_from_unless_it_is_asked_not_to_be():
     data = synthetic(validation_fraction=0.5)
-    options = {"epochs": 1, "embedding_dimension": 8}
+    options = {"tune": False, "epochs": 1, "embedding_dimension": 8}
     known = [
         kdr.fit_recipe(data, validation_in_train=v, **options).histories
         for v in (True, False)
@@ -99,3 +100,158 @@ def test_unknown_options_are_named():
         kdr.fit_recipe(synthetic(), learning_rat=0.1)
     with pytest.raises(ValueError, match="`epochs` must be"):
         kdr.fit_recipe(synthetic(), epochs=0)
+
+
+# Trials.
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """What `fit_recipe` has tried: pairs of the data and temperatures."""
+    calls = []
+
+    def choose(train, data, first, **options):
+        calls.append((data, first, options))
+        return recipe_trials.Choice(first / 2, 0.25, ndcg=0.5)
+
+    monkeypatch.setattr(recipe_trials, "choose", choose)
+    return calls
+
+
+def pairs(ratings):
+    return {*zip(ratings.user_rows, ratings.candidate_rows, strict=True)}
+
+
+def test_what_was_chosen_is_what_is_trained(tried):
+    data = synthetic()
+    model = kdr.fit_recipe(data, epochs=1, embedding_dimension=8)
+    (seen, first, _), *others = tried
+    assert not others and seen is data  # Its own validation part.
+    whole = data.with_validation_in_train()
+    assert first == choose_recipe(whole).temperature
+    assert model.objective.temperature == first / 2
+    assert model.popularity_offset == 0.25
+    given = {"temperature": 0.2, "popularity_offset": 0.1}
+    model = kdr.fit_recipe(data, epochs=1, embedding_dimension=8, **given)
+    assert len(tried) == 1  # There was nothing left to try.
+    assert model.objective.temperature == 0.2
+    assert model.popularity_offset == 0.1
+    kdr.fit_recipe(data, epochs=1, embedding_dimension=8, temperature=0.2)
+    assert not tried[1][2]["temperatures"] and tried[1][2]["offsets"]
+
+
+@pytest.mark.parametrize("split", ["random", "leave_last_out"])
+def test_a_validation_part_that_is_not_learned_from_is_left_alone(tried, split):
+    data = synthetic(split=split)
+    options = {"epochs": 1, "embedding_dimension": 8}
+    kdr.fit_recipe(data, validation_in_train=False, **options)
+    ((seen, _, _),) = tried
+    parts = [pairs(seen.ratings(p)) for p in ("train", "validation")]
+    assert parts[0] | parts[1] == pairs(data.ratings("train"))
+    assert not parts[0] & parts[1]
+    assert pairs(seen.ratings("test")) == pairs(data.ratings("test"))
+    if split == "leave_last_out":  # So is what is held out for the trials.
+        users, counts = np.unique(
+            seen.ratings("validation").user_rows, return_counts=True
+        )
+        assert counts.max() == 1 and len(users) > 140
+
+
+def test_few_users_are_no_reason_to_change_the_recipe(tried):
+    data = kdr.RetrievalDataset.from_synthetic(60, 40, 900)
+    model = kdr.fit_recipe(data, epochs=1, embedding_dimension=8)
+    assert not tried
+    whole = data.with_validation_in_train()
+    assert model.objective.temperature == choose_recipe(whole).temperature
+    assert model.popularity_offset == 0
+
+
+class Trial:
+    """A model that knows its temperature."""
+
+    popularity_offset = None
+
+    def __init__(self, temperature):
+        self.temperature = temperature
+
+
+def chosen(monkeypatch, ndcg, *, noise=(0.0,), **options):
+    """`(choice, the temperatures that were trained)`.
+
+    `ndcg(temperature, offset)` of all users, and `noise` what the first
+    training has more for each of them.
+    """
+
+    class Task:
+        def ndcg_of_users(self, model, k):
+            assert k == 10
+            found = ndcg(model.temperature, model.popularity_offset)
+            of_first = model.temperature == 0.14
+            return found + of_first * np.array(noise)
+
+    monkeypatch.setattr(recipe_trials, "_task", lambda data: Task())
+    trained = []
+
+    def train(temperature):
+        trained.append(temperature)
+        return Trial(temperature)
+
+    return recipe_trials.choose(train, None, 0.14, **options), trained
+
+
+@pytest.mark.parametrize(
+    ("best", "path"),
+    [
+        (0.14, [0.14, 0.1, 0.196]),
+        (0.071, [0.14, 0.1, 0.0714, 0.051]),
+        (0.2, [0.14, 0.1, 0.196, 0.2744]),
+    ],
+)
+def test_temperatures_are_climbed_until_it_gets_worse(monkeypatch, best, path):
+    choice, trained = chosen(
+        monkeypatch, lambda t, o: 0.3 - 0.1 * abs(np.log(t / best)) - o
+    )
+    assert trained == path
+    assert choice.temperature == min(path, key=lambda t: abs(t - best))
+    assert choice.popularity_offset == 0
+
+
+def test_offsets_are_climbed_on_each_trained_model(monkeypatch):
+    choice, trained = chosen(
+        monkeypatch,
+        lambda t, o: 0.6 - abs(o / t - 0.41) - (t != 0.14) * 0.1,
+    )
+    assert trained == [0.14, 0.1, 0.196]
+    assert choice.popularity_offset == pytest.approx(0.4 * 0.14)
+    choice, trained = chosen(
+        monkeypatch, lambda t, o: 0.3 + t + o, temperatures=False, offsets=False
+    )
+    assert trained == [0.14] and choice.popularity_offset == 0
+
+
+def test_what_chance_would_do_changes_nothing(monkeypatch):
+    def better_below(temperature, offset):
+        return 0.2 + 0.004 * (temperature < 0.14) - offset
+
+    # The standard errors are 0.1 / sqrt(900) and 0.1 / sqrt(400).
+    many, few = (
+        chosen(monkeypatch, better_below, noise=[0.1, -0.1] * half)[0]
+        for half in (450, 200)
+    )
+    assert (many.temperature, few.temperature) == (0.1, 0.14)
+
+
+def test_popularity_is_chosen_where_it_is_all_there_is():
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, 101)
+    candidates = rng.choice(100, 12_000, p=share / share.sum())
+    pairs = np.unique(
+        np.stack([rng.integers(0, 400, 12_000), candidates]), axis=1
+    )
+    data = kdr.RetrievalDataset.from_interactions(*pairs)
+    options = {"epochs": 6, "embedding_dimension": 8}
+    tuned = kdr.fit_recipe(data, **options)
+    plain = kdr.fit_recipe(data, tune=False, **options)
+    assert tuned.popularity_offset > 0
+    figures = [kdr.evaluate(m, data)["ndcg_at_10"] for m in (tuned, plain)]
+    assert figures[0] > 1.02 * figures[1]

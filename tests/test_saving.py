@@ -407,7 +407,7 @@ def newer_format(members):
     text = members["config.json"].decode()
     assert '"format_version": 1' in text
     members["config.json"] = text.replace(
-        '"format_version": 1', '"format_version": 2'
+        '"format_version": 1', '"format_version": 3'
     ).encode()
 
 
@@ -448,7 +448,7 @@ class open_for_arrays:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (newer_format, "the format 2. .* reads formats up to 1: install"),
+        (newer_format, "the format 3. .* reads formats up to 2: install"),
         (ids_too_many, "ids of the users do not fit .* 99 for 5 rows"),
         (repeated_ids, "must be distinct"),
         (pickled_ids, "allow_pickle=False"),
@@ -508,10 +508,13 @@ def test_every_cut_and_every_flipped_byte_is_noticed(tmp_path):
 # Files of earlier versions
 
 
-def test_a_file_of_the_first_format_gives_what_it_gave(tmp_path):
-    path = shutil.copy(FIXTURE, tmp_path)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_earlier_format_gives_what_it_gave(version, tmp_path):
+    file = FIXTURE.with_stem(f"format_{version}")
+    path = shutil.copy(file, tmp_path)
     model = keras.saving.load_model(path)
-    stored = json.loads(FIXTURE.with_suffix(".json").read_text())
+    stored = json.loads(file.with_suffix(".json").read_text())
+    assert model.popularity_offset == stored.get("popularity_offset", 0.0)
     ids, scores = model.recommend(stored["user_ids"], k=3)
     assert ids.tolist() == stored["ids"]
     np.testing.assert_allclose(scores, stored["scores"], rtol=1e-5)

@@ -433,12 +433,44 @@ class RetrievalDataset:
                 "rows, so validation cannot be learned from. Use "
                 "`split='random'`."
             )
-        refit = copy.copy(self)
+        refit = self._without_parts()
         refit.validation_in_train = True
-        of_parts = ("_parts", "leakage", "seen", "_epochs", *PARTS)
-        for name in of_parts:
-            refit.__dict__.pop(name, None)
         return refit
+
+    def with_part_of_train_held_out(self) -> "RetrievalDataset":
+        """Returns this data set with a validation part taken out of train.
+
+        To choose settings by, where there is no validation part or where it
+        is kept for something else: it is in no part of the result. What is
+        held out follows the split: each user's last interaction, the latest,
+        or some at random; a tenth if there is no `validation_fraction`. Its
+        `get_config` is that of the data set it came from.
+        """
+        train = self.ratings("train")
+        in_time = self.split in ("by_time", "leave_last_out")
+        split = splits.make_split(
+            self.split if in_time else "random",
+            train,
+            test_fraction=0,
+            validation_fraction=self.validation_fraction or 0.1,
+            seed=self.seed,
+        )
+        smaller = self._without_parts()
+        if smaller.split == "tutorial":
+            smaller.split = "random"
+        smaller._parts = {
+            "train": train.take(split.train),
+            "validation": train.take(split.validation),
+            "test": self.ratings("test"),
+        }
+        return smaller
+
+    def _without_parts(self) -> "RetrievalDataset":
+        """A copy that has not been divided into parts."""
+        other = copy.copy(self)
+        for name in ("_parts", "leakage", "seen", "_epochs", *PARTS):
+            other.__dict__.pop(name, None)
+        return other
 
     # Where it comes from and goes to.
 

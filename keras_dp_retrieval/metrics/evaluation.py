@@ -181,8 +181,32 @@ class RankingTask:
 
     def run(self, model) -> dict[str, float]:
         """Returns what `evaluate` returns for this model."""
-        rank = _ranker(model, self)
         sums = _Sums.zeros(len(self.ks), len(self.real))
+        for places, rows in self._lists(model):
+            users = self.user_rows[places]
+            sums.add(self, users, self.num_held_out[places], rows)
+        return sums.over_processes().means(self)
+
+    def ndcg_of_users(self, model, k: int) -> np.ndarray:
+        """NDCG@k of each of `user_rows`, to compare models user by user.
+
+        Args:
+            model: As in `evaluate`.
+            k: int. At most the longest of `ks`.
+        """
+        found = np.zeros(len(self.user_rows))
+        for places, rows in self._lists(model):
+            hits = self._hits(self.user_rows[places], rows)
+            found[places] = ndcg_at_k(hits, self.num_held_out[places], k)
+        if distribution.process_count() == 1:
+            return found
+        from keras_dp_retrieval._jax import evaluation
+
+        return evaluation.sum_over_processes(found)
+
+    def _lists(self, model) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields the users of this process, a slice of all, and their lists."""
+        rank = _ranker(model, self)
         # A chunk is divided over all devices of all processes.
         multiple = max(distribution.num_devices(), distribution.process_count())
         for chunk, num_rows, width in self.chunks(multiple):
@@ -191,10 +215,17 @@ class RankingTask:
             share = distribution.process_rows(num_rows)
             padded = np.concatenate([users, filler])
             rows = rank(padded, self._excluded(padded[share], width))
-            here = slice(share.start, min(share.stop, len(users)))
-            rows = rows[: max(here.stop - here.start, 0)]
-            sums.add(self, users[here], self.num_held_out[chunk][here], rows)
-        return sums.over_processes().means(self)
+            first = min(share.start, len(users))
+            last = min(share.stop, len(users))
+            places = slice(chunk.start + first, chunk.start + last)
+            yield places, rows[: last - first]
+
+    def _hits(self, users, rows) -> np.ndarray:
+        """Which of the lists `rows`, `(batch, list_length)`, were held out."""
+        pairs = users.astype("int64")[:, None] * len(self.real) + rows
+        place = np.searchsorted(self.held_out, pairs)
+        place = np.minimum(place, len(self.held_out) - 1)
+        return (rows >= 0) & (self.held_out[place] == pairs)
 
     def chunks(self, multiple: int) -> Iterator[tuple[slice, int, int]]:
         """Divides the users into chunks of few shapes.
@@ -375,10 +406,7 @@ class _Sums:
     def add(self, task: RankingTask, users, num_held_out, rows) -> None:
         """Adds the lists `rows`, `(batch, list_length)`, of those users."""
         filled = rows >= 0
-        pairs = users.astype("int64")[:, None] * len(task.real) + rows
-        place = np.searchsorted(task.held_out, pairs)
-        place = np.minimum(place, len(task.held_out) - 1)
-        hits = filled & (task.held_out[place] == pairs)
+        hits = task._hits(users, rows)
         self.num_users += len(users)
         for index, k in enumerate(task.ks):
             self.of_users[index] += [

@@ -31,8 +31,9 @@ from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.index import CandidateIndex
 
 # The number of the layout above. It rises when an older version of this
-# package could not read the file any more.
-FORMAT_VERSION = 1
+# package could not read the file any more. Format 1 had no
+# `popularity_offset`.
+FORMAT_VERSION = 2
 
 # How long the other processes wait for process 0 to write the file.
 SAVE_TIMEOUT_SECONDS = 600.0

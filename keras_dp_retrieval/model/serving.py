@@ -29,6 +29,7 @@ class Serving:
         # Inside a namespace, because Keras forbids a built model to be given
         # a layer, and an index is built when the model has been.
         self._indexed = types.SimpleNamespace(index=None)
+        self._popularity_offset = 0.0
 
     user_vocabulary: Vocabulary | None = None
     candidate_vocabulary: Vocabulary | None = None
@@ -39,12 +40,56 @@ class Serving:
     num_candidates: int
     user_tower: keras.layers.Layer
     histories: Histories | None
+    candidate_counts: keras.Variable
     user_vectors: Callable
     candidate_vectors: Callable
     _retrievable_rows: Callable
 
+    @property
+    def popularity_offset(self) -> float:
+        """What popularity adds to a score; may be set at any time.
+
+        With `counts`, how often candidates were positives in training, a
+        candidate's score is its dot product with the user plus
+
+            popularity_offset * log(1 + count / mean of all counts)
+
+        which makes one more coordinate of the vectors: it is 1 for users, and
+        the score is still a dot product. 0 leaves the vectors as they are;
+        more than 0 favours popular candidates, less rare ones.
+        """
+        return self._popularity_offset
+
+    @popularity_offset.setter
+    def popularity_offset(self, value):
+        value = _checks.number_between("popularity_offset", value)
+        if value != self._popularity_offset:
+            self._drop_index()
+            self.predict_function = None  # It was compiled for the old one.
+        self._popularity_offset = value
+
+    def _with_one(self, vectors):
+        """Users' vectors, with what is multiplied by the offsets."""
+        if not self.popularity_offset:
+            return vectors
+        one = ops.ones_like(vectors[:, :1])
+        return ops.concatenate([vectors, one], axis=1)
+
+    def _with_offsets(self, vectors):
+        """All candidates' vectors, with their offsets."""
+        if not self.popularity_offset:
+            return vectors
+        counts = ops.cast(self.candidate_counts, "float32")
+        # Relative to the mean, so that more epochs change nothing.
+        relative = counts / ops.maximum(ops.mean(counts), 1e-9)
+        offsets = self.popularity_offset * ops.log1p(relative)
+        offsets = ops.cast(offsets, vectors.dtype)
+        return ops.concatenate([vectors, offsets[:, None]], axis=1)
+
     def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
         """Returns the vectors of users, float32 `(batch, dim)`.
+
+        With a `popularity_offset`, `(batch, dim + 1)`.
 
         Args:
             user_ids: Ids of known users `(batch,)`, or
@@ -55,6 +100,8 @@ class Serving:
 
     def encode_candidates(self, candidate_ids=None) -> np.ndarray:
         """Returns the vectors of candidates, float32 `(batch, dim)`.
+
+        With a `popularity_offset`, `(batch, dim + 1)`.
 
         Args:
             candidate_ids: Ids `(batch,)`. By default all candidates, in the

@@ -64,6 +64,8 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             `keras.layers.Embedding` does.
         histories: Optional `Histories`: what every user has had, which
             `recommend` leaves out.
+        popularity_offset: float. What is added to a candidate's score for
+            being popular; see the property. Training does not know of it.
 
     Example:
 
@@ -90,9 +92,11 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         embedding_updates="auto",
         initial_stddev=None,
         histories=None,
+        popularity_offset=0.0,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.popularity_offset = popularity_offset
         self.num_users = _checks.positive_int("num_users", num_users)
         self.num_candidates = _checks.positive_int(
             "num_candidates", num_candidates
@@ -164,6 +168,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             "embedding_updates": self.embedding_updates,
             "initial_stddev": self.initial_stddev,
             "histories": self.histories and serialize(self.histories),
+            "popularity_offset": self.popularity_offset,
         }
 
     @classmethod
@@ -236,7 +241,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         outputs = {"user_embeddings": vectors}
         if not training:
             _, rows = top_k(
-                vectors,
+                self._with_one(vectors),
                 self.candidate_vectors(),
                 self.k,
                 allowed=self._is_retrievable(),
@@ -247,17 +252,21 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     def user_vectors(self, user_rows):
         """Vectors `(batch, dim)` of users, a tensor.
 
+        With a `popularity_offset`, `(batch, dim + 1)`.
+
         Args:
             user_rows: Table rows `(batch,)`, or anything else that the model
                 may be called with.
         """
-        return self._user_vectors(user_rows, training=False)
+        return self._with_one(self._user_vectors(user_rows, training=False))
 
     def candidate_vectors(self):
-        """Vectors `(num_candidates, dim)` of the whole table, a tensor."""
-        return self._candidate_vectors(
-            ops.arange(self.num_candidates, dtype="int32"), training=False
-        )
+        """Vectors `(num_candidates, dim)` of the whole table, a tensor.
+
+        With a `popularity_offset`, `(num_candidates, dim + 1)`.
+        """
+        rows = ops.arange(self.num_candidates, dtype="int32")
+        return self._with_offsets(self._candidate_vectors(rows, training=False))
 
     def _user_vectors(self, inputs, training):
         if isinstance(self.user_tower, HistoryTower):

@@ -1,0 +1,124 @@
+"""What the shape of the data cannot tell is tried out on held-out data."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from keras_dp_retrieval.metrics import RankingTask
+
+# Temperatures are tried a factor of this apart, and so far from the first.
+STEP = 1.4
+MOST_STEPS = 3
+
+# Of `TwoTowerRetrieval.popularity_offset`, in temperatures: what is added to
+# the logits of training.
+OFFSETS = (0.2, 0.4, 0.6, 0.8)
+
+# Users who are ranked to choose by; of more, so many at random.
+MOST_USERS = 10_000
+K = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was tried, and how well it did.
+
+    Attributes:
+        temperature: float. Of the softmax.
+        popularity_offset: float. Of the model.
+        ndcg: float. NDCG@10 on what was held out.
+    """
+
+    temperature: float
+    popularity_offset: float
+    ndcg: float
+
+
+def choose(
+    train: Callable,
+    data,
+    first: float,
+    *,
+    temperatures: bool = True,
+    offsets: bool = True,
+    report: Callable = lambda choice: None,
+) -> Choice:
+    """Chooses temperature and popularity offset by NDCG@10.
+
+    Climbs from the temperature `first` in steps of a factor of 1.4, down if
+    that is better and else up, until it gets worse. A model that is trained
+    is tried with rising popularity offsets, which costs no training. `first`
+    without an offset stays unless the best choice is better by more than the
+    standard error of the difference, paired by user.
+
+    Args:
+        train: `train(temperature)` -> a model trained on the train part.
+        data: Data set with a validation part.
+        first: float. The temperature to start from.
+        temperatures: bool. Whether others than `first` are tried.
+        offsets: bool. Likewise, others than 0.
+        report: Called with the best `Choice` of each training.
+    """
+    task = _task(data)
+    tried = []  # `(Choice, NDCG@10 of each user)`.
+
+    def attempt(temperature):
+        model = train(temperature)
+        found = list(_climb_offsets(model, task, temperature, offsets))
+        tried.extend(found)
+        best, _ = max(found, key=_ndcg)
+        report(best)
+        return best.ndcg
+
+    start = attempt(first)
+    if temperatures and not _climb(attempt, first, start, 1 / STEP):
+        _climb(attempt, first, start, STEP)
+    plain, of_users = tried[0]
+    best, best_of_users = max(tried, key=_ndcg)
+    gains = best_of_users - of_users
+    error = gains.std() / math.sqrt(len(gains))
+    return best if gains.mean() > error else plain
+
+
+def _ndcg(pair: tuple) -> float:
+    return pair[0].ndcg
+
+
+def _climb(attempt, first: float, best: float, step: float) -> bool:
+    """Goes on in steps while that is better; whether it ever was."""
+    temperature, is_better = first, False
+    for _ in range(MOST_STEPS):
+        temperature = round(temperature * step, 4)
+        found = attempt(temperature)
+        if found <= best:
+            break
+        best, is_better = found, True
+    return is_better
+
+
+def _climb_offsets(model, task, temperature, offsets) -> Iterator[tuple]:
+    best = -1.0
+    for offset in (0.0, *OFFSETS) if offsets else (0.0,):
+        model.popularity_offset = round(offset * temperature, 5)
+        of_users = task.ndcg_of_users(model, K)
+        ndcg = float(of_users.mean())
+        yield Choice(temperature, model.popularity_offset, ndcg), of_users
+        if ndcg <= best:
+            return
+        best = ndcg
+
+
+def _task(data) -> RankingTask:
+    """Ranks at most `MOST_USERS` users of the validation part."""
+    task = RankingTask.prepare(data, "validation", (K,))
+    if len(task.user_rows) <= MOST_USERS:
+        return task
+    draw = np.random.default_rng(0).permutation(len(task.user_rows))
+    some = np.sort(draw[:MOST_USERS])  # They stand in the order of chunks.
+    return dataclasses.replace(
+        task,
+        user_rows=task.user_rows[some],
+        num_held_out=task.num_held_out[some],
+    )
