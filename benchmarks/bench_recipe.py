@@ -11,12 +11,15 @@ has had, and every row of the table is computed by the same functions of
     python benchmarks/bench_recipe.py --data-dir ml-100k --tune
     python benchmarks/bench_recipe.py --data-dir ml-100k --ablation
     python benchmarks/bench_recipe.py --shapes
+    python benchmarks/bench_recipe.py --csv npm.csv debian.csv
 
 `--part validation` learns from train and scores validation. `--part test`
 learns from train and validation and scores test, once, with settings that
 were chosen before. `--tune` looks for the peers' settings on validation.
 `--ablation` changes one thing at a time in our recipe, on validation.
-`--shapes` is made-up data of other shapes, where the peers are tuned anew.
+`--shapes` is made-up data of other shapes, and `--csv` files with the columns
+`user_id` and `candidate_id`, such as `dependencies.py` writes: there the peers
+are tuned anew.
 """
 
 import argparse
@@ -347,26 +350,40 @@ def ablate(args):
 
 
 def shapes(args):
-    """Made-up data: the peers with the best settings of each shape."""
+    """Made-up data of several shapes."""
     results = {}
     for shape in args.shapes or SHAPES:
         *sizes, options = SHAPES[shape]
         data = kdr.RetrievalDataset.from_synthetic(
             *sizes, **options, validation_fraction=0.125
         )
-        datasets = {SEEDS["p1"][0]: data}
-
-        def fit_of(name, data, seed, datasets=datasets):
-            if name == RECIPE:
-                return fit_ours(data, args.part, seed, {})
-            settings = best_of(trials(name, datasets, small=True))
-            return fit_peer(name, part_of(data, args.part), seed, settings)
-
-        print(f"{shape}: {data.description}; {args.part}")
-        results[shape] = table(
-            run_all((*SHAPE_PEERS, RECIPE), fit_of, datasets, args.part)
-        )
+        results[shape] = tuned_table(shape, data, args.part)
     return results
+
+
+def files(args):
+    """The user's own data."""
+    results = {}
+    for path in args.csv:
+        data = kdr.RetrievalDataset.from_csv(path, validation_fraction=0.125)
+        results[path] = tuned_table(path, data, args.part)
+    return results
+
+
+def tuned_table(name, data, part):
+    """A table with the peers' best settings for this data."""
+
+    def fit_of(method, data, seed):
+        if method == RECIPE:
+            return fit_ours(data, part, seed, {})
+        datasets = {seed: data}
+        settings = best_of(trials(method, datasets, small=True))
+        return fit_peer(method, part_of(data, part), seed, settings)
+
+    print(f"{name}: {data.description}; {part}")
+    datasets = {SEEDS["p1"][0]: data}
+    methods = (*SHAPE_PEERS, RECIPE)
+    return table(run_all(methods, fit_of, datasets, part))
 
 
 def versions():
@@ -396,14 +413,17 @@ def main():
     mode.add_argument("--tune", action="store_true")
     mode.add_argument("--ablation", action="store_true")
     mode.add_argument("--shapes", nargs="*", choices=SHAPES, metavar="SHAPE")
+    mode.add_argument("--csv", nargs="+", metavar="FILE")
     args = parser.parse_args()
-    if args.shapes is None and not args.data_dir:
-        parser.error("--data-dir is needed for everything but --shapes")
+    if args.shapes is None and not args.csv and not args.data_dir:
+        parser.error("--data-dir is needed but for --shapes and --csv")
     # Every split but one by time is told about in the README.
     warnings.filterwarnings("ignore", message=".*test interactions are older")
     run = compare
     if args.tune or args.ablation:
         run = tune if args.tune else ablate
+    elif args.csv:
+        run = files
     elif args.shapes is not None:
         run = shapes
     results = run(args)
@@ -411,7 +431,7 @@ def main():
         json.dumps(
             {
                 "benchmark": f"recipe, {run.__name__}",
-                "part": args.part if run in (compare, shapes) else "validation",
+                "part": "validation" if run in (tune, ablate) else args.part,
                 "results": results,
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
                 f"{len(os.sched_getaffinity(0))} used",

@@ -16,6 +16,10 @@ MOST_STEPS = 3
 # the logits of training.
 OFFSETS = (0.2, 0.4, 0.6, 0.8)
 
+# Standard errors that a difference may come to by chance. The best of a dozen
+# figures is lucky more often than one of two.
+MOST_CHANCE = 2.0
+
 # Users who are ranked to choose by; of more, so many at random.
 MOST_USERS = 10_000
 K = 10
@@ -50,8 +54,8 @@ def choose(
     Climbs from the temperature `first` in steps of a factor of 1.4, down if
     that is better and else up, until it gets worse. A model that is trained
     is tried with rising popularity offsets, which costs no training. `first`
-    without an offset stays unless the best choice is better by more than the
-    standard error of the difference, paired by user.
+    without an offset stays unless the best choice is better by more than
+    `MOST_CHANCE` standard errors of the difference, paired by user.
 
     Args:
         train: `train(temperature)` -> a model trained on the train part.
@@ -79,7 +83,7 @@ def choose(
     best, best_of_users = max(tried, key=_ndcg)
     gains = best_of_users - of_users
     error = gains.std() / math.sqrt(len(gains))
-    return best if gains.mean() > error else plain
+    return best if gains.mean() > MOST_CHANCE * error else plain
 
 
 def _ndcg(pair: tuple) -> float:

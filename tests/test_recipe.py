@@ -233,9 +233,9 @@ def test_what_chance_would_do_changes_nothing(monkeypatch):
     def better_below(temperature, offset):
         return 0.2 + 0.004 * (temperature < 0.14) - offset
 
-    # The standard errors are 0.1 / sqrt(900) and 0.1 / sqrt(400).
+    # The standard errors are 0.05 / sqrt(900) and 0.05 / sqrt(400).
     many, few = (
-        chosen(monkeypatch, better_below, noise=[0.1, -0.1] * half)[0]
+        chosen(monkeypatch, better_below, noise=[0.05, -0.05] * half)[0]
         for half in (450, 200)
     )
     assert (many.temperature, few.temperature) == (0.1, 0.14)
