@@ -503,7 +503,11 @@ def test_keras_keeps_its_asynchronous_hooks():
     assert hooks._async_train and hooks._async_test and hooks._async_predict
 
 
-def test_the_host_waits_for_few_steps_only(monkeypatch, clock, compiler):
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_the_host_waits_for_few_steps_only(
+    monkeypatch, on_devices, clock, compiler, num_devices
+):
+    on_devices(num_devices)
     waits = []
     real = devices.wait_in_turn
     monkeypatch.setattr(
@@ -513,8 +517,10 @@ def test_the_host_waits_for_few_steps_only(monkeypatch, clock, compiler):
     )
     callback = DistributionAwareCallback(clock=clock)
     linear_model().fit(Batches([4] * 256), verbose=0, callbacks=[callback])
-    # Steps that take no time: windows of 1, 2, 4, ... 128 steps, and the end.
-    assert len(waits) <= 9
+    # Steps that take no time: windows of 1, 4, 16, 64 steps, and the end.
+    assert len(waits) <= 5 * (num_devices > 1)
+    (record,) = callback.history
+    assert record["steps"] == 256
 
 
 def test_logs_are_floats_in_every_epoch_and_reach_other_callbacks(tmp_path):
@@ -620,7 +626,7 @@ def test_a_real_laggard_is_named(on_devices):
     record = callback.history[-1]
     assert record["slowest_device"] == "cpu:5"
     lag = record["devices"][5]["finish_lag_seconds"]
-    assert 0.3 * slow < lag < 3 * slow
+    assert 0.6 * slow < lag < 3 * slow
 
 
 def laggard_model(slow_device, seconds):

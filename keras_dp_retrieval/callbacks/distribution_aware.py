@@ -46,7 +46,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
       the next one's, waiting for input included, compilation left out. Taken
       over windows of a few steps, at whose end the host waits for a step it
       queued earlier; a step counts with its window's mean. Windows grow until
-      they last 0.05 s, so a single slow step shows if steps are long.
+      they last 0.08 s, so a single slow step shows if steps are long.
     - `seconds` of the epoch = `training_seconds` + `validation_seconds` +
       `callbacks_seconds` (other callbacks' work at an epoch's begin and end,
       such as checkpoints; their batch hooks count as training).

@@ -22,10 +22,12 @@ from keras_dp_retrieval.callbacks.rows import RowCounter
 STEPS_BEHIND = 2
 
 # A wait costs some ten microseconds a device, and up to a step where the host
-# is what the devices wait for. The number of steps in a window doubles until it
-# lasts this many seconds.
-SHORTEST_WINDOW_SECONDS = 0.05
-LONGEST_WINDOW_SECONDS = 0.5
+# is what the devices wait for. So the number of steps in a window grows until
+# it lasts long enough. (The host's clock alone cannot end one: the host may
+# queue a whole epoch at once.)
+SHORTEST_WINDOW_SECONDS = 0.08
+LONGEST_WINDOW_SECONDS = 1.0
+WINDOW_GROWTH = 4
 
 
 @dataclasses.dataclass
@@ -227,20 +229,26 @@ class StepRecorder:
         self._window_end = None
         self._compiled_since_mark = 0.0
         if seconds < SHORTEST_WINDOW_SECONDS:
-            self._window *= 2
+            self._window *= WINDOW_GROWTH
         elif seconds > LONGEST_WINDOW_SECONDS and self._window > 1:
-            self._window //= 2
+            self._window //= WINDOW_GROWTH
         self._mark_at = steps_done + self._window
 
     def _wait(self, arrays) -> float:
         """Waits for one of `arrays` on every device; returns the time then."""
         leaf = self._devices.leaf_to_wait_for(arrays)
-        if leaf is not None:
+        # What is there already does not tell who was late.
+        if leaf is not None and not leaf.is_ready():
             self._wait_in_turn(leaf)
         self.progress += 1
         return self._clock()
 
     def _wait_in_turn(self, leaf):
+        if self.epoch.num_devices == 1:  # Nobody to be compared with.
+            before = self._clock()
+            leaf.block_until_ready()
+            self.epoch.waited_seconds += self._clock() - before
+            return
         waits = self._devices.wait_in_turn(leaf, self._turn, self._clock)
         self._turn += 1
         self.epoch.waited_seconds += sum(seconds for _, seconds in waits)
