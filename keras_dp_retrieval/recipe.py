@@ -230,6 +230,11 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         offsets=offsets,
         report=report,
     )
+    if verbose:
+        print(
+            f"Chosen: temperature {best.temperature:.3g}, popularity offset "
+            f"{best.popularity_offset:.3g}"
+        )
     return dataclasses.replace(
         recipe,
         temperature=best.temperature,

@@ -157,6 +157,17 @@ def test_a_validation_part_that_is_not_learned_from_is_left_alone(tried, split):
         assert counts.max() == 1 and len(users) > 140
 
 
+def test_trials_are_told_of_when_there_is_something_to_see(capsys):
+    data = synthetic()
+    options = {"epochs": 1, "embedding_dimension": 8, "temperature": 0.2}
+    kdr.fit_recipe(data, **options)
+    assert "Trial" not in capsys.readouterr().out
+    kdr.fit_recipe(data, verbose=2, **options)
+    said = capsys.readouterr().out
+    assert said.count("Trial: temperature 0.2, popularity offset") == 1
+    assert said.count("Chosen: temperature 0.2, popularity offset") == 1
+
+
 def test_few_users_are_no_reason_to_change_the_recipe(tried):
     data = kdr.RetrievalDataset.from_synthetic(60, 40, 900)
     model = kdr.fit_recipe(data, epochs=1, embedding_dimension=8)
