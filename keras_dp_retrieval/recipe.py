@@ -208,7 +208,9 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     num_users = len(np.unique(data.ratings("validation").user_rows))
     if num_users < LEAST_USERS_TO_CHOOSE_BY or not (temperatures or offsets):
         return recipe
-    shorter = dataclasses.replace(recipe, epochs=math.ceil(recipe.epochs / 3))
+    shorter = dataclasses.replace(
+        recipe, epochs=max(round(recipe.epochs / 3), 1)
+    )
 
     def train(temperature):
         trial = dataclasses.replace(shorter, temperature=temperature)
