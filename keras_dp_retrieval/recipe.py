@@ -106,7 +106,7 @@ def _order_free(data) -> Recipe:
     recipe = Recipe(
         order="ignored",
         objective="full_softmax",
-        embedding_dimension=256 if users_and_candidates < 5e6 else 128,
+        embedding_dimension=256 if users_and_candidates < 1e8 else 128,
         temperature=round(min(max(temperature, 0.1), 0.15), 4),
         learning_rate=0.01,
         weight_decay=0.5,
