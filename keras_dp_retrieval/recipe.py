@@ -185,14 +185,14 @@ def fit_recipe(
     ```
     """
     seed = _checks.non_negative_int("seed", seed)
-    whole, given = data, False
+    whole, has_validation = data, False
     if validation_in_train and data.split != "tutorial":
         whole = data.with_validation_in_train()
-        given = len(data.ratings("validation")) > 0
+        has_validation = len(data.ratings("validation")) > 0
     recipe = choose_recipe(whole, **overrides)
     if tune:
         recipe = _tried_out(
-            data if given else data.with_part_of_train_held_out(),
+            data if has_validation else data.with_part_of_train_held_out(),
             recipe,
             seed,
             given=overrides,
@@ -240,9 +240,7 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     return dataclasses.replace(
         recipe,
         temperature=best.temperature,
-        popularity_offset=(
-            best.popularity_offset if offsets else recipe.popularity_offset
-        ),
+        popularity_offset=best.popularity_offset,
     )
 
 

@@ -54,7 +54,7 @@ def choose(
     Climbs from the temperature `first` in steps of a factor of 1.4, down if
     that is better and else up, until it gets worse. A model that is trained
     is tried with rising popularity offsets, which costs no training. `first`
-    without an offset stays unless the best choice is better by more than
+    with the first offset stays unless the best choice is better by more than
     `MOST_CHANCE` standard errors of the difference, paired by user.
 
     Args:
@@ -62,7 +62,8 @@ def choose(
         data: Data set with a validation part.
         first: float. The temperature to start from.
         temperatures: bool. Whether others than `first` are tried.
-        offsets: bool. Likewise, others than 0.
+        offsets: bool. Whether offsets are tried, from 0 on. If not, models
+            keep the one they are trained with.
         report: Called with the best `Choice` of each training.
     """
     task = _task(data)
@@ -104,12 +105,13 @@ def _climb(attempt, first: float, best: float, step: float) -> bool:
 
 def _climb_offsets(model, task, temperature, offsets) -> Iterator[tuple]:
     best = -1.0
-    for offset in (0.0, *OFFSETS) if offsets else (0.0,):
-        model.popularity_offset = round(offset * temperature, 5)
+    for offset in (0.0, *OFFSETS):
+        if offsets:
+            model.popularity_offset = round(offset * temperature, 5)
         of_users = task.ndcg_of_users(model, K)
         ndcg = float(of_users.mean())
         yield Choice(temperature, model.popularity_offset, ndcg), of_users
-        if ndcg <= best:
+        if ndcg <= best or not offsets:
             return
         best = ndcg
 

@@ -180,7 +180,7 @@ def test_few_users_are_no_reason_to_change_the_recipe(tried):
 class Trial:
     """A model that knows its temperature."""
 
-    popularity_offset = None
+    popularity_offset = 0.01
 
     def __init__(self, temperature):
         self.temperature = temperature
@@ -237,7 +237,7 @@ def test_offsets_are_climbed_on_each_trained_model(monkeypatch):
     choice, trained = chosen(
         monkeypatch, lambda t, o: 0.3 + t + o, temperatures=False, offsets=False
     )
-    assert trained == [0.14] and choice.popularity_offset == 0
+    assert trained == [0.14] and choice.popularity_offset == 0.01
 
 
 def test_what_chance_would_do_changes_nothing(monkeypatch):
