@@ -523,6 +523,21 @@ def test_the_host_waits_for_few_steps_only(
     assert record["steps"] == 256
 
 
+def test_every_epoch_tells_of_every_device_however_short(on_devices):
+    on_devices(2)
+    callback = DistributionAwareCallback()
+    model = laggard_model(slow_device=1, seconds=0.005)
+    model.fit(Batches([4] * 12), epochs=6, verbose=0, callbacks=[callback])
+    lags = [
+        [device["finish_lag_seconds"] for device in record["devices"]]
+        for record in callback.history
+    ]
+    # The device that is waited for first has no lag of its own then.
+    assert all(any(lag is not None for lag in epoch) for epoch in lags)
+    assert sum((second or 0) > 0.003 for _, second in lags) >= 2, lags
+    assert callback.history[-1]["steps"] == 12
+
+
 def test_logs_are_floats_in_every_epoch_and_reach_other_callbacks(tmp_path):
     path = tmp_path / "log.csv"
     history = linear_model().fit(
