@@ -337,7 +337,9 @@ def ablate(args):
     results = {}
 
     def fit_of(name, data, seed):
-        return fit_ours(data, "validation", seed, overrides[name])
+        # Without trials, which might change more than the one thing.
+        changes = {"tune": False, **overrides[name]}
+        return fit_ours(data, "validation", seed, changes)
 
     for protocol in args.protocol:
         print(f"{protocol}, validation")

@@ -190,7 +190,7 @@ def fit_recipe(
         whole = data.with_validation_in_train()
         has_validation = len(data.ratings("validation")) > 0
     recipe = choose_recipe(whole, **overrides)
-    if tune:
+    if tune and not {"temperature", "popularity_offset"} <= set(overrides):
         recipe = _tried_out(
             data if has_validation else data.with_part_of_train_held_out(),
             recipe,
@@ -203,10 +203,8 @@ def fit_recipe(
 
 def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     """The recipe with what does best on the validation part."""
-    temperatures = "temperature" not in given
-    offsets = "popularity_offset" not in given
     num_users = len(np.unique(data.ratings("validation").user_rows))
-    if num_users < LEAST_USERS_TO_CHOOSE_BY or not (temperatures or offsets):
+    if num_users < LEAST_USERS_TO_CHOOSE_BY:
         return recipe
     shorter = dataclasses.replace(
         recipe, epochs=max(round(recipe.epochs / 3), 1)
@@ -228,8 +226,8 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         train,
         data,
         recipe.temperature,
-        temperatures=temperatures,
-        offsets=offsets,
+        temperatures="temperature" not in given,
+        offsets="popularity_offset" not in given,
         report=report,
     )
     if verbose:
