@@ -1,7 +1,7 @@
 """Full-catalogue ranking metrics as logs of `fit`."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -44,6 +44,22 @@ class RetrievalMetrics(keras.callbacks.Callback):
     )
     ```
 
+    In the `fit` of a model of your own, name its vectors, and make the data of
+    the batches it is trained on:
+
+    ```python
+    data = kdr.RetrievalDataset.from_batches(
+        train_ratings, validation=test_ratings
+    )
+    kdr.RetrievalMetrics(
+        data,
+        vectors=lambda model: (
+            model.user_embedding,
+            model.candidate_embedding.embeddings,
+        ),
+    )
+    ```
+
     Args:
         data: The data set, as `keras_dp_retrieval.evaluate` takes it.
         ks: ints. Lengths of the lists.
@@ -52,9 +68,14 @@ class RetrievalMetrics(keras.callbacks.Callback):
             by the test part makes its test figures too good.
         every: int. The first epoch is evaluated, then every so many epochs,
             and the last. In the epochs between, the logs have no such keys.
+        vectors: Optional function of the model that returns
+            `(encode_users, candidate_vectors)`, for a model without the
+            methods that `evaluate` wants.
 
     Raises:
         ValueError: If the data has no ratings in that split.
+        TypeError: When `fit` begins, if the model has no such methods and
+            there is no `vectors`.
     """
 
     def __init__(
@@ -64,18 +85,25 @@ class RetrievalMetrics(keras.callbacks.Callback):
         *,
         split: str = "validation",
         every: int = 1,
+        vectors: Callable | None = None,
     ):
         super().__init__()
         self.data = data
         self.split = _checks.one_of("split", split, PREFIXES)
         self.every = _checks.positive_int("every", every)
+        metrics.check_function(vectors)
+        self.vectors = vectors
         self._task = metrics.RankingTask.prepare(data, split, ks)
         self.ks = self._task.ks
+
+    def on_train_begin(self, logs=None):
+        # Not at the end of the first epoch, which may take hours.
+        metrics.check_protocol(self.model, self.vectors)
 
     def on_epoch_end(self, epoch, logs=None):
         if logs is None or not self._is_due(epoch):
             return
-        results = self._task.run(self.model)
+        results = self._task.run(self.model, self.vectors)
         # A count, not a metric: the same in every epoch.
         del results["num_users"]
         prefix = PREFIXES[self.split]
@@ -94,14 +122,22 @@ class RetrievalMetrics(keras.callbacks.Callback):
         return copied
 
     def get_config(self):
+        vectors = self.vectors
+        if vectors is not None:
+            vectors = keras.saving.serialize_keras_object(vectors)
         return {
             "data": keras.saving.serialize_keras_object(self.data),
             "ks": list(self.ks),
             "split": self.split,
             "every": self.every,
+            "vectors": vectors,
         }
 
     @classmethod
     def from_config(cls, config):
-        data = keras.saving.deserialize_keras_object(config["data"])
-        return cls(**{**config, "data": data})
+        restored = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("data", "vectors")
+            if config.get(name) is not None
+        }
+        return cls(**{**config, **restored})

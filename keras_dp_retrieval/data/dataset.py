@@ -10,7 +10,14 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
-from keras_dp_retrieval.data import batches, examples, splits, synthetic, tables
+from keras_dp_retrieval.data import (
+    batched,
+    batches,
+    examples,
+    splits,
+    synthetic,
+    tables,
+)
 from keras_dp_retrieval.data.ratings import (
     Interactions,
     Ratings,
@@ -546,6 +553,56 @@ class RetrievalDataset:
             user_column, candidate_column, rating_column, timestamp_column
         )
         return cls._from_raw(tables.from_csv(path, columns), options)
+
+    @staticmethod
+    def from_batches(
+        train,
+        validation=None,
+        test=None,
+        *,
+        user_key: str = "user_id",
+        candidate_key: str = "movie_id",
+        num_candidates: int | None = None,
+        candidates=None,
+    ) -> batched.BatchedInteractions:
+        """Returns what full-catalogue metrics need of your own batches.
+
+        For a model and a pipeline of your own, whose ids are the rows of the
+        model's tables: pass the result to `keras_dp_retrieval.evaluate` or
+        `RetrievalMetrics`, and your batches to `fit`, as ever. What a user
+        had in the earlier parts is left out of the lists. Rows of sample
+        weight 0 count nowhere. Each part is read once, here.
+
+        Args:
+            train: `(x, y)`, or batches of it: a `tf.data.Dataset`, a
+                `keras.utils.PyDataset` or any iterable that ends. `x` are user
+                ids `(batch,)`, or a dict with them under `user_key`; `y` are
+                candidate ids `(batch,)`, or a dict with them under
+                `candidate_key`.
+            validation: Optional, likewise.
+            test: Optional, likewise.
+            user_key: str.
+            candidate_key: str.
+            num_candidates: Optional int. Rows of the candidate table; by
+                default the greatest id and one.
+            candidates: Optional ints, `(n,)`: the ids of the catalogue. By
+                default those that occur in the batches: others, such as id 0
+                of a table whose ids begin with 1, are not recommended.
+
+        Returns:
+            An object with `ratings(split)`, `seen_before(split)`,
+            `candidate_counts(split)`, `num_candidates`, `num_users` and
+            `real_candidates`. It makes no batches.
+
+        Raises:
+            ValueError: If there is anything else in the batches, such as
+                strings: look them up first, as for the model.
+        """
+        parts = {
+            name: batched.read_part(name, part, user_key, candidate_key)
+            for name, part in zip(PARTS, (train, validation, test), strict=True)
+        }
+        return batched.BatchedInteractions(parts, num_candidates, candidates)
 
     @classmethod
     def from_synthetic(

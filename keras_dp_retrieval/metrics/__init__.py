@@ -14,11 +14,14 @@ from keras_dp_retrieval.metrics.of_lists import (
     precision_at_k,
     recall_at_k,
 )
+from keras_dp_retrieval.metrics.vectors import check_function, check_protocol
 
 __all__ = [
     "ChanceAlarm",
     "RankingTask",
     "chance_level",
+    "check_function",
+    "check_protocol",
     "evaluate",
     "hit_rate_at_k",
     "mrr_at_k",

@@ -8,7 +8,7 @@ how users were dealt out to devices and processes.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -22,6 +22,11 @@ from keras_dp_retrieval.metrics.of_lists import (
     popularity_percentiles,
     precision_at_k,
     recall_at_k,
+)
+from keras_dp_retrieval.metrics.vectors import (
+    check_protocol,
+    check_shapes,
+    vectors_of,
 )
 
 # A device scores its share of `USER_CHUNK_SIZE` users against
@@ -40,6 +45,7 @@ def evaluate(
     split: str = "test",
     ks: Sequence[int] = (10, 20),
     *,
+    vectors: Callable | None = None,
     user_chunk_size: int = USER_CHUNK_SIZE,
     candidate_chunk_size: int = CANDIDATE_CHUNK_SIZE,
 ) -> dict[str, float]:
@@ -79,16 +85,37 @@ def evaluate(
     the users; several processes share the users too, and all of them must
     call, and get the same result.
 
+    Any model can be evaluated, on any batches of users and candidates:
+
+    ```python
+    data = kdr.RetrievalDataset.from_batches(train_ratings, test=test_ratings)
+    kdr.evaluate(
+        model,
+        data,
+        vectors=lambda model: (
+            model.user_embedding,
+            model.candidate_embedding.embeddings,
+        ),
+    )
+    ```
+
     Args:
-        model: Anything with `user_vectors(user_rows)` -> `(batch, dim)` and
-            `candidate_vectors()` -> `(num_candidates, dim)`, tensors whose dot
-            products are the scores.
-        data: A data set of this package. From any other object the
+        model: Anything with the methods `user_vectors(user_rows)`, or
+            `encode_users(user_rows)` where there is none, -> `(batch, dim)`,
+            and `candidate_vectors()` -> `(num_candidates, dim)`: tensors whose
+            dot products are the scores. `user_rows` are int32 `(batch,)`.
+        data: A data set of this package; `RetrievalDataset.from_batches`
+            makes one of batches or arrays. From any other object the
             evaluation needs `ratings(split)`, `seen_before(split)`,
             `num_candidates`, `candidate_counts("train")` and, where not all
-            rows are real candidates, `candidate_vocabulary`.
+            rows are real candidates, `candidate_vocabulary` or
+            `real_candidates`, bool `(num_candidates,)`.
         split: str. `"test"`, `"validation"` or `"train"`.
         ks: ints. Lengths of the lists; may exceed the catalogue.
+        vectors: Optional function for a model without these methods: given
+            the model, it returns `(encode_users, candidate_vectors)`, a
+            function from user rows to `(batch, dim)` and the vectors
+            `(num_candidates, dim)`.
         user_chunk_size: int. Users ranked at a time, over all devices.
         candidate_chunk_size: int. Candidates scored at a time.
 
@@ -96,9 +123,11 @@ def evaluate(
         dict from metric name, such as `"recall_at_10"`, to float.
 
     Raises:
+        TypeError: If the model has no such methods and there is no `vectors`.
         ValueError: If the split holds no ratings, or the model has fewer
             candidate vectors than the data has rows.
     """
+    check_protocol(model, vectors)
     task = RankingTask.prepare(
         data,
         split,
@@ -106,7 +135,7 @@ def evaluate(
         user_chunk_size=user_chunk_size,
         candidate_chunk_size=candidate_chunk_size,
     )
-    return task.run(model)
+    return task.run(model, vectors)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,10 +208,10 @@ class RankingTask:
             ),
         )
 
-    def run(self, model) -> dict[str, float]:
+    def run(self, model, vectors=None) -> dict[str, float]:
         """Returns what `evaluate` returns for this model."""
         sums = _Sums.zeros(len(self.ks), len(self.real))
-        for places, rows in self._lists(model):
+        for places, rows in self._lists(model, vectors):
             users = self.user_rows[places]
             sums.add(self, users, self.num_held_out[places], rows)
         return sums.over_processes().means(self)
@@ -204,9 +233,9 @@ class RankingTask:
 
         return evaluation.sum_over_processes(found)
 
-    def _lists(self, model) -> Iterator[tuple[slice, np.ndarray]]:
+    def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the users of this process, a slice of all, and their lists."""
-        rank = _ranker(model, self)
+        rank = _ranker(*vectors_of(model, vectors), self)
         # A chunk is divided over all devices of all processes.
         multiple = max(distribution.num_devices(), distribution.process_count())
         for chunk, num_rows, width in self.chunks(multiple):
@@ -263,7 +292,9 @@ class RankingTask:
 
 def check_ks(ks) -> tuple[int, ...]:
     """Returns the lengths in `ks` as a tuple of rising, distinct ints."""
-    if isinstance(ks, (str, int)) or not len(ks):
+    is_list = isinstance(ks, Iterable) and not isinstance(ks, (str, bytes))
+    ks = list(ks) if is_list else ks
+    if not is_list or not ks:
         raise ValueError(
             "`ks` must be a list of one or more lengths, such as (10, 20). "
             f"Received: ks={ks!r}."
@@ -286,6 +317,9 @@ def _held_out_pairs(data, split: str) -> np.ndarray:
 
 def _real_candidates(data) -> np.ndarray:
     """Which rows stand for a candidate: bool, `(num_candidates,)`."""
+    told = getattr(data, "real_candidates", None)
+    if told is not None:
+        return np.asarray(told, bool)
     vocabulary = getattr(data, "candidate_vocabulary", None)
     real = np.ones(data.num_candidates, bool)
     if vocabulary is not None:
@@ -317,14 +351,14 @@ def best_rows(
     return rows
 
 
-def _ranker(model, task: RankingTask) -> Callable:
+def _ranker(encode_users, candidate_vectors, task: RankingTask) -> Callable:
     """Returns `rank(user_rows, excluded_rows)` -> rows, NumPy in and out.
 
     `user_rows` are those of all processes, `excluded_rows` and the result
     those of this process.
     """
-    candidates = keras.ops.convert_to_tensor(model.candidate_vectors())
-    num_rows = int(candidates.shape[0])
+    candidates = keras.ops.convert_to_tensor(candidate_vectors)
+    num_rows = int(candidates.shape[0]) if candidates.shape else 0
     if num_rows < len(task.real):
         raise ValueError(
             "The model must have a vector for every candidate of the data. "
@@ -338,18 +372,24 @@ def _ranker(model, task: RankingTask) -> Callable:
         "k": min(task.ks[-1], max(int(task.real.sum()), 1)),
         "chunk_size": min(task.candidate_chunk_size, num_rows),
     }
+
+    def vectors_of_users(user_rows):
+        vectors = keras.ops.convert_to_tensor(encode_users(user_rows))
+        check_shapes(vectors, candidates, len(user_rows))
+        return vectors
+
     if keras.backend.backend() == "jax":
-        return _jax_ranker(model, candidates, allowed, options)
+        return _jax_ranker(vectors_of_users, candidates, allowed, options)
 
     def rank(user_rows, excluded_rows):
-        vectors = keras.ops.convert_to_tensor(model.user_vectors(user_rows))
+        vectors = vectors_of_users(user_rows)
         rows = best_rows(vectors, candidates, excluded_rows, allowed, **options)
         return keras.ops.convert_to_numpy(rows)
 
     return rank
 
 
-def _jax_ranker(model, candidates, allowed, options) -> Callable:
+def _jax_ranker(encode_users, candidates, allowed, options) -> Callable:
     """A `_ranker` that divides this process's users over its devices."""
     from keras_dp_retrieval._jax import evaluation
 
@@ -362,8 +402,7 @@ def _jax_ranker(model, candidates, allowed, options) -> Callable:
     def rank(user_rows, excluded_rows):
         # Every process computes the vectors of all users of the chunk: the
         # model may be one program over all processes, so they call it alike.
-        vectors = keras.ops.convert_to_tensor(model.user_vectors(user_rows))
-        vectors = evaluation.local_copy(vectors)
+        vectors = evaluation.local_copy(encode_users(user_rows))
         if len(excluded_rows) < len(user_rows):
             vectors = vectors[distribution.process_rows(len(user_rows))]
         rows = program(
