@@ -7,7 +7,7 @@ behind the door trusts them.
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -22,7 +22,7 @@ def positive_int(name: str, value) -> int:
     if number is None or number < 1:
         raise ValueError(
             f"`{name}` must be a whole number of 1 or more. "
-            f"Received: {name}={value!r}."
+            f"Received: {name}={shown(value)}."
         )
     return number
 
@@ -33,7 +33,7 @@ def non_negative_int(name: str, value) -> int:
     if number is None or number < 0:
         raise ValueError(
             f"`{name}` must be a whole number of 0 or more. "
-            f"Received: {name}={value!r}."
+            f"Received: {name}={shown(value)}."
         )
     return number
 
@@ -60,7 +60,7 @@ def number_between(
         interval += ")" if open_high else "]"
         raise ValueError(
             f"`{name}` must be a finite number in {interval}. "
-            f"Received: {name}={value!r}."
+            f"Received: {name}={shown(value)}."
         )
     return number
 
@@ -69,11 +69,31 @@ def one_of(name: str, value, choices: Iterable):
     """Returns `value` if it is one of `choices`."""
     choices = list(choices)
     if not isinstance(value, (str, numbers.Number)) or value not in choices:
-        shown = ", ".join(repr(choice) for choice in choices)
+        named = ", ".join(repr(choice) for choice in choices)
         raise ValueError(
-            f"`{name}` must be one of {shown}. Received: {name}={value!r}."
+            f"`{name}` must be one of {named}. Received: {name}={shown(value)}."
         )
     return value
+
+
+def is_listed(values) -> bool:
+    """Whether `values` is a list, an array or the like: of entries in order.
+
+    Text, dicts, sets and generators are not.
+    """
+    if isinstance(values, (str, bytes)) or not hasattr(values, "__getitem__"):
+        return False
+    if isinstance(values, Mapping):
+        return False
+    shape = getattr(values, "shape", None)
+    return hasattr(values, "__len__") if shape is None else len(shape) > 0
+
+
+def shown(value) -> str:
+    """Returns `repr(value)`, of a NumPy scalar as the number or text it is."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    return repr(value)
 
 
 def _whole_number(value) -> int | None:

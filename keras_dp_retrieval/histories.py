@@ -87,8 +87,7 @@ class Histories(keras.layers.Layer):
 
         `longest` is rounded up to a power of two, so that few shapes occur.
         """
-        starts = ops.convert_to_numpy(self.starts)
-        rows = ops.convert_to_numpy(self.candidate_rows)
+        starts, rows = _view(self.starts), _view(self.candidate_rows)
         first, last = starts[user_rows], starts[np.asarray(user_rows) + 1]
         longest = int((last - first).max(initial=0))
         width = 1 << max(longest - 1, 0).bit_length()
@@ -103,3 +102,14 @@ class Histories(keras.layers.Layer):
             "num_interactions": self.num_interactions,
             "max_length": self.max_length,
         }
+
+
+def _view(variable) -> np.ndarray:
+    """The values of a variable: on a CPU the very ones, not a copy.
+
+    `ops.convert_to_numpy` copies, which for one user would take longer than
+    all the rest.
+    """
+    if keras.backend.backend() == "torch":
+        return ops.convert_to_numpy(variable)
+    return np.asarray(variable.value)

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval import topk as topk_lib
+from keras_dp_retrieval.data.ratings import refuse_filler
 
 # How vectors are kept. Files hold bfloat16 as its 16 bits, which HDF5 and
 # NumPy can write without knowing the type.
@@ -29,6 +30,9 @@ class CandidateIndex(keras.layers.Layer):
     It is a layer so that a model that holds one saves it in its `.keras` file;
     it has no weights, and ids stay whole 64-bit integers or strings. On its
     own it is saved with `keras.saving.save_model(index, "index.keras")`.
+
+    An id is a whole number of 64 bits or a string, but neither -1 nor `""`:
+    these fill up lists that are shorter than `k`.
 
     Example:
 
@@ -80,7 +84,8 @@ class CandidateIndex(keras.layers.Layer):
             candidate_dtype: How to keep the vectors, see the class.
             **kwargs: Further arguments of the class.
         """
-        shape = np.shape(vectors)
+        vectors = _as_floats("vectors", vectors)
+        shape = vectors.shape
         if len(shape) != 2:
             raise ValueError(
                 "`vectors` must have the shape (num_candidates, dim). "
@@ -98,10 +103,11 @@ class CandidateIndex(keras.layers.Layer):
             vectors: Floats, shape `(num_candidates, dim)`.
 
         Raises:
-            ValueError: If an id comes twice, a vector is not finite, or the
-                shapes do not fit.
+            ValueError: If an id comes twice or is -1 or `""`, a vector is not
+                finite, or the shapes do not fit.
         """
         ids = _as_ids("candidate_ids", candidate_ids)
+        refuse_filler("candidate_ids", ids)
         vectors = self._as_vectors("vectors", vectors)
         if len(ids) != len(vectors):
             raise ValueError(
@@ -129,16 +135,24 @@ class CandidateIndex(keras.layers.Layer):
         )
 
     def search(
-        self, query_vectors, k: int = 10, *, exclude=None, allowed_ids=None
+        self,
+        query_vectors,
+        k: int = 10,
+        *,
+        exclude=None,
+        allowed_ids=None,
+        excluded_rows=None,
     ):
         """The `k` best candidates for each query.
 
         Args:
             query_vectors: Floats, shape `(batch, dim)`.
-            k: int. May exceed the number of candidates.
+            k: int. May exceed the number of candidates, up to 2**20.
             exclude: Optional list with an array of ids for each query, which
                 it does not get. Ids that are not in the index have no effect.
             allowed_ids: Optional array of ids: all others are left out.
+            excluded_rows: Optional integers, `(batch, num_excluded)`: instead
+                of `exclude`, the `rows` of those ids, padded with -1.
 
         Returns:
             `(ids, scores)`, NumPy arrays of shape `(batch, k)`, best first.
@@ -147,21 +161,39 @@ class CandidateIndex(keras.layers.Layer):
 
         Raises:
             ValueError: If the index is empty, a vector is not finite or has
-                another length, or an id of `allowed_ids` is unknown.
+                another length, an id of `allowed_ids` is unknown, or both
+                `exclude` and `excluded_rows` are given.
         """
         if not len(self):
             raise ValueError(
                 "The index has no candidates to search. Use `assign()` or "
                 "`add()` first."
             )
+        k = topk_lib.check_k(k, len(self))
         queries = self._as_vectors("query_vectors", query_vectors)
         num_queries = len(queries)
+        if excluded_rows is None:
+            excluded_rows = self._rows_of_each(exclude, num_queries)
+        elif exclude is None:
+            excluded_rows = self._as_rows(excluded_rows, num_queries)
+        else:
+            raise ValueError(
+                "Give either `exclude` or `excluded_rows`. Received: both."
+            )
         # Each new shape is compiled, so there are few: powers of two.
-        batch = _power_of_two(num_queries)
+        more = _power_of_two(num_queries) - num_queries
+        if excluded_rows is not None:
+            width = excluded_rows.shape[1]
+            more_columns = _power_of_two(width) - width
+            excluded_rows = np.pad(
+                excluded_rows,
+                ((0, more), (0, more_columns)),
+                constant_values=-1,
+            )
         scores, rows = self._search(
-            np.pad(queries, ((0, batch - num_queries), (0, 0))),
+            np.pad(queries, ((0, more), (0, 0))),
             k,
-            self._rows_of_each(exclude, num_queries, batch),
+            excluded_rows,
             self._allowed(allowed_ids),
         )
         scores = np.asarray(keras.ops.convert_to_numpy(scores))[:num_queries]
@@ -172,6 +204,16 @@ class CandidateIndex(keras.layers.Layer):
     def ids(self) -> np.ndarray:
         """All ids in rising order, int64 or str, `(num_candidates,)`."""
         return self._ids.copy()
+
+    def rows(self, candidate_ids) -> np.ndarray:
+        """Where in `ids()` each id stands, int32 `(num_ids,)`.
+
+        -1 for an id that is not in the index. A row is good until candidates
+        are assigned or added.
+        """
+        ids = _as_ids("candidate_ids", candidate_ids)
+        self._check_kind("candidate_ids", ids)
+        return self._rows(ids)
 
     def vectors(self) -> np.ndarray:
         """The vectors of `ids()`, float32, `(num_candidates, dim)`.
@@ -258,7 +300,7 @@ class CandidateIndex(keras.layers.Layer):
         return np.zeros((0, self.embedding_dimension), "float32")
 
     def _as_vectors(self, name, vectors):
-        vectors = keras.ops.convert_to_numpy(vectors).astype("float32")
+        vectors = _as_floats(name, vectors)
         if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dimension:
             raise ValueError(
                 f"`{name}` must have the shape (any number, "
@@ -283,13 +325,19 @@ class CandidateIndex(keras.layers.Layer):
             )
 
     def _rows(self, ids):
-        """The row of each id, -1 for one that is not in the index."""
+        if not len(self) or not len(ids):
+            return np.full(len(ids), -1, "int32")
         rows = np.searchsorted(self._ids, ids).clip(max=len(self) - 1)
         return np.where(self._ids[rows] == ids, rows, -1).astype("int32")
 
-    def _rows_of_each(self, exclude, num_queries, batch):
+    def _rows_of_each(self, exclude, num_queries):
         if exclude is None:
             return None
+        if not _checks.is_listed(exclude):
+            raise ValueError(
+                "`exclude` must be a list with an array of ids for each query."
+                f" Received: a {type(exclude).__name__}."
+            )
         exclude = [_as_ids("exclude", ids) for ids in exclude]
         if len(exclude) != num_queries:
             raise ValueError(
@@ -297,11 +345,22 @@ class CandidateIndex(keras.layers.Layer):
                 f"{len(exclude)} for {num_queries} queries."
             )
         longest = max(map(len, exclude), default=0)
-        padded = np.full((batch, _power_of_two(longest)), -1, "int32")
-        for row, ids in zip(padded, exclude, strict=False):
+        padded = np.full((num_queries, longest), -1, "int32")
+        for row, ids in zip(padded, exclude, strict=True):
             self._check_kind("exclude", ids)
-            row[: len(ids)] = self._rows(ids) if len(ids) else -1
+            row[: len(ids)] = self._rows(ids)
         return padded
+
+    def _as_rows(self, rows, num_queries):
+        rows = np.asarray(keras.ops.convert_to_numpy(rows))
+        fits = rows.ndim == 2 and rows.dtype.kind in "iu"
+        if not fits or len(rows) != num_queries:
+            raise ValueError(
+                "`excluded_rows` must be whole numbers, one row for each "
+                f"query, padded with -1. Received: {rows.dtype} values of "
+                f"shape {rows.shape} for {num_queries} queries."
+            )
+        return np.where(rows < len(self), rows, -1).astype("int32")
 
     def _allowed(self, allowed_ids):
         if allowed_ids is None:
@@ -355,8 +414,26 @@ def _place(arrays, mesh, axis):
     return [None if array is None else put(array) for array in arrays]
 
 
+def _as_floats(name, vectors) -> np.ndarray:
+    try:
+        array = keras.ops.convert_to_numpy(vectors)
+        if array.dtype.kind in "biuf" or array.dtype == _KEPT_AS["bfloat16"]:
+            return array.astype("float32")
+        reason = f"{array.dtype} values"
+    except (TypeError, ValueError) as error:
+        reason = f"a {type(vectors).__name__} ({error})"
+    raise ValueError(
+        f"`{name}` must be an array of real numbers. Received: {reason}."
+    )
+
+
 def _as_ids(name, ids):
     """`ids` as an int64 or str array, `(num_ids,)`; never truncated."""
+    if not _checks.is_listed(ids):
+        raise ValueError(
+            f"`{name}` must be a list or an array of ids. Received: a "
+            f"{type(ids).__name__}."
+        )
     array = keras.ops.convert_to_numpy(ids) if hasattr(ids, "dtype") else None
     if array is None or array.dtype.kind == "O":
         # NumPy would turn a list of both kinds into strings without a word.

@@ -13,6 +13,9 @@ from keras_dp_retrieval import _checks, distribution
 # best 10, on one CPU core: 4 MB of scores for 64 queries.
 DEFAULT_CHUNK_SIZE = 16_384
 
+# What `k` may be where the catalogue is smaller: the rest of a list is filler.
+MOST_FILLED = 2**20
+
 # One query has few scores: the best 100 took 13 ms in chunks of 16,384, and in
 # these 11 ms, which is what the products alone take.
 ONE_QUERY_CHUNK_SIZE = 65_536
@@ -51,7 +54,7 @@ def top_k(
         query_vectors: Floating point, shape `(batch, dim)`.
         candidate_vectors: Floating point, shape `(num_candidates, dim)`.
             Scores are computed in float32 whatever the type.
-        k: int. May exceed the number of candidates.
+        k: int. May exceed the number of candidates, up to 2**20.
         excluded_rows: Optional integers, shape `(batch, num_excluded)`: rows
             never to be returned for that query, padded with -1.
         allowed: Optional booleans, shape `(num_candidates,)`: rows with False
@@ -69,9 +72,8 @@ def top_k(
 
     Raises:
         ValueError: If shapes do not fit together, or `k` or `chunk_size` is
-            not a whole number of 1 or more.
+            not a whole number of 1 or more, or `k` is too large.
     """
-    k = _checks.positive_int("k", k)
     query_vectors = _as_float32(query_vectors)
     candidate_vectors = ops.convert_to_tensor(candidate_vectors)
     if excluded_rows is not None:
@@ -89,16 +91,47 @@ def top_k(
     )
     _check_shapes(*arrays)
     num_candidates = candidate_vectors.shape[0]
+    k = check_k(k, num_candidates)
     if chunk_size is None:
         one = query_vectors.shape[0] == 1
         chunk_size = ONE_QUERY_CHUNK_SIZE if one else DEFAULT_CHUNK_SIZE
     chunk_size = _checks.positive_int("chunk_size", chunk_size)
-    options = {"k": k, "chunk_size": min(chunk_size, max(num_candidates, 1))}
+    # There are no more to be found, and so none to be sorted.
+    num_found = min(k, max(num_candidates, 1))
+    options = {
+        "k": num_found,
+        "chunk_size": min(chunk_size, max(num_candidates, 1)),
+    }
     if keras.backend.backend() != "jax":
-        return best_of_rows(*arrays, 0, num_candidates, **options)
-    from keras_dp_retrieval._jax import topk
+        best = best_of_rows(*arrays, 0, num_candidates, **options)
+    else:
+        from keras_dp_retrieval._jax import topk
 
-    return topk.run(best_of_rows, arrays, options, *mesh_and_axis())
+        best = topk.run(best_of_rows, arrays, options, *mesh_and_axis())
+    if k == num_found:
+        return best
+    filler = ((0, 0), (0, k - num_found))
+    scores, rows = best
+    return (
+        ops.pad(scores, filler, constant_values=-float("inf")),
+        ops.pad(rows, filler, constant_values=-1),
+    )
+
+
+def check_k(k, num_candidates: int) -> int:
+    """Returns `k` as an int, or raises a ValueError.
+
+    It may exceed the catalogue, but not without end: what lies beyond is
+    filler, and takes as much memory as candidates do.
+    """
+    k = _checks.positive_int("k", k)
+    most = max(num_candidates, MOST_FILLED)
+    if k > most:
+        raise ValueError(
+            f"`k` must be at most {most:,} for {num_candidates:,} candidates. "
+            f"Received: k={k}."
+        )
+    return k
 
 
 def best_of_rows(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
+from keras_dp_retrieval import _checks
+
 PADDING = -1  # Fills up lists of rows; no row is negative.
 
 
@@ -28,7 +30,8 @@ class RawRatings:
 
     Raises:
         ValueError: If a column is missing values, has another length or type
-            than it should, or if there are no rows at all.
+            than it should, if a candidate has the id -1 or `""`, or if there
+            are no rows at all.
     """
 
     user_ids: np.ndarray
@@ -42,6 +45,7 @@ class RawRatings:
             "user_ids": id_column("user_ids", self.user_ids),
             "candidate_ids": id_column("candidate_ids", self.candidate_ids),
         }
+        refuse_filler("candidate_ids", columns["candidate_ids"])
         if self.ratings is not None:
             columns["ratings"] = _rating_column(self.ratings)
         if self.timestamps is not None:
@@ -214,10 +218,10 @@ class Vocabulary:
             return self
         known = new[self.rows(new) > 0]
         if len(known) or len(np.unique(new)) < len(new):
+            such = f", such as {_checks.shown(known[0])}" if len(known) else ""
             raise ValueError(
                 f"New ids must be distinct and not known yet. Received: "
-                f"{len(new)} ids, {len(known)} of them known"
-                f"{f', such as {known[0]!r}' if len(known) else ''}, and "
+                f"{len(new)} ids, {len(known)} of them known{such}, and "
                 f"{len(new) - len(np.unique(new))} repeated. Leave the known "
                 "ones out with `ids[vocabulary.rows(ids) == 0]`."
             )
@@ -240,7 +244,7 @@ class Vocabulary:
         if raw_ids.dtype.kind != self.ids.dtype.kind:
             raise ValueError(
                 f"The known ids are {_kind(self.ids)}. Received: "
-                f"{_kind(raw_ids)}, such as {raw_ids[0]!r}."
+                f"{_kind(raw_ids)}, such as {_checks.shown(raw_ids[0])}."
             )
         places = np.searchsorted(self._sorted, raw_ids)
         places = np.minimum(places, len(self.ids) - 1)
@@ -260,10 +264,12 @@ class Vocabulary:
                 f"{int(rows.max())}."
             )
         strings = self.ids.dtype.kind == "U"
-        filler = ["", ""] if strings else [0, PADDING]
-        # Index -1 is the last entry: what padding stands for.
-        table = np.concatenate([filler[:1], self.ids, filler[1:]])
-        return table[np.maximum(rows, -1)]
+        of_unknown, of_padding = ("", "") if strings else (0, PADDING)
+        filler = np.where(rows < 0, of_padding, of_unknown)
+        if not len(self.ids):
+            return filler
+        # The ids that were asked for, never a copy of them all.
+        return np.where(rows > 0, self.ids[np.maximum(rows, 1) - 1], filler)
 
     def get_config(self) -> dict:
         return {"ids": self.ids.tolist()}
@@ -271,6 +277,18 @@ class Vocabulary:
     @classmethod
     def from_config(cls, config: Mapping) -> "Vocabulary":
         return cls(np.array(config["ids"]))
+
+
+def refuse_filler(name: str, ids: np.ndarray) -> None:
+    """Raises a ValueError if a candidate has an id that fills up lists."""
+    filler = "" if ids.dtype.kind == "U" else PADDING
+    if (ids == filler).any():
+        row = int(np.argmax(ids == filler))
+        raise ValueError(
+            f"`{name}` must not be {filler!r}, which fills up lists that are "
+            f"shorter than `k`. Received: {filler!r} in row {row}. Leave it "
+            "out if it stands for a missing id, or give the candidate another."
+        )
 
 
 def _kind(ids: np.ndarray) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.data.ratings import Vocabulary, refuse_filler
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.towers import HistoryTower
@@ -68,9 +68,10 @@ class Growing:
             seed: int. Seeds these draws.
 
         Raises:
-            ValueError: If an id is known already or comes twice, `vectors`
-                do not fit, or the candidate tower has no `RowEmbedding` of
-                `num_candidates` rows. The model stays as it was.
+            ValueError: If an id is known already, comes twice or is -1 or
+                `""`, `vectors` do not fit, or the candidate tower has no
+                `RowEmbedding` of `num_candidates` rows. The model stays as it
+                was.
         """
         num_new, vocabulary = _extended(
             "candidate", self.candidate_vocabulary, ids
@@ -163,6 +164,8 @@ def _extended(side, vocabulary, ids):
             )
         return _checks.positive_int("ids", ids), None
     longer = vocabulary.extended(ids)
+    if side == "candidate":
+        refuse_filler("ids", longer.ids[len(vocabulary.ids) :])
     return longer.num_rows - vocabulary.num_rows, longer
 
 

@@ -198,7 +198,9 @@ class PaddedModel(keras.Model):
 
         Returns:
             dict of NumPy arrays: `"user_embeddings"`, `(num_users, dim)`, and
-            `"predictions"`, `(num_users, k)`, candidate ids, best first.
+            `"predictions"`, `(num_users, k)`, the table rows of candidates,
+            best first, -1 where there are no more. They are ids only where
+            the model has no vocabulary; `recommend` takes and gives ids.
         """
         batches = self._batches(
             x, None, None, batch_size, steps_per_epoch=steps

@@ -8,14 +8,16 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.ratings import PADDING, Vocabulary
+from keras_dp_retrieval.data.ratings import PADDING, Vocabulary, id_column
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.index import CandidateIndex
-from keras_dp_retrieval.topk import top_k
+from keras_dp_retrieval.topk import DEFAULT_CHUNK_SIZE, check_k, top_k
 from keras_dp_retrieval.towers import HistoryTower
 
-# Users ranked at a time: with the chunks of `top_k`, what bounds the memory.
+# Users ranked, and candidates encoded, at a time: with the chunks of `top_k`,
+# what bounds the memory.
 USERS_PER_CHUNK = 1024
+CANDIDATES_PER_CHUNK = DEFAULT_CHUNK_SIZE
 
 
 class Serving:
@@ -75,33 +77,41 @@ class Serving:
         one = ops.ones_like(vectors[:, :1])
         return ops.concatenate([vectors, one], axis=1)
 
-    def _with_offsets(self, vectors):
-        """All candidates' vectors, with their offsets."""
+    def _with_offsets(self, vectors, rows=None):
+        """Candidates' vectors, by default of all, with their offsets."""
         if not self.popularity_offset:
             return vectors
         counts = ops.cast(self.candidate_counts, "float32")
         # Relative to the mean, so that more epochs change nothing.
-        relative = counts / ops.maximum(ops.mean(counts), 1e-9)
-        offsets = self.popularity_offset * ops.log1p(relative)
+        mean = ops.maximum(ops.mean(counts), 1e-9)
+        if rows is not None:
+            counts = ops.take(counts, rows)
+        offsets = self.popularity_offset * ops.log1p(counts / mean)
         offsets = ops.cast(offsets, vectors.dtype)
         return ops.concatenate([vectors, offsets[:, None]], axis=1)
 
     def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
         """Returns the vectors of users, float32 `(batch, dim)`.
 
-        With a `popularity_offset`, `(batch, dim + 1)`.
+        With a `popularity_offset`, `(batch, dim + 1)`. They are computed
+        1,024 at a time, which is what bounds the memory.
 
         Args:
             user_ids: Ids of known users `(batch,)`, or
             histories: for each user a list of candidate ids, oldest first.
         """
-        inputs, _ = self._users(user_ids, histories, exclude_seen=False)
-        return ops.convert_to_numpy(self.user_vectors(inputs))
+        users = self._users(user_ids, histories)
+        return _in_chunks(
+            lambda part: self.user_vectors(users.inputs(part)),
+            len(users),
+            USERS_PER_CHUNK,
+        )
 
     def encode_candidates(self, candidate_ids=None) -> np.ndarray:
         """Returns the vectors of candidates, float32 `(batch, dim)`.
 
-        With a `popularity_offset`, `(batch, dim + 1)`.
+        With a `popularity_offset`, `(batch, dim + 1)`. No others are computed,
+        and these 16,384 at a time, which is what bounds the memory.
 
         Args:
             candidate_ids: Ids `(batch,)`. By default all candidates, in the
@@ -111,11 +121,14 @@ class Serving:
         vectors, so any vector database can serve them.
         """
         if candidate_ids is None:
-            rows = np.flatnonzero(self._retrievable_rows())
+            rows = np.flatnonzero(self._retrievable_rows()).astype("int32")
         else:
             rows = self._candidate_rows(candidate_ids)
-        vectors = ops.convert_to_numpy(self.candidate_vectors())
-        return vectors[rows]
+        return _in_chunks(
+            lambda part: self.candidate_vectors(rows[part]),
+            len(rows),
+            CANDIDATES_PER_CHUNK,
+        )
 
     def retrievable_ids(self) -> np.ndarray:
         """Returns the ids of all candidates that can be recommended."""
@@ -127,8 +140,8 @@ class Serving:
         """Returns the k candidates with the highest scores for each user.
 
         Args:
-            user_ids: Ids of known users, `(batch,)`.
-            k: int. Candidates a user; may exceed the catalogue.
+            user_ids: A list or array of the ids of known users, `(batch,)`.
+            k: int. Candidates a user; may exceed the catalogue, up to 2**20.
             exclude_seen: bool. Leaves out what a user has had, as far as the
                 model knows it: made `for_dataset`, it knows the train part.
             histories: Instead of `user_ids`, for each user a list of
@@ -139,22 +152,23 @@ class Serving:
             `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
             equal scores by the lower id (candidates that were added to a
             trained model come after those that it began with). Where fewer
-            than k candidates are left, the rest has id -1 (`""` among
-            strings) and score minus infinity.
+            than k candidates are left, as for a user who has had nearly
+            everything, the rest has id -1 (`""` among strings) and score
+            minus infinity. No candidate has such an id.
 
         Raises:
             ValueError: If a user or candidate is not known.
         """
-        k = _checks.positive_int("k", k)
-        inputs, excluded = self._users(user_ids, histories, exclude_seen)
+        k = check_k(k, self.num_candidates)
+        _checks.one_of("exclude_seen", exclude_seen, (True, False))
+        users = self._users(user_ids, histories)
         best = self._best_in_index if self.candidate_index else self._best()
-        chunks = []
-        # One chunk also for no users, so that the result has its shape.
-        for start in range(0, max(len(inputs), 1), USERS_PER_CHUNK):
-            part = slice(start, start + USERS_PER_CHUNK)
-            vectors = self.user_vectors(inputs[part])
-            chunks.append(best(vectors, k, excluded and excluded(part)))
-        ids, scores = map(np.concatenate, zip(*chunks, strict=True))
+        found = []
+        for part in _parts(len(users), USERS_PER_CHUNK):
+            vectors = self.user_vectors(users.inputs(part))
+            excluded_rows = users.seen(part) if exclude_seen else None
+            found.append(best(vectors, k, excluded_rows))
+        ids, scores = map(np.concatenate, zip(*found, strict=True))
         return ids, scores
 
     def _best(self):
@@ -177,13 +191,16 @@ class Serving:
 
     def _best_in_index(self, vectors, k, excluded_rows):
         """Returns `(ids, scores)`; `excluded_rows` are padded with -1."""
-        exclude = None
+        index = self.candidate_index
         if excluded_rows is not None:
-            excluded_rows = ops.convert_to_numpy(excluded_rows)
-            exclude = [
-                self._candidate_ids(rows[rows >= 0]) for rows in excluded_rows
-            ]
-        return self.candidate_index.search(vectors, k, exclude=exclude)
+            # Each once: users have the same few in common.
+            rows, places = np.unique(excluded_rows, return_inverse=True)
+            first = 0 if self.candidate_vocabulary is None else 1
+            there = rows >= first
+            in_index = np.full(len(rows), PADDING, "int32")
+            in_index[there] = index.rows(self._candidate_ids(rows[there]))
+            excluded_rows = in_index[places].reshape(excluded_rows.shape)
+        return index.search(vectors, k, excluded_rows=excluded_rows)
 
     @property
     def candidate_index(self) -> CandidateIndex | None:
@@ -232,61 +249,32 @@ class Serving:
         self._drop_index()
         super().load_weights(*args, **kwargs)
 
-    def _users(self, user_ids, histories, exclude_seen):
-        """Returns `(inputs, excluded)` for user ids or for histories.
-
-        `inputs` `(batch, ...)` go into the user tower. `excluded` is None, or
-        a function from a slice of the batch to rows, padded with -1.
-        """
+    def _users(self, user_ids, histories) -> "_Users":
+        """The users of a question, by their ids or by their histories."""
         if (user_ids is None) == (histories is None):
             raise ValueError(
                 "Give either `user_ids` or `histories`. Received: "
                 f"{'neither' if user_ids is None else 'both'}."
             )
-        if histories is not None:
-            rows = self._padded_histories(histories)
-            inputs = self._latest(rows)
-            return inputs, (lambda part: rows[part]) if exclude_seen else None
-        rows = self._user_rows(user_ids)
-        if rows.ndim != 1:
-            raise ValueError(
-                "`user_ids` must be a list of ids, `(batch,)`. Received: an "
-                f"array of shape {rows.shape}."
-            )
-        if not exclude_seen or self.histories is None:
-            return rows, None
-        return rows, lambda part: self.histories.padded(rows[part])
-
-    def _padded_histories(self, histories) -> np.ndarray:
-        """int32 `(batch, longest)` rows, oldest first, padded with -1."""
+        if histories is None:
+            return _KnownUsers(self._user_rows(user_ids), self.histories)
         if not isinstance(self.user_tower, HistoryTower):
             raise ValueError(
                 "`histories` need a user tower that takes them, such as "
                 "`IdHistoryTower` or `RecencyTower`. Received: "
                 f"{type(self.user_tower).__name__}."
             )
-        lists = [np.asarray(history) for history in histories]
-        if not lists or any(history.ndim != 1 for history in lists):
+        is_lists = _checks.is_listed(histories) and len(histories)
+        if not is_lists or not all(map(_checks.is_listed, histories)):
             raise ValueError(
                 "`histories` must be a list of lists of candidate ids, such "
-                "as [[50, 172, 181]], one for each user."
+                "as [[50, 172, 181]], one for each user. Received: "
+                f"{_checks.shown(histories):.80}."
             )
-        longest = max(max(map(len, lists)), 1)
-        padded = np.full((len(lists), longest), PADDING, "int32")
-        for row, history in zip(padded, lists, strict=True):
-            if len(history):
-                row[: len(history)] = self._candidate_rows(history)
-        return padded
-
-    def _latest(self, padded):
-        """Keeps what the tower looks at: the end of each list."""
-        max_length = self.user_tower.max_length
-        if max_length is None or padded.shape[1] <= max_length:
-            return padded
-        length = (padded >= 0).sum(axis=1, keepdims=True)
-        first = np.maximum(length - max_length, 0)
-        places = first + np.arange(max_length)
-        return np.take_along_axis(padded, places, axis=1)
+        return _NewUsers(
+            [self._candidate_rows(history) for history in histories],
+            self.user_tower.max_length,
+        )
 
     # Ids
 
@@ -331,17 +319,118 @@ def check_rows(role, ids, num_rows, *, padded=False):
         )
 
 
+class _KnownUsers:
+    """Users whom the model has rows for, and what they have had.
+
+    Args:
+        rows: int32 `(batch,)`.
+        histories: Optional `Histories`.
+    """
+
+    def __init__(self, rows, histories):
+        self._rows = rows
+        self._histories = histories
+
+    def __len__(self):
+        return len(self._rows)
+
+    def inputs(self, part: slice) -> np.ndarray:
+        """What goes into the user tower, `(part, ...)`."""
+        return self._rows[part]
+
+    def seen(self, part: slice) -> np.ndarray | None:
+        """What they have had, `(part, longest)`, padded with -1."""
+        if self._histories is None:
+            return None
+        return self._histories.padded(self._rows[part])
+
+
+class _NewUsers:
+    """The same of users who are known by their histories alone.
+
+    Args:
+        histories: int32 arrays of candidate rows, oldest first.
+        max_length: Optional int. How many of the latest go into the tower.
+    """
+
+    def __init__(self, histories, max_length):
+        self._histories = histories
+        self._max_length = max_length
+
+    def __len__(self):
+        return len(self._histories)
+
+    def inputs(self, part: slice) -> np.ndarray:
+        latest = -(self._max_length or 0)
+        return _padded(
+            [rows[latest:] for rows in self._histories[part]],
+            self._max_length,
+        )
+
+    def seen(self, part: slice) -> np.ndarray:
+        return _padded(self._histories[part])
+
+
+_Users = _KnownUsers | _NewUsers
+
+
+def _padded(lists, most=None) -> np.ndarray:
+    """int32 `(batch, longest)`, padded with -1.
+
+    `longest` is rounded up to a power of two, or to `most`, so that few shapes
+    occur.
+    """
+    longest = max(max(map(len, lists)), 1)
+    width = 1 << (longest - 1).bit_length()
+    width = width if most is None else min(width, most)
+    padded = np.full((len(lists), width), PADDING, "int32")
+    for row, rows in zip(padded, lists, strict=True):
+        row[: len(rows)] = rows
+    return padded
+
+
+def _parts(length, size) -> list[slice]:
+    """Slices of up to `size`; one also of nothing, for the result's shape."""
+    return [
+        slice(start, start + size) for start in range(0, max(length, 1), size)
+    ]
+
+
+def _in_chunks(encode, length, size) -> np.ndarray:
+    """All of `encode(slice)`, float32 `(length, dim)`, `size` at a time."""
+    parts = _parts(length, size)
+    for part in parts:
+        chunk = ops.convert_to_numpy(encode(part))
+        if part is parts[0]:
+            vectors = np.empty((length, chunk.shape[1]), "float32")
+        vectors[part] = chunk
+    return vectors
+
+
 def _rows(role, ids, vocabulary, num_rows) -> np.ndarray:
-    ids = np.asarray(ids)
+    if ops.is_tensor(ids):
+        ids = ops.convert_to_numpy(ids)
+    if not _checks.is_listed(ids):
+        raise ValueError(
+            f"{role.capitalize()} ids must be a list or an array, `(batch,)`. "
+            f"Received: a {type(ids).__name__}, {_checks.shown(ids):.80}."
+        )
     if vocabulary is None:
+        ids = id_column(f"{role}_ids", ids)
         check_rows(role, ids, num_rows)
         return ids.astype("int32")
     rows = vocabulary.rows(ids)
+    if rows.ndim != 1:
+        raise ValueError(
+            f"{role.capitalize()} ids must have the shape `(batch,)`. "
+            f"Received: an array of shape {rows.shape}."
+        )
     if not rows.all():
-        unknown = ids[rows == 0]
+        unknown = np.asarray(ids)[rows == 0]
         raise ValueError(
             f"{role.capitalize()} ids must be known to the model. Received: "
-            f"{unknown[0]!r}, and {unknown.size - 1} more unknown. It knows "
-            f"{len(vocabulary.ids)} {role}s, such as {vocabulary.ids[0]!r}."
+            f"{_checks.shown(unknown[0])}, and {unknown.size - 1} more "
+            f"unknown. It knows {len(vocabulary.ids)} {role}s, such as "
+            f"{_checks.shown(vocabulary.ids[0])}."
         )
     return rows

@@ -235,7 +235,8 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
 
         Returns:
             dict: `"user_embeddings"`, `(batch, dim)`, and outside training
-            `"predictions"`, `(batch, k)`, candidate ids, best first.
+            `"predictions"`, `(batch, k)`, the table rows of candidates, best
+            first, -1 where there are no more. `recommend` gives ids.
         """
         vectors = self._user_vectors(inputs, training=training)
         outputs = {"user_embeddings": vectors}
@@ -260,13 +261,20 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         """
         return self._with_one(self._user_vectors(user_rows, training=False))
 
-    def candidate_vectors(self):
+    def candidate_vectors(self, candidate_rows=None):
         """Vectors `(num_candidates, dim)` of the whole table, a tensor.
 
         With a `popularity_offset`, `(num_candidates, dim + 1)`.
+
+        Args:
+            candidate_rows: Optional table rows `(batch,)`: the vectors of
+                these alone, `(batch, dim)`.
         """
-        rows = ops.arange(self.num_candidates, dtype="int32")
-        return self._with_offsets(self._candidate_vectors(rows, training=False))
+        rows = candidate_rows
+        if rows is None:
+            rows = ops.arange(self.num_candidates, dtype="int32")
+        vectors = self._candidate_vectors(rows, training=False)
+        return self._with_offsets(vectors, candidate_rows)
 
     def _user_vectors(self, inputs, training):
         if isinstance(self.user_tower, HistoryTower):
