@@ -23,6 +23,11 @@ exactly zero.
   already summed. The rows left out are zeros, so `clipnorm` (the norm of one
   table), `global_clipnorm` (of all variables) and `clipvalue` give what they
   give in the dense step.
+- An `embeddings_constraint` is applied to the whole table after every step, as
+  in the dense step: that pass grows with the table. A regularizer of a table
+  has a gradient for every row: such a table is updated densely.
+- `use_ema`, gradient accumulation and loss scaling (also by a
+  `LossScaleOptimizer`, as mixed float16 has it) have no rule: dense.
 """
 
 import dataclasses

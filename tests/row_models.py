@@ -78,11 +78,11 @@ def _path(model, variable):
     return path.replace("pairs/", "").replace("pairs_", "")
 
 
-def assert_equal(model, expected, atol=1e-6):
+def assert_equal(model, expected, atol=1e-6, rtol=0):
     found, expected = values(model), values(expected)
     assert len(found) == len(model.variables + model.optimizer.variables)
     assert found.keys() == expected.keys()
     for path in found:
         np.testing.assert_allclose(
-            found[path], expected[path], rtol=0, atol=atol, err_msg=path
+            found[path], expected[path], rtol=rtol, atol=atol, err_msg=path
         )

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_dp_retrieval as kdr
 from keras_dp_retrieval import optimizers
 from keras_dp_retrieval._jax import train_step
 from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.model import two_tower
 from tests.row_models import PairModel, assert_equal, pairs, trained, values
 
 
@@ -242,6 +244,119 @@ def test_reading_a_table_without_a_gradient_is_no_reason_to_be_dense():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         model.fit(np.arange(12), np.ones(12), batch_size=4, verbose=0)
+
+
+# --- What a dense step honours ----------------------------------------------
+
+
+def two_towers(updates, optimizer, users=None, candidates=None, frozen=False):
+    """A trained `TwoTowerRetrieval` that looks its candidates up by row."""
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    model = kdr.TwoTowerRetrieval(
+        40,
+        30,
+        4,
+        objective="in_batch_softmax",
+        user_tower=RowEmbedding(40, 4, name="users", **(users or {})),
+        candidate_tower=RowEmbedding(30, 4, name="items", **(candidates or {})),
+        embedding_updates=updates,
+        name="pairs",
+    )
+    model.user_tower.trainable = not frozen
+    model.compile(optimizer)
+    rng = np.random.default_rng(0)
+    # Half of the users are in no batch.
+    x, y = rng.integers(1, 20, 48), {"movie_id": rng.integers(1, 30, 48)}
+    model.fit(x, y, batch_size=16, epochs=2, shuffle=False, verbose=0)
+    return model
+
+
+# Of the whole table, of every row, of every value, and a soft one.
+CONSTRAINTS = {
+    "of columns and of rows": [
+        keras.constraints.MaxNorm(0.1),
+        keras.constraints.UnitNorm(axis=1),
+    ],
+    "of values and soft": [
+        keras.constraints.NonNeg(),
+        keras.constraints.MinMaxNorm(0.05, 0.1, rate=0.5, axis=1),
+    ],
+}
+
+
+@pytest.mark.parametrize("updates", ["row_sparse", "auto"])
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints_hold_as_in_the_dense_step(name, updates, monkeypatch):
+    monkeypatch.setattr(two_tower, "LARGE_TABLE", 1)
+    towers = [{"embeddings_constraint": c} for c in CONSTRAINTS[name]]
+    dense = two_towers("dense", adagrad(), *towers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # It need not be dense for that.
+        found = two_towers(updates, adagrad(), *towers)
+    assert_equal(found, dense, rtol=1e-5)
+
+
+def excluded_from_decay():
+    optimizer = keras.optimizers.SGD(1.0, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay(var_names=["embeddings"])
+    return optimizer
+
+
+HONOURED = {
+    "ema": lambda: keras.optimizers.SGD(
+        1.0, use_ema=True, ema_overwrite_frequency=2
+    ),
+    "accumulation": lambda: keras.optimizers.SGD(
+        1.0, gradient_accumulation_steps=2
+    ),
+    "loss scale": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(1.0)
+    ),
+    "exclusion from decay": excluded_from_decay,
+}
+
+
+@pytest.mark.parametrize("name", HONOURED)
+@pytest.mark.filterwarnings("ignore:Embedding tables are updated densely")
+def test_options_of_the_optimizer_are_honoured(name):
+    by_row = two_towers("row_sparse", HONOURED[name]())
+    dense = two_towers("dense", HONOURED[name]())
+    assert_equal(by_row, dense, rtol=1e-5)
+
+
+def test_a_frozen_table_stays_and_the_other_learns():
+    by_row = two_towers("row_sparse", adagrad(), frozen=True)
+    dense = two_towers("dense", adagrad(), frozen=True)
+    assert_equal(by_row, dense, rtol=1e-5)
+
+
+def test_auto_does_not_go_by_row_where_a_regularizer_reads_the_table(
+    monkeypatch,
+):
+    monkeypatch.setattr(two_tower, "LARGE_TABLE", 1)
+    towers = [{"embeddings_regularizer": "l2"}] * 2
+    dense = two_towers("dense", adagrad(), *towers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Nobody asked for rows.
+        found = two_towers("auto", adagrad(), *towers)
+    assert_equal(found, dense, rtol=1e-5)
+
+
+def test_values_in_place_of_gradients_are_not_clipped():
+    def run(by_row):
+        keras.utils.set_random_seed(0)
+        x, y = pairs(32)
+        model = PairModel(20, 30, by_row, name="pairs")
+        model(x[:1])
+        model.scale.kernel.overwrite_with_gradient = True
+        model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1e-6), "mse")
+        model.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+        return model
+
+    by_row, dense = run(True), run(False)
+    assert np.abs(dense.scale.kernel).max() > 1e-6
+    assert_equal(by_row, dense)
 
 
 # --- The compiled program ---------------------------------------------------

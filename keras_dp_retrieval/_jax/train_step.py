@@ -63,7 +63,11 @@ def train_step(
 
     variables = model.trainable_variables
     chosen = {id(variable) for variable in sparse_variables}
-    sparse = {i for i, v in enumerate(variables) if id(v) in chosen}
+    sparse = {
+        i
+        for i, v in enumerate(variables)
+        if id(v) in chosen and not v.overwrite_with_gradient
+    }
     lookups, read_whole = _find_lookups(
         compute_loss, variables, trainable, sparse
     )
@@ -234,7 +238,7 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
         `(trainable, optimizer_values)`, lists in the order they came in.
     """
     optimizer = rule.optimizer
-    gradients, touched = _clip(optimizer, gradients, touched)
+    gradients, touched = _clip(optimizer, variables, gradients, touched)
     everything = [*variables, *optimizer.variables]
     values = [*trainable, *optimizer_values]
     mapping = list(zip(everything, values, strict=True))
@@ -250,6 +254,12 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
             )
             for update in zip([table, *slots], updated, strict=True):
                 scope.add_update(update)
+            if table.constraint is not None:
+                # A constraint speaks of the whole table: a norm along axis 0
+                # is that of a column, and rows that were never touched must
+                # keep to it as well. So this is one pass over the table, as
+                # in the dense step.
+                table.assign(table.constraint(table))
         if gradients:
             # This counts the iteration, too.
             optimizer.apply(
@@ -261,18 +271,27 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
     return values[: len(variables)], values[len(variables) :]
 
 
-def _clip(optimizer, gradients, touched):
+def _clip(optimizer, variables, gradients, touched):
     """Clips dense gradients and touched rows together, by Keras' own rules.
 
     The places of `TouchedRows` that hold no row hold zeros, so a norm over
     them is the norm of the dense gradient. The optimizer clips the dense ones
     again when it applies them; they are within the bound by then.
+
+    What is called the gradient of a variable with `overwrite_with_gradient`
+    (the scales of float8 layers) is its next value: it is not clipped and
+    counts in no norm.
     """
+    descended = {
+        place: gradient
+        for place, gradient in gradients.items()
+        if not variables[place].overwrite_with_gradient
+    }
     clipped = optimizer._clip_gradients(
-        [*gradients.values(), *(rows.gradients for rows in touched.values())]
+        [*descended.values(), *(rows.gradients for rows in touched.values())]
     )
-    dense = dict(zip(gradients, clipped, strict=False))
-    rows = zip(touched.items(), clipped[len(gradients) :], strict=True)
+    dense = gradients | dict(zip(descended, clipped, strict=False))
+    rows = zip(touched.items(), clipped[len(descended) :], strict=True)
     return dense, {
         place: old._replace(gradients=new) for (place, old), new in rows
     }

@@ -411,6 +411,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             for layer in tower._flatten_layers()
             if isinstance(layer, RowEmbedding) and layer.trainable
         ]
+        if self.embedding_updates == "auto":
+            # A regularizer has a gradient for every row.
+            tables = [table for table in tables if table.regularizer is None]
         is_large = any(table.shape[0] >= LARGE_TABLE for table in tables)
         if self.embedding_updates == "auto" and (
             not is_large or optimizers.dense_reason(self.optimizer)
