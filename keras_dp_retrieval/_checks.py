@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+# The largest signed 32-bit number.
+LARGEST_ROW = 2**31 - 1
+
 
 def positive_int(name: str, value) -> int:
     """Returns `value` as a Python int if it is a whole number of 1 or more.
@@ -23,6 +26,20 @@ def positive_int(name: str, value) -> int:
         raise ValueError(
             f"`{name}` must be a whole number of 1 or more. "
             f"Received: {name}={shown(value)}."
+        )
+    return number
+
+
+def table_size(name: str, value) -> int:
+    """Returns `value` as a Python int if a table can have so many rows.
+
+    Rows are 32-bit numbers on the devices; XLA ends the process over more.
+    """
+    number = positive_int(name, value)
+    if number > LARGEST_ROW:
+        raise ValueError(
+            f"`{name}` must be at most {LARGEST_ROW:,}, as rows are 32-bit "
+            f"numbers. Received: {name}={value!r}."
         )
     return number
 

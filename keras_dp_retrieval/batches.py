@@ -30,7 +30,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
 
-from keras_dp_retrieval import distribution
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data._tensorflow import can_stack, stack
 
 __all__ = [
@@ -98,6 +98,8 @@ class PaddedBatches(DataAdapter):
         check: Callable | None = None,
         steps_per_group: int = 1,
     ):
+        if data.get("batch_size") is not None:  # Keras takes 0 for 32.
+            _checks.positive_int("batch_size", data["batch_size"])
         self._inner = _single_process_adapter(data)
         self._check = check
         self._steps_per_group = steps_per_group

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dp_retrieval import _lookups
+from keras_dp_retrieval import _checks, _lookups
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -27,6 +27,14 @@ class RowEmbedding(keras.layers.Embedding):
     vectors = table(np.array([3, 1, 3]))  # (3, 64)
     ```
     """
+
+    def __init__(self, input_dim, output_dim, *args, **kwargs):
+        super().__init__(
+            _checks.table_size("input_dim", input_dim),
+            _checks.table_size("output_dim", output_dim),
+            *args,
+            **kwargs,
+        )
 
     def call(self, inputs):
         if inputs.dtype not in ("int32", "int64"):

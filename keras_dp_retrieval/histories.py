@@ -22,10 +22,12 @@ class Histories(keras.layers.Layer):
 
     def __init__(self, num_users, num_interactions, max_length, **kwargs):
         super().__init__(**kwargs)
-        self.num_users = _checks.positive_int("num_users", num_users)
+        self.num_users = _checks.table_size("num_users", num_users)
         self.num_interactions = _checks.non_negative_int(
             "num_interactions", num_interactions
         )
+        # Where a history begins is a row of the list, and it is one longer.
+        _checks.table_size("num_interactions", self.num_interactions + 1)
         self.max_length = _checks.positive_int("max_length", max_length)
         self.starts = self._add_integers("starts", self.num_users + 1)
         # One more than needed, so that there is something to look up in a
@@ -59,6 +61,32 @@ class Histories(keras.layers.Layer):
             np.append(interactions.candidate_rows, 0).astype("int32")
         )
         return histories
+
+    def check_rows(self, num_candidates) -> None:
+        """Raises a ValueError unless all histories are of such candidates."""
+        rows = ops.convert_to_numpy(self.candidate_rows)
+        if rows.min() < 0 or rows.max() >= num_candidates:
+            raise ValueError(
+                "Histories must hold candidate rows from 0 to "
+                f"{num_candidates - 1} (`num_candidates` - 1). Received: "
+                f"{rows.min()} to {rows.max()}. Make them from the data that "
+                "the model is made for."
+            )
+
+    def load_own_variables(self, store):
+        """As in `keras.layers.Layer`; raises if histories do not fit."""
+        super().load_own_variables(store)
+        starts = ops.convert_to_numpy(self.starts)
+        if (
+            starts[0]
+            or starts[-1] > self.num_interactions
+            or (np.diff(starts) < 0).any()
+        ):
+            raise ValueError(
+                "The saved histories are damaged: where those of users begin "
+                f"must rise from 0 to {self.num_interactions}. Received: "
+                f"{starts[:5].tolist()}, ..., {starts[-1]}."
+            )
 
     def call(self, user_rows, lengths=None, max_length=None):
         """Returns int32 `(batch, max_length)`, oldest first, padded with -1.

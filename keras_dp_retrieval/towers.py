@@ -39,10 +39,10 @@ class HistoryTower(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_candidates = _checks.positive_int(
+        self.num_candidates = _checks.table_size(
             "num_candidates", num_candidates
         )
-        self.embedding_dimension = _checks.positive_int(
+        self.embedding_dimension = _checks.table_size(
             "embedding_dimension", embedding_dimension
         )
         if max_length is not None:
@@ -125,7 +125,7 @@ class IdHistoryTower(HistoryTower):
         **kwargs,
     ):
         super().__init__(num_candidates, embedding_dimension, **kwargs)
-        self.num_users = _checks.positive_int("num_users", num_users)
+        self.num_users = _checks.table_size("num_users", num_users)
         self.stddev = _checks.number_between("stddev", stddev, 0, open_low=True)
         self.ids = self._table(self.num_users, "user_ids", stddev)
         self.items = self._table(self.num_candidates, "history_items", stddev)

@@ -119,7 +119,7 @@ def test_padded_is_all_there_is(histories):
 
 def model_of(tower, histories, **kwargs):
     model = kdr.TwoTowerRetrieval(
-        5, 8, 3, user_tower=tower, histories=histories, **kwargs
+        4, 8, 3, user_tower=tower, histories=histories, **kwargs
     )
     model.compile(keras.optimizers.Adagrad(0.1))
     return model

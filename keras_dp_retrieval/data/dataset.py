@@ -407,9 +407,17 @@ class RetrievalDataset:
 
     @property
     def _format(self) -> batches.BatchFormat:
+        # A batch larger than any part would be filler for the most part.
+        longest = max(len(ratings) for ratings in self._parts.values())
+        batch_size = min(self.batch_size, longest)
+        num_rows = self._num_rows
+        if batch_size < self.batch_size:
+            num_rows = distribution.round_up(
+                batch_size, distribution.num_devices()
+            )
         return batches.BatchFormat(
-            self.batch_size,
-            self._num_rows,
+            batch_size,
+            num_rows,
             self.candidate_key,
             self.rating_key,
             self.rating_range,

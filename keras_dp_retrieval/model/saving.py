@@ -27,7 +27,6 @@ from keras import ops
 
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.data.ratings import Vocabulary
-from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.index import CandidateIndex
 
 # The number of the layout above. It rises when an older version of this
@@ -85,6 +84,8 @@ class Saving:
             **kwargs: As in `keras.Model.save`.
 
         Raises:
+            ValueError: If a tower has no variables yet and cannot be built
+                without a batch of its inputs.
             RuntimeError: In the other processes, if process 0 failed to save
                 or did not within ten minutes.
         """
@@ -100,11 +101,9 @@ class Saving:
 
     def _build_all(self):
         # Keras saves only what is built, and builds an optimizer on loading.
-        towers = (self.user_tower, self.candidate_tower)
-        if all(isinstance(t, RowEmbedding) or t.built for t in towers):
-            self.build()
+        self.build()
         optimizer = getattr(self, "optimizer", None)
-        if self.built and optimizer is not None and not optimizer.built:
+        if optimizer is not None and not optimizer.built:
             optimizer.build(self.trainable_variables)
 
     @classmethod

@@ -1,6 +1,8 @@
 """TwoTowerRetrieval: which candidates does this user want to see?"""
 
 import functools
+import types
+import warnings
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from keras_dp_retrieval import _checks, losses, optimizers
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.metrics import ChanceAlarm
+from keras_dp_retrieval.model import building
 from keras_dp_retrieval.model.growth import Growing
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
@@ -97,14 +100,14 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     ):
         super().__init__(**kwargs)
         self.popularity_offset = popularity_offset
-        self.num_users = _checks.positive_int("num_users", num_users)
-        self.num_candidates = _checks.positive_int(
+        self.num_users = _checks.table_size("num_users", num_users)
+        self.num_candidates = _checks.table_size(
             "num_candidates", num_candidates
         )
-        self.embedding_dimension = _checks.positive_int(
+        self.embedding_dimension = _checks.table_size(
             "embedding_dimension", embedding_dimension
         )
-        self.k = _checks.positive_int("k", k)
+        self.k = _checks.table_size("k", k)
         self.candidate_key = candidate_key
         self.rating_key = rating_key
         if isinstance(objective, str) and objective == "auto":
@@ -129,6 +132,10 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 "Received: histories=None. Make the model with "
                 "`TwoTowerRetrieval.for_dataset`, or pass `Histories`."
             )
+        building.check_parts(self)
+        # What the model was first called with. Inside a namespace, because
+        # Keras would look for weights in a dict.
+        self._called_with = types.SimpleNamespace(spec=None)
         self.candidate_titles = {}
         self._learns_several_at_once = False
         self.candidate_counts = self.add_weight(
@@ -175,11 +182,17 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     def from_config(cls, config):
         config = without_format(config)
         names = ("objective", "user_tower", "candidate_tower", "histories")
-        layers = {
-            name: keras.saving.deserialize_keras_object(config[name])
-            for name in names
-            if config[name] is not None
-        }
+        with warnings.catch_warnings():
+            # That a tower without a `build` is not built by it: the model
+            # builds its towers.
+            warnings.filterwarnings(
+                "ignore", r"`build\(\)` was called on layer"
+            )
+            layers = {
+                name: keras.saving.deserialize_keras_object(config[name])
+                for name in names
+                if config[name] is not None
+            }
         return cls(**{**config, **layers})
 
     @classmethod
@@ -213,15 +226,71 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
 
     # Towers
 
+    def __call__(self, inputs, *args, **kwargs):
+        """As in `keras.Model`."""
+        self._note_inputs(inputs)
+        return super().__call__(inputs, *args, **kwargs)
+
+    def _note_inputs(self, inputs):
+        if self._called_with.spec is None:
+            self._called_with.spec = building.spec_of(inputs)
+
     def build(self, input_shape=None):
-        # The default towers are built from ids of any shape. The user's own
-        # build themselves when they are first called.
+        """Makes the variables of both towers.
+
+        The towers are called on symbolic inputs like those of the first
+        batch; before there was one, on int32 inputs.
+
+        Args:
+            input_shape: Shape, or nested shapes, of the inputs. By default
+                that of user rows, `(batch,)`.
+
+        Raises:
+            ValueError: If a tower cannot be called on such inputs, or the
+                towers' vectors do not fit together.
+        """
         if self.built:
             return
-        for tower in (self.user_tower, self.candidate_tower):
-            if isinstance(tower, RowEmbedding):
-                tower.build()
+        spec = self._called_with.spec
+        try:
+            self._build_towers(
+                spec
+                or building.spec_of_shape(
+                    (None,) if input_shape is None else input_shape
+                )
+            )
+        except Exception as error:
+            if spec is not None:
+                raise
+            raise ValueError(
+                "The towers could not be built from "
+                f"{'user rows' if input_shape is None else input_shape}, as "
+                "the model was not called on a batch yet. Call it on one, "
+                f"`model(x)`, or train it, first. The reason: {error}"
+            ) from error
         super().build(input_shape)
+
+    def _build_towers(self, spec):
+        inputs = building.map_spec(keras.KerasTensor, spec)
+        rows = keras.KerasTensor((None,), "int32")
+        building.check_vectors(
+            self,
+            self._user_vectors(inputs, training=False),
+            self._candidate_vectors(rows, training=False),
+        )
+
+    def get_build_config(self):
+        return self.built and {
+            "inputs": self._called_with.spec,
+            "weights": building.shapes_of(self),
+        }
+
+    def build_from_config(self, config):
+        # Files of before format 3 do not say what the model was called with.
+        self._called_with.spec = config.get("inputs")
+        self.build()
+        if "weights" in config:
+            building.check_weights(self, config["weights"])
 
     def call(self, inputs, training=False):
         """Returns what retrieval yields for a batch of users.
@@ -259,6 +328,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             user_rows: Table rows `(batch,)`, or anything else that the model
                 may be called with.
         """
+        self._note_inputs(user_rows)
         return self._with_one(self._user_vectors(user_rows, training=False))
 
     def candidate_vectors(self, candidate_rows=None):
