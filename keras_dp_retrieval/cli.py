@@ -65,8 +65,17 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", run_evaluate, "metrics of a saved model")
     evaluate.add_argument("model", help="a file that `train` saved")
-    _add_data_arguments(evaluate)
-    evaluate.add_argument("--seed", type=int, default=42)
+    _add_data_arguments(
+        evaluate,
+        version_default=None,
+        split_help="which test part; that which `train` held out by default",
+    )
+    evaluate.add_argument("--seed", type=int, help="likewise")
+    evaluate.add_argument(
+        "--allow-trained",
+        action="store_true",
+        help="evaluate on interactions that were trained on, too",
+    )
 
     tune = add("tune", run_tune, "search for good hyperparameters")
     _add_data_arguments(tune)
@@ -90,10 +99,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_data_arguments(parser):
+def _add_data_arguments(
+    parser,
+    version_default="100k",
+    split_help="what is held out; `random` by default, the tutorial's own "
+    "with `--objective rating`",
+):
     parser.add_argument(
         "--version",
-        default="100k",
+        default=version_default,
         help="MovieLens 100k, 1m, 20m, 25m or latest-small",
     )
     parser.add_argument(
@@ -107,8 +121,7 @@ def _add_data_arguments(parser):
     parser.add_argument(
         "--split",
         choices=["random", "tutorial", "by_time", "leave_last_out"],
-        help="what is held out; `random` by default, the tutorial's own with "
-        "`--objective rating`",
+        help=split_help,
     )
     parser.add_argument("--batch-size", type=int, default=1000)
 
@@ -271,24 +284,46 @@ def _split_of(args) -> str:
 
 
 def run_evaluate(args) -> int:
-    import keras
-
     import keras_dp_retrieval as kdr
 
-    model = keras.saving.load_model(args.model)
-    data = _load_data(args, args.split or "random")
-    if model.num_users != data.num_users or (
-        model.num_candidates != data.num_candidates
-    ):
-        raise ValueError(
-            "The model and the data must be of one size. Received: a model "
-            f"of {model.num_users} users and {model.num_candidates} "
-            f"candidates, and data of {data.num_users} and "
-            f"{data.num_candidates}. Name the data it was trained on."
-        )
+    model = _load_model(args.model)
+    data = _load_data_of(model, args)
     print(f"Data: {data.description}")
-    _print_metrics(kdr.evaluate(model, data, split="test"), data)
+    metrics = kdr.evaluate(
+        model, data, split="test", allow_trained=args.allow_trained
+    )
+    _print_metrics(metrics, data)
     return 0
+
+
+def _load_model(path):
+    import keras_dp_retrieval as kdr
+
+    return kdr.TwoTowerRetrieval.load(path)
+
+
+def _load_data_of(model, args):
+    """The data set that the model was made for, unless told otherwise."""
+    known = model.trained_on or {}
+    if "version" not in known:
+        print(
+            "Note: the file does not say which split of MovieLens it was "
+            "trained on, so that nobody can tell whether it was trained on "
+            "the test part."
+        )
+    # The order of the rows, and so a random split, depends on the source.
+    if args.source is None and args.data_dir is None:
+        args.source = known.get("source")
+    args.version = args.version or known.get("version", "100k")
+    if args.seed is None:
+        args.seed = known.get("seed", 42)
+    fractions = {
+        name: known[name]
+        for name in ("test_fraction", "validation_fraction")
+        if name in known
+    }
+    split = args.split or known.get("split", "random")
+    return _load_data(args, split, **fractions)
 
 
 def run_report(args) -> int:
@@ -331,9 +366,7 @@ def run_tune(args) -> int:
 
 
 def run_recommend(args) -> int:
-    import keras
-
-    model = keras.saving.load_model(args.model)
+    model = _load_model(args.model)
     vocabulary = model.user_vocabulary
     users = args.user_ids
     if vocabulary is None or vocabulary.ids.dtype.kind in "iu":
@@ -353,7 +386,7 @@ def run_devices(args) -> int:
     return 0
 
 
-def _load_data(args, split: str):
+def _load_data(args, split: str, **fractions):
     """The data set asked for, or else the best one that is there."""
     import keras_dp_retrieval as kdr
 
@@ -363,6 +396,7 @@ def _load_data(args, split: str):
         "batch_size": args.batch_size,
         "seed": args.seed,
         "split": split,
+        **fractions,
     }
     source = args.source or _source_of(args.data_dir)
     data = kdr.MovieLensRetrievalDataset(args.version, source=source, **options)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import hashlib
 import warnings
 from collections.abc import Mapping
 
@@ -316,6 +317,31 @@ class RetrievalDataset:
         both = train.concatenate(self.ratings("validation"))
         return Interactions.from_ratings(both, self.num_users)
 
+    @functools.cached_property
+    def fingerprint(self) -> dict:
+        """Which interactions these are and how they are split, for JSON.
+
+        `"data"` says in words where they are from; `"train"` is a hash of the
+        rows that are learned from; the others are arguments of the class.
+        Models made `for_dataset` keep it as `trained_on`.
+        """
+        train = self.ratings("train")
+        rows = hashlib.sha256()
+        for column in (train.user_rows, train.candidate_rows):
+            rows.update(np.ascontiguousarray(column, "int32"))
+        told = (
+            "split",
+            "seed",
+            "test_fraction",
+            "validation_fraction",
+            "validation_in_train",
+        )
+        return {
+            "data": self._shown(),
+            "train": rows.hexdigest(),
+            **{name: getattr(self, name) for name in told},
+        }
+
     def candidate_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_candidates,)` int64: interactions of each row."""
         rows = self.ratings(split).candidate_rows
@@ -483,7 +509,8 @@ class RetrievalDataset:
     def _without_parts(self) -> "RetrievalDataset":
         """A copy that has not been divided into parts."""
         other = copy.copy(self)
-        for name in ("_parts", "leakage", "seen", "_epochs", *PARTS):
+        cached = ("_parts", "leakage", "seen", "fingerprint", "_epochs")
+        for name in (*cached, *PARTS):
             other.__dict__.pop(name, None)
         return other
 

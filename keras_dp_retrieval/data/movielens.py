@@ -123,5 +123,11 @@ class MovieLensRetrievalDataset(RetrievalDataset):
     def from_config(cls, config: Mapping) -> "MovieLensRetrievalDataset":
         return cls(**config)
 
+    @property
+    def fingerprint(self) -> dict:
+        """As in `RetrievalDataset`, with `"version"` and `"source"`."""
+        told = {"version": self.version, "source": self.source}
+        return {**super().fingerprint, **told}
+
     def _shown(self) -> str:
         return f"MovieLens {self.version} ({self.source})"

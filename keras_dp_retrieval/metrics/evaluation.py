@@ -46,6 +46,7 @@ def evaluate(
     ks: Sequence[int] = (10, 20),
     *,
     vectors: Callable | None = None,
+    allow_trained: bool = False,
     user_chunk_size: int = USER_CHUNK_SIZE,
     candidate_chunk_size: int = CANDIDATE_CHUNK_SIZE,
 ) -> dict[str, float]:
@@ -116,6 +117,11 @@ def evaluate(
             the model, it returns `(encode_users, candidate_vectors)`, a
             function from user rows to `(batch, dim)` and the vectors
             `(num_candidates, dim)`.
+        allow_trained: bool. Whether the split may hold interactions that the
+            model was trained on, as it does when the data were split in
+            another way then. A `TwoTowerRetrieval` made `for_dataset` knows.
+            Interactions that the data set's own train part repeats are no
+            reason to refuse: they are left out of the lists.
         user_chunk_size: int. Users ranked at a time, over all devices.
         candidate_chunk_size: int. Candidates scored at a time.
 
@@ -124,10 +130,14 @@ def evaluate(
 
     Raises:
         TypeError: If the model has no such methods and there is no `vectors`.
-        ValueError: If the split holds no ratings, or the model has fewer
-            candidate vectors than the data has rows.
+        ValueError: If the split holds no ratings, the model has fewer
+            candidate vectors than the data has rows, knows other ids, or was
+            trained on interactions of the split.
     """
     check_protocol(model, vectors)
+    check = getattr(model, "check_evaluation", None)
+    if check is not None:
+        check(data, split, allow_trained=allow_trained)
     task = RankingTask.prepare(
         data,
         split,

@@ -6,6 +6,7 @@
 | `model.weights.h5` | towers, slots, counts of candidates, histories |
 | `assets/ids.npz` | the ids of the rows 1 to n of users and candidates |
 | `assets/titles.json` | the titles of candidates, as pairs |
+| `assets/trained_on.json` | which data, and how they were split |
 | `assets/seeds.npz` | where random numbers stand (dropout, drawn negatives) |
 | `assets/index.npz` | the candidate index, where one was built |
 
@@ -60,6 +61,7 @@ class Saving:
     candidate_vocabulary: Vocabulary | None = None
     candidate_titles: dict
     candidate_index: CandidateIndex | None
+    trained_on: dict | None
 
     # What the model brings along.
     weights: list
@@ -155,6 +157,8 @@ class Saving:
         titles = [[_plain(k), v] for k, v in self.candidate_titles.items()]
         text = json.dumps(titles)
         (folder / "titles.json").write_text(text, encoding="utf-8")
+        text = json.dumps(self.trained_on)
+        (folder / "trained_on.json").write_text(text, encoding="utf-8")
         seeds = [ops.convert_to_numpy(state) for state in self._seed_states()]
         np.savez(folder / "seeds.npz", *seeds)
         if self.candidate_index is not None:
@@ -178,7 +182,12 @@ class Saving:
         seeds = _read_arrays(folder / "seeds.npz").values()
         for state, value in zip(self._seed_states(), seeds, strict=True):
             state.assign(value)
+        trained_on = None
+        if (folder / "trained_on.json").exists():  # From format 3 on.
+            text = (folder / "trained_on.json").read_text(encoding="utf-8")
+            trained_on = json.loads(text)
         self._indexed.index = _index(folder / "index.npz")
+        self.trained_on = trained_on
         self.user_vocabulary = sides["user"]
         self.candidate_vocabulary = sides["candidate"]
         self.candidate_titles = titles

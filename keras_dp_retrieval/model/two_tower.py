@@ -12,7 +12,7 @@ from keras_dp_retrieval import _checks, losses, optimizers
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.metrics import ChanceAlarm
-from keras_dp_retrieval.model import building
+from keras_dp_retrieval.model import building, known_data
 from keras_dp_retrieval.model.growth import Growing
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
@@ -69,6 +69,12 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             `recommend` leaves out.
         popularity_offset: float. What is added to a candidate's score for
             being popular; see the property. Training does not know of it.
+
+    Attributes:
+        trained_on: Optional dict, which is saved with the model: the
+            `fingerprint` of the data set that it was made for, that is which
+            interactions, and how they were split. `evaluate` refuses a part
+            that was trained on.
 
     Example:
 
@@ -137,6 +143,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         # Keras would look for weights in a dict.
         self._called_with = types.SimpleNamespace(spec=None)
         self.candidate_titles = {}
+        self.trained_on = None
         self._learns_several_at_once = False
         self.candidate_counts = self.add_weight(
             shape=(self.num_candidates,),
@@ -222,6 +229,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         model.user_vocabulary = data.user_vocabulary
         model.candidate_vocabulary = data.candidate_vocabulary
         model.candidate_titles = dict(data.movie_titles)
+        model.trained_on = known_data.fingerprint_of(data)
         return model
 
     # Towers
@@ -525,6 +533,18 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 f"{np.sum(~np.isfinite(ratings))} that are NaN or infinite in "
                 f"a batch of {len(ratings)}."
             )
+
+    def check_evaluation(self, data, split, *, allow_trained=False):
+        """Raises a ValueError if the data's ids do not fit, or were trained on.
+
+        Args:
+            data: As in `keras_dp_retrieval.evaluate`, which calls this.
+            split: str.
+            allow_trained: bool. Whether interactions of the part may have
+                been trained on. A model that was not made `for_dataset` does
+                not know.
+        """
+        known_data.check_evaluation(self, data, split, allow_trained)
 
     def _check_users(self, x):
         if isinstance(x, dict) and "user_id" in x:

@@ -1,0 +1,98 @@
+"""What a model knows of its data: the ids, and the split it was trained on."""
+
+import numpy as np
+from keras import ops
+
+
+def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
+    """Raises a ValueError where figures on this data would be wrong.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        data: As in `keras_dp_retrieval.evaluate`.
+        split: str. The part to be evaluated.
+        allow_trained: bool. Whether interactions of the part may have been
+            trained on.
+    """
+    for side in ("user", "candidate"):
+        _check_ids(model, data, side)
+    if allow_trained or split == "train":
+        return
+    num_trained, num_rows = _count_trained(model, data, split)
+    if num_trained:
+        raise ValueError(
+            f"{num_trained:,} of the {num_rows:,} interactions of the "
+            f"{split!r} part were trained on, so that the figures would be "
+            f"too good. The model was trained on {describe(model.trained_on)}."
+            f" Received: {describe(fingerprint_of(data))}. Evaluate on the "
+            "split that it was trained on, or pass `allow_trained=True` "
+            "(`--allow-trained`)."
+        )
+
+
+def fingerprint_of(data) -> dict | None:
+    """What a data set says of its interactions and their split, if it can."""
+    return getattr(data, "fingerprint", None)
+
+
+def describe(fingerprint: dict | None) -> str:
+    """A fingerprint in words."""
+    if fingerprint is None:
+        return "data that do not say how they were split"
+    more = ", validation in train" * fingerprint["validation_in_train"]
+    return (
+        f"{fingerprint['data']}, split={fingerprint['split']!r}, "
+        f"seed={fingerprint['seed']}, "
+        f"test_fraction={fingerprint['test_fraction']:g}, "
+        f"validation_fraction={fingerprint['validation_fraction']:g}{more}"
+    )
+
+
+def _check_ids(model, data, side):
+    size, ids = f"num_{side}s", f"{side}_vocabulary"
+    here, there = getattr(model, size), getattr(data, size, None)
+    if there is not None and here < there:
+        raise ValueError(
+            f"The model must have a row for each of the {there} {side}s of "
+            f"the data (`{size}`). Received: a model of {here}. Evaluate on "
+            "the data that it was made for."
+        )
+    known, given = getattr(model, ids), getattr(data, ids, None)
+    if known is None or given is None:
+        return
+    # New ids are added to a model's at the end.
+    if np.array_equal(known.ids[: len(given.ids)], given.ids):
+        return
+    raise ValueError(
+        f"The rows of the model and of the data must stand for the same "
+        f"{side}s. Received: {len(known.ids)} ids in the model and "
+        f"{len(given.ids)} in the data, which differ. Evaluate on the data "
+        "that the model was made for."
+    )
+
+
+def _count_trained(model, data, split) -> tuple[int, int]:
+    """How many of a part's interactions were trained on, and of how many.
+
+    Those that the data's own earlier parts repeat are left out of the lists,
+    and so do not count.
+    """
+    if model.trained_on is None or model.histories is None:
+        return 0, 0
+    part = data.ratings(split)
+    users = np.asarray(part.user_rows, "int64")
+    pairs = (users << 32) | np.asarray(part.candidate_rows, "int64")
+    seen = data.seen_before(split)
+    known = _pairs(
+        ops.convert_to_numpy(model.histories.starts),
+        ops.convert_to_numpy(model.histories.candidate_rows),
+    )
+    repeated = np.isin(pairs, _pairs(seen.indptr, seen.candidate_rows))
+    return int(np.sum(np.isin(pairs, known) & ~repeated)), len(pairs)
+
+
+def _pairs(starts, candidate_rows) -> np.ndarray:
+    """One int64 for each pair of rows, which are below 2**31."""
+    lengths = np.diff(starts)
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    return (users << 32) | candidate_rows[: len(users)].astype("int64")
