@@ -328,7 +328,7 @@ class RetrievalDataset:
         train = self.ratings("train")
         rows = hashlib.sha256()
         for column in (train.user_rows, train.candidate_rows):
-            rows.update(np.ascontiguousarray(column, "int32"))
+            rows.update(column.astype("int32").tobytes())
         told = (
             "split",
             "seed",
