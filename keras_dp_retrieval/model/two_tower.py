@@ -288,7 +288,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         )
 
     def get_build_config(self):
-        return self.built and {
+        if not self.built:
+            return None
+        return {
             "inputs": self._called_with.spec,
             "weights": building.shapes_of(self),
         }
@@ -299,6 +301,41 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         self.build()
         if "weights" in config:
             building.check_weights(self, config["weights"])
+
+    def export(
+        self,
+        filepath,
+        format="tf_saved_model",
+        verbose=None,
+        input_signature=None,
+        **kwargs,
+    ):
+        """Exports the model for inference, as `keras.Model.export` does.
+
+        Args:
+            filepath: Path of the artifact.
+            format: str. As in Keras.
+            verbose: Optional bool. As in Keras.
+            input_signature: As in Keras. By default batches of any size of
+                what the model was first called with, int32 user rows if it
+                never was.
+            **kwargs: As in Keras.
+        """
+        self.build()
+        if input_signature is None:
+            input_signature = [
+                building.map_spec(
+                    lambda shape, dtype: keras.InputSpec(dtype, shape),
+                    self._called_with.spec or building.spec_of_shape((None,)),
+                )
+            ]
+        return super().export(
+            filepath,
+            format=format,
+            verbose=verbose,
+            input_signature=input_signature,
+            **kwargs,
+        )
 
     def call(self, inputs, training=False):
         """Returns what retrieval yields for a batch of users.
