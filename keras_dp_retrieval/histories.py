@@ -35,6 +35,8 @@ class Histories(keras.layers.Layer):
         self.candidate_rows = self._add_integers(
             "candidate_rows", self.num_interactions + 1
         )
+        # The rows as they came in, while others take their place.
+        self._given: np.ndarray | None = None
         self.built = True
 
     def _add_integers(self, name, length):
@@ -109,6 +111,56 @@ class Histories(keras.layers.Layer):
             self.candidate_rows, ops.minimum(places, self.num_interactions)
         )
         return ops.where(places < end[:, None], rows, -1)
+
+    def lists(self, user_rows, lengths=None):
+        """The whole histories, as `_jax.membership` looks candidates up.
+
+        Args:
+            user_rows: int `(batch,)`.
+            lengths: Optional int `(batch,)`, as in a call of the layer.
+
+        Returns:
+            `membership.Lists`, or None where the backend is not JAX.
+        """
+        if keras.backend.backend() != "jax":
+            return None
+        from keras_dp_retrieval._jax import membership
+
+        def rows(tensor):
+            return ops.cast(tensor, "int32")
+
+        return membership.Lists(
+            starts=ops.convert_to_tensor(self.starts),
+            rows=ops.convert_to_tensor(self.candidate_rows),
+            numbers=rows(user_rows),
+            lengths=None if lengths is None else rows(lengths),
+        )
+
+    def replace_rows(self, candidate_rows) -> None:
+        """Puts other candidate rows in the place of the given ones for a while.
+
+        What is saved meanwhile is what was given. `restore_rows` ends it.
+
+        Args:
+            candidate_rows: int `(num_interactions,)`.
+        """
+        if self._given is None:
+            # A copy: the device's array is given away at the next step.
+            self._given = np.array(ops.convert_to_numpy(self.candidate_rows))
+        self.candidate_rows.assign(np.append(candidate_rows, 0).astype("int32"))
+
+    def restore_rows(self) -> None:
+        """Puts the given candidate rows back, if others stand there."""
+        if self._given is not None:
+            self.candidate_rows.assign(self._given)
+            self._given = None
+
+    def save_own_variables(self, store):
+        if self._given is None:
+            super().save_own_variables(store)
+        else:  # In the order in which the layer made them.
+            store["0"] = self.starts
+            store["1"] = self._given
 
     def padded(self, user_rows) -> np.ndarray:
         """All that the users had, int32 `(batch, longest)`, padded with -1.

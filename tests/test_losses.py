@@ -1,5 +1,6 @@
 """The objectives, against hand values, NumPy and each other."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -13,6 +14,7 @@ import pytest
 from keras import ops
 
 from keras_dp_retrieval import losses
+from keras_dp_retrieval._jax import membership
 from keras_dp_retrieval.losses import (
     FullSoftmax,
     InBatchSoftmax,
@@ -533,6 +535,124 @@ def test_logq_finds_the_optimum_of_the_full_softmax():
 def test_several_positives_per_row_are_refused():
     with pytest.raises(ValueError, match=r"one candidate.*\(1, 2\).*FullSoft"):
         InBatchSoftmax()(make_batch([[1.0]], [[1.0], [2.0]], [[0, 1]]))
+
+
+# --- Known positives without padding -----------------------------------------
+
+
+def lists_of(histories, numbers, lengths=None):
+    starts = np.cumsum([0, *map(len, histories)])
+    # One more, as a history without interactions needs something to read.
+    rows = np.concatenate([*histories, [0]])
+    as_rows = functools.partial(jnp.asarray, dtype="int32")
+    return membership.Lists(
+        as_rows(starts),
+        as_rows(rows),
+        as_rows(numbers),
+        None if lengths is None else as_rows(lengths),
+    )
+
+
+def uneven_case(seed=0, batch=16):
+    """Histories from nothing to longer than the rest together, repeats too."""
+    rng = np.random.default_rng(seed)
+    sizes = [0, 3, 0, 200, 7, 1]
+    histories = [rng.integers(1, 30, size) for size in sizes]
+    numbers = rng.integers(0, len(sizes), batch)
+    lengths = rng.integers(0, 12, batch)
+    columns = rng.integers(0, 30, 40)
+    return histories, numbers, lengths, columns
+
+
+@pytest.mark.parametrize("chunk", [8, 16_384])
+@pytest.mark.parametrize("by_length", [False, True])
+@pytest.mark.parametrize("num_devices", [1, 8])
+def test_lists_are_looked_up_as_one_would_by_hand(
+    monkeypatch, on_devices, chunk, by_length, num_devices
+):
+    on_devices(num_devices)
+    monkeypatch.setattr(membership, "CHUNK", chunk)
+    histories, numbers, lengths, columns = uneven_case()
+    lists = lists_of(histories, numbers, lengths if by_length else None)
+    seen = [
+        set(histories[n][:length] if by_length else histories[n])
+        for n, length in zip(numbers, lengths, strict=True)
+    ]
+    found = jax.jit(membership.among)(lists, jnp.asarray(columns, "int32"))
+    expected = [[c in row for c in columns] for row in seen]
+    np.testing.assert_array_equal(found, expected)
+    for first, size in [(0, 30), (4, 10)]:
+        found = jax.jit(membership.within, static_argnums=2)(lists, first, size)
+        expected = [
+            [c in row for c in range(first, first + size)] for row in seen
+        ]
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        FullSoftmax(),
+        FullSoftmax(chunk_size=7),
+        InBatchSoftmax(num_uniform_negatives=5, seed=3),
+    ],
+    ids=["full", "chunked", "in batch"],
+)
+def test_known_lists_give_what_padded_lists_give(objective):
+    histories, numbers, lengths, _ = uneven_case(1)
+    users, table, rows, counts, _ = random_case(5, batch=16, num_candidates=30)
+    lists = lists_of(histories, numbers, lengths)
+    padded = np.full((16, 12), -1)
+    for row, number, length in zip(padded, numbers, lengths, strict=True):
+        kept = histories[number][:length]
+        row[: len(kept)] = kept
+
+    @jax.jit
+    def run(users, table, known):
+        variables = objective.non_trainable_variables
+        mapping = [(variable, variable.value) for variable in variables]
+
+        def total(users, table):
+            batch = make_batch(users, table, rows, candidate_counts=counts)
+            batch = dataclasses.replace(batch, **known)
+            with keras.StatelessScope(state_mapping=mapping):
+                found = objective(batch)
+            return jnp.sum(found), found
+
+        return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(
+            users, table
+        )
+
+    users, table = jnp.float32(users), jnp.float32(table)
+    expected = run(users, table, {"known_positives": jnp.asarray(padded)})
+    found = run(users, table, {"known_lists": lists})
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        found,
+        expected,
+    )
+
+
+def test_one_long_history_costs_nobody_else_anything():
+    # Memory stands for time: both follow the padding, if there is any.
+    def extra_bytes(objective, longest):
+        lists = lists_of([np.arange(3), np.arange(longest)], np.zeros(64, int))
+        users, table, rows, _, _ = random_case(2, batch=64, num_candidates=900)
+
+        def total(users, table, lists):
+            batch = make_batch(users, table, rows)
+            return jnp.sum(
+                objective(dataclasses.replace(batch, known_lists=lists))
+            )
+
+        step = jax.jit(jax.grad(total, argnums=(0, 1)))
+        compiled = step.lower(jnp.float32(users), jnp.float32(table), lists)
+        return compiled.compile().memory_analysis().temp_size_in_bytes
+
+    for objective in (FullSoftmax(), InBatchSoftmax()):
+        assert extra_bytes(objective, 100_000) <= 1.01 * extra_bytes(
+            objective, 3
+        )
 
 
 # --- Padding, extremes, devices --------------------------------------------

@@ -1,4 +1,4 @@
-"""The sums of a full softmax, chunk by chunk, in bounded memory."""
+"""The sums of a full softmax, whole or chunk by chunk in bounded memory."""
 
 import functools
 
@@ -6,10 +6,38 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from keras_dp_retrieval._jax import membership
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
+
+def whole_parts(
+    users, candidates, offset, positives, excluded, lists, no_candidate
+):
+    """As `softmax_parts`, with all logits at once."""
+    logits = users @ candidates.T + offset
+    chosen = jnp.take_along_axis(logits, jnp.maximum(positives, 0), axis=1)
+    left_out = _left_out(excluded, lists, 0, candidates.shape[0])
+    logits = jnp.where(left_out, no_candidate, logits)
+    return jax.nn.logsumexp(logits, axis=1), chosen
+
+
+def _left_out(excluded, lists, first, size):
+    """Which of the columns from `first` on do not compete, `(batch, size)`."""
+    left_out = membership.padded_within(excluded, first, size)
+    if lists is not None:
+        left_out |= membership.within(lists, first, size)
+    return left_out
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
 def softmax_parts(
-    users, candidates, offset, positives, excluded, no_candidate, chunk_size
+    users,
+    candidates,
+    offset,
+    positives,
+    excluded,
+    lists,
+    no_candidate,
+    chunk_size,
 ):
     """Returns the competitors' log-sum-exp and the positives' logits.
 
@@ -27,14 +55,15 @@ def softmax_parts(
             0.
         excluded: `(batch, excluded)` int32: columns that do not compete in
             this row. Negative rows stand for nothing.
+        lists: `membership.Lists` of others that do not, or None.
         no_candidate: float, the logit of an excluded column.
         chunk_size: int, no larger than `num_candidates`.
 
     Returns:
         `(batch,)` and `(batch, positives)`, float32.
     """
-    args = (users, candidates, offset, positives, excluded, no_candidate)
-    return _forward(*args, chunk_size)[0]
+    inputs = users, candidates, offset, positives, excluded, lists
+    return _forward(*inputs, no_candidate, chunk_size)[0]
 
 
 def _num_chunks(num_candidates, chunk_size):
@@ -47,7 +76,9 @@ def _rows_in(rows, first, start, chunk_size):
     return jnp.where(here, rows - start, chunk_size)
 
 
-def _chunk(index, users, candidates, offset, excluded, no_candidate, size):
+def _chunk(
+    index, users, candidates, offset, excluded, lists, no_candidate, size
+):
     """Returns the chunk, its logits before and after masking, its place."""
     # The last chunk is moved back to end with the table, so that no padded
     # copy of the table is needed; the columns it repeats are masked.
@@ -56,22 +87,19 @@ def _chunk(index, users, candidates, offset, excluded, no_candidate, size):
     vectors = lax.dynamic_slice_in_dim(candidates, start, size)
     logits = users @ vectors.T + lax.dynamic_slice_in_dim(offset, start, size)
     repeated = start + jnp.arange(size) < first
-    masked = jnp.where(repeated, no_candidate, logits)
-    places = _rows_in(excluded, first, start, size)
-    masked = jax.vmap(
-        lambda row, at: row.at[at].set(no_candidate, mode="drop")
-    )(masked, places)
+    left_out = repeated | _left_out(excluded, lists, start, size)
+    masked = jnp.where(left_out, no_candidate, logits)
     return vectors, logits, masked, first, start
 
 
 def _forward(
-    users, candidates, offset, positives, excluded, no_candidate, size
+    users, candidates, offset, positives, excluded, lists, no_candidate, size
 ):
+    inputs = users, candidates, offset, excluded, lists, no_candidate, size
+
     def step(index, carry):
         largest, total, positive_logits = carry
-        _, logits, masked, first, start = _chunk(
-            index, users, candidates, offset, excluded, no_candidate, size
-        )
+        _, logits, masked, first, start = _chunk(index, *inputs)
         new_largest = jnp.maximum(largest, masked.max(axis=1))
         total = total * jnp.exp(largest - new_largest)
         total += jnp.exp(masked - new_largest[:, None]).sum(axis=1)
@@ -97,6 +125,7 @@ def _forward(
         offset,
         positives,
         excluded,
+        lists,
         no_candidate,
         sums,
     )
@@ -104,16 +133,14 @@ def _forward(
 
 
 def _backward(size, residuals, gradients):
-    users, candidates, offset, positives, excluded, no_candidate, sums = (
-        residuals
-    )
+    users, candidates, offset, positives, *others, sums = residuals
+    excluded, lists, no_candidate = others
+    inputs = users, candidates, offset, excluded, lists, no_candidate, size
     of_sums, of_positives = gradients
 
     def step(index, carry):
         of_users, of_candidates = carry
-        vectors, _, masked, first, start = _chunk(
-            index, users, candidates, offset, excluded, no_candidate, size
-        )
+        vectors, _, masked, first, start = _chunk(index, *inputs)
         of_logits = of_sums[:, None] * jnp.exp(masked - sums[:, None])
         places = _rows_in(positives, first, start, size)
         of_logits = jax.vmap(
@@ -129,7 +156,7 @@ def _backward(size, residuals, gradients):
     num_chunks = _num_chunks(candidates.shape[0], size)
     carry = (jnp.zeros_like(users), jnp.zeros_like(candidates))
     of_users, of_candidates = lax.fori_loop(0, num_chunks, step, carry)
-    return of_users, of_candidates, jnp.zeros_like(offset), None, None, None
+    return of_users, of_candidates, jnp.zeros_like(offset), *[None] * 4
 
 
 softmax_parts.defvjp(_forward, _backward)

@@ -8,8 +8,8 @@ from keras_dp_retrieval.losses.objective import as_float32, as_rows
 from keras_dp_retrieval.losses.softmax import (
     NO_CANDIDATE,
     SoftmaxObjective,
+    competing,
     log_share,
-    row_zero_is_real,
 )
 
 
@@ -24,16 +24,18 @@ class FullSoftmax(SoftmaxObjective):
             [log(exp(s_p) + sum over c in N of exp(s_c)) - s_p]
 
     where `N` is the catalogue without `P` and without the user's known
-    positives. An example with one positive is the case `|P| = 1`. Row 0 of
-    the table, which stands for unknown candidates, competes only once it has
-    been somebody's positive. An example without any positive has the loss 0.
+    positives. An example with one positive is the case `|P| = 1`. A candidate
+    that training does not have is in nobody's `N` (see
+    `ScoredBatch.competes`): it would only be pushed away from everyone. An
+    example without any positive has the loss 0.
 
     Memory: logits, mask and their gradients take a few times
     `batch x num_candidates x 4` bytes. With `chunk_size` they are computed
     chunk by chunk, and again in the backward pass, which takes one more
     matrix product, and take a few times `batch x chunk_size x 4` bytes
     however many candidates there are. What remains is the candidate vectors
-    and their gradient, `num_candidates x dim x 4` bytes each.
+    and their gradient, `num_candidates x dim x 4` bytes each, and the padded
+    positives, where examples have several.
 
     Args:
         temperature: float. Divides the scores. 0.1-0.25 suit unit vectors;
@@ -123,8 +125,8 @@ class FullSoftmax(SoftmaxObjective):
         users = as_float32(batch.user_vectors) / self.current_temperature()
         candidates = as_float32(batch.all_candidate_vectors())
         offset = self._offset(batch)
-        excluded = self._excluded(batch, positives)
-        if self.chunk_size is None:
+        excluded, lists = self._excluded(batch, positives)
+        if keras.backend.backend() != "jax":
             return _softmax_parts(
                 users, candidates, offset, positives, excluded
             )
@@ -132,33 +134,28 @@ class FullSoftmax(SoftmaxObjective):
 
         if excluded is None:
             excluded = ops.full((positives.shape[0], 1), -1, dtype="int32")
+        inputs = users, candidates, offset, positives, excluded, lists
+        if self.chunk_size is None:
+            return softmax.whole_parts(*inputs, NO_CANDIDATE)
         chunk_size = min(self.chunk_size, candidates.shape[0])
-        return softmax.softmax_parts(
-            users,
-            candidates,
-            offset,
-            positives,
-            excluded,
-            NO_CANDIDATE,
-            chunk_size,
-        )
+        return softmax.softmax_parts(*inputs, NO_CANDIDATE, chunk_size)
 
     def _offset(self, batch):
         """What is added to each candidate's logit, `(num_candidates,)`."""
         rows = ops.arange(batch.candidate_counts.shape[0])
         offset = -self.logq_power * log_share(batch.candidate_counts, rows)
-        is_row_zero = rows == 0
-        left_out = is_row_zero & ~row_zero_is_real(batch)
-        return ops.where(left_out, NO_CANDIDATE, offset)
+        return ops.where(competing(batch), offset, NO_CANDIDATE)
 
     def _excluded(self, batch, positives):
-        """Columns that do not compete, `(batch, m)`; -1 stands for none."""
+        """Columns that do not compete: `(batch, m)`, -1 for none, and lists."""
         if not self.mask_known_positives:
-            return None
+            return None, None
+        if batch.known_lists is not None:
+            return positives, batch.known_lists
         if batch.known_positives is None:
-            return positives
+            return positives, None
         known = as_rows(batch.known_positives)
-        return ops.concatenate([positives, known], axis=1)
+        return ops.concatenate([positives, known], axis=1), None
 
     def num_competitors(self, batch_size, num_candidates):
         return num_candidates
@@ -174,7 +171,7 @@ class FullSoftmax(SoftmaxObjective):
 
 
 def _softmax_parts(users, candidates, offset, positives, excluded):
-    """As `_jax.softmax.softmax_parts`, all columns at once, anywhere."""
+    """As `_jax.softmax.whole_parts`, on any backend."""
     logits = ops.matmul(users, ops.transpose(candidates)) + offset
     chosen = ops.take_along_axis(logits, ops.maximum(positives, 0), axis=1)
     if excluded is not None:

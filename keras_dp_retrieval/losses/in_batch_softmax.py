@@ -12,8 +12,8 @@ from keras_dp_retrieval.losses.objective import (
 from keras_dp_retrieval.losses.softmax import (
     NO_CANDIDATE,
     SoftmaxObjective,
+    competing,
     log_share,
-    row_zero_is_real,
 )
 
 LOGQ = ("corrected", "standard", "off")
@@ -51,8 +51,9 @@ class InBatchSoftmax(SoftmaxObjective):
     added to every count so that a candidate which has never been seen, as all
     of them at the start, counts as seen once.
 
-    An example of weight 0 is nobody's negative. An example without negatives
-    has the loss 0.
+    An example of weight 0 is nobody's negative, and neither is a candidate
+    that training does not have (see `ScoredBatch.competes`). An example
+    without negatives has the loss 0.
 
     Args:
         temperature: float. Divides the scores.
@@ -147,7 +148,7 @@ class InBatchSoftmax(SoftmaxObjective):
         return others & exists
 
     def _draw(self, batch):
-        """Uniform candidate rows, and which of them are real candidates."""
+        """Uniform candidate rows, and which of them may be negatives."""
         num_candidates = batch.candidate_counts.shape[0]
         drawn = keras.random.randint(
             (self.num_uniform_negatives,),
@@ -155,7 +156,7 @@ class InBatchSoftmax(SoftmaxObjective):
             num_candidates,
             seed=self.seed_generator,
         )
-        return drawn, (drawn != 0) | row_zero_is_real(batch)
+        return drawn, ops.take(competing(batch), drawn)
 
     def _positive_columns(self, batch, rows, rows_of_columns):
         """Columns that hold a positive of the row, `(batch, columns)`."""
@@ -166,7 +167,11 @@ class InBatchSoftmax(SoftmaxObjective):
         )
         if self.mask_accidental_hits:
             hits = ops.expand_dims(rows, 1) == rows_of_columns
-        if self.mask_known_positives and batch.known_positives is not None:
+        if self.mask_known_positives and batch.known_lists is not None:
+            from keras_dp_retrieval._jax import membership
+
+            hits |= membership.among(batch.known_lists, rows_of_columns)
+        elif self.mask_known_positives and batch.known_positives is not None:
             known = as_rows(batch.known_positives)
             hits |= _columns_in(known, rows_of_columns)
         return hits

@@ -31,6 +31,13 @@ class ScoredBatch:
         ratings: `(batch,)` float32, or None where there are none.
         known_positives: `(batch, known)` int32 padded with -1, or None: what
             each user is known to like, which is never counted as a negative.
+            `known` is the longest list of all users: in a compiled step it
+            costs nothing until it is read.
+        known_lists: Optional `_jax.membership.Lists`, on JAX: the same without
+            padding. The objectives of this package look it up there.
+        competes: Optional bool `(num_candidates,)`: which candidates may be
+            negatives. Without it all may, but row 0 only once it has been
+            somebody's positive.
     """
 
     user_vectors: Any
@@ -41,6 +48,8 @@ class ScoredBatch:
     candidate_counts: Any
     ratings: Any = None
     known_positives: Any = None
+    known_lists: Any = None
+    competes: Any = None
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")

@@ -82,7 +82,15 @@ def log_share(counts, rows):
     return ops.log(as_float32(ops.take(counts, rows)) + 1.0) - ops.log(total)
 
 
-def row_zero_is_real(batch):
+def competing(batch):
+    """Which candidates may be negatives, bool `(num_candidates,)`."""
+    if batch.competes is not None:
+        return batch.competes
+    rows = ops.arange(batch.candidate_counts.shape[0])
+    return (rows > 0) | _row_zero_is_real(batch)
+
+
+def _row_zero_is_real(batch):
     """Whether row 0 is a candidate and not the place of unknown ones."""
     rows = as_rows(batch.candidate_rows)
     if len(rows.shape) == 1:

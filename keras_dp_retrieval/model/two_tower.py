@@ -408,14 +408,24 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         # Histories of users who need not be in the table.
         return ops.zeros_like(inputs[:, 0]), inputs
 
-    def _known_positives(self, x):
-        """What the users are known to like beside this row's candidate."""
+    def _known_positives(self, x) -> dict:
+        """What the users are known to like beside this row's candidate.
+
+        Returns:
+            dict of the attributes of `ScoredBatch` that hold it; maybe none.
+        """
         if self.histories is None or not self.objective.mask_known_positives:
-            return None
+            return {}
         if isinstance(x, dict) and "length" in x:
-            return self.histories(x["user_id"], lengths=x["length"])
-        is_rows = not keras.tree.is_nested(x) and len(x.shape) == 1
-        return self.histories(x) if is_rows else None
+            args = x["user_id"], x["length"]
+        elif not keras.tree.is_nested(x) and len(x.shape) == 1:
+            args = x, None
+        else:
+            return {}
+        return {
+            "known_positives": self.histories(*args),
+            "known_lists": self.histories.lists(*args),
+        }
 
     def _candidate_vectors(self, rows, training):
         return self._scale(_run(self.candidate_tower, rows, training))
@@ -456,9 +466,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             ),
             candidate_counts=ops.cast(self.candidate_counts, "float32"),
             # Rows with several positives bring them along.
-            known_positives=(
-                self._known_positives(x) if len(rows.shape) == 1 else None
-            ),
+            **(self._known_positives(x) if len(rows.shape) == 1 else {}),
         )
         per_example = self.objective(batch) * weights
         num_real = ops.sum(ops.cast(weights != 0, "float32"))
