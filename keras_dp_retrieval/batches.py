@@ -151,7 +151,16 @@ class PaddedBatches(DataAdapter):
 
         The next pass still begins with it, and is the same pass over the data:
         a generator cannot be read twice, and a data set may count its epochs.
+        A data set with an attribute `first_batch` gives it without beginning a
+        pass, as callbacks may still change what its first pass holds.
         """
+        if isinstance(self._inner, TFDatasetAdapter):
+            dataset = self._inner.get_tf_dataset()
+            if hasattr(dataset, "first_batch"):
+                batch = _map(np.asarray, dataset.first_batch())
+                size = self._round_up(_num_rows(batch))
+                group = _map(lambda rows: rows[None], pad_batch(batch, size))
+                return _map(lambda rows: rows[0], self._own_rows(group, size))
         groups = self._groups(self._steps_per_group)
         first = next(groups)
         self._peeked = itertools.chain([first], groups)

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.callbacks import FreshTies
@@ -92,6 +93,91 @@ def test_targets_and_histories_are_dealt_alike_in_every_epoch():
     )
     assert len(np.unique([given, *watcher.seen], axis=0)) == 4
     np.testing.assert_array_equal(model.histories.candidate_rows, given)
+
+
+class OwnTarget(kdr.losses.Objective):
+    """1 where the target is in the history that it is learned from."""
+
+    mask_known_positives = True
+
+    def call(self, batch):
+        targets = ops.expand_dims(batch.candidate_rows, 1)
+        found = ops.any(batch.known_positives == targets, axis=1)
+        # The weights must have a gradient.
+        nothing = 0.0 * ops.sum(batch.user_vectors, axis=1)
+        return ops.cast(found, "float32") + nothing
+
+
+def recency_model(data, objective="auto", **compile_options):
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data,
+        4,
+        objective=objective,
+        user_tower=RecencyTower(data.num_candidates, 4),
+    )
+    model.compile("sgd", **compile_options)
+    return model
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_no_target_that_is_learned_from_is_in_its_own_history(
+    steps_per_execution,
+):
+    data = tied_data()
+    model = recency_model(
+        data, OwnTarget(), steps_per_execution=steps_per_execution
+    )
+    examples = data.next_items(8)
+    history = model.fit(
+        examples, epochs=2, verbose=0, callbacks=[FreshTies(examples)]
+    ).history
+    assert history["loss"] == [0.0, 0.0]
+
+
+class Saboteur(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2:
+            raise RuntimeError("stop here")
+
+
+def test_a_fit_that_fails_leaves_the_histories_as_they_were():
+    data = tied_data()
+    model = recency_model(data)
+    given = np.asarray(model.histories.candidate_rows)
+    examples = data.next_items(8)
+    with pytest.raises(RuntimeError, match="stop here"):
+        model.fit(
+            examples, verbose=0, callbacks=[FreshTies(examples), Saboteur()]
+        )
+    np.testing.assert_array_equal(model.histories.candidate_rows, given)
+
+
+class Saver(keras.callbacks.Callback):
+    """Saves the model in the middle of an epoch, and looks at its end."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.at_epoch_end = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 2:
+            self.model.save(self.path)
+
+    def on_epoch_end(self, epoch, logs=None):
+        rows = self.model.histories.candidate_rows
+        self.at_epoch_end.append(np.asarray(rows))
+
+
+def test_what_is_saved_and_measured_in_training_has_the_given_order(tmp_path):
+    data = tied_data()
+    model = recency_model(data)
+    given = np.asarray(model.histories.candidate_rows)
+    examples, saver = data.next_items(8), Saver(tmp_path / "m.keras")
+    model.fit(examples, verbose=0, callbacks=[FreshTies(examples), saver])
+    np.testing.assert_array_equal(saver.at_epoch_end, [given])
+    saved = keras.saving.load_model(tmp_path / "m.keras").histories
+    np.testing.assert_array_equal(saved.candidate_rows, given)
 
 
 def test_other_data_are_refused():

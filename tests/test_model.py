@@ -125,6 +125,49 @@ def test_a_run_at_the_level_of_guessing_is_called_out():
         fit(learning_rate=0.0, epochs=2)  # Too early to tell.
 
 
+def uneven_data(most, seed=0):
+    """User 0 had `most` of 1,500 items, eleven others ten each."""
+    rng = np.random.default_rng(seed)
+    sizes = [most] + [10] * 11
+    users = np.repeat(np.arange(12), sizes)
+    items = np.concatenate([rng.permutation(1500)[:size] for size in sizes])
+    return kdr.RetrievalDataset.from_interactions(
+        users,
+        items,
+        ratings=rng.integers(1, 6, len(users)),
+        test_fraction=0,
+        validation_fraction=0,
+    )
+
+
+def test_a_user_with_many_positives_is_one_example_like_any_other():
+    data = uneven_data(1300)
+    seen = data.seen
+    (x, y), *rest = data.by_user(64).as_numpy_iterator()
+    assert not rest and sorted(x) == list(range(1, 13))
+    for user, rows in zip(x, y["movie_id"], strict=True):
+        assert sorted(rows[rows >= 0]) == sorted(seen.of([user])[0])
+
+
+def test_the_loss_of_a_user_with_many_positives_is_that_of_the_formula():
+    data = uneven_data(1300)
+    objective = kdr.losses.FullSoftmax(0.5, rating_weight=0.0)
+    model = kdr.TwoTowerRetrieval.for_dataset(data, 8, objective=objective)
+    model.compile("sgd")
+    loss = model.evaluate(data.by_user(64), verbose=0)
+    users = np.asarray(model.user_vectors(np.arange(data.num_users)))
+    candidates = np.asarray(model.candidate_vectors())
+    logits = users @ candidates.T / 0.5
+    total = 0.0
+    for user in range(1, 13):
+        own = data.seen.of([user])[0]
+        others = np.setdiff1d(np.arange(1, data.num_candidates), own)
+        others = np.log(np.exp(logits[user, others]).sum())
+        terms = np.logaddexp(0.0, others - logits[user, own])
+        total += terms.sum() / np.sqrt(len(own))
+    assert loss == pytest.approx(total / 12, rel=1e-5)
+
+
 # What it answers
 
 

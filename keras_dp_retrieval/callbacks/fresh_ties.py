@@ -1,7 +1,6 @@
 """FreshTies: no order is learned where the data has none."""
 
 import keras
-import numpy as np
 
 
 class FreshTies(keras.callbacks.Callback):
@@ -10,8 +9,12 @@ class FreshTies(keras.callbacks.Callback):
     Many interactions have the same timestamp: three of four in MovieLens 100K.
     The order that they stand in is an accident. A tower that reads histories
     in order learns it by heart, unless it sees another one each time. The
-    targets and the model's `histories` are dealt alike, and come back into
-    the given order when training ends.
+    targets and the model's `histories` are dealt alike.
+
+    Both are back in the given order whenever an epoch has ended, for what is
+    measured on validation data, in what is saved at any time, and after a
+    `fit` that failed. Put the callback before those that look at the model at
+    the end of an epoch.
 
     Args:
         next_items: `tf.data.Dataset`, what `RetrievalDataset.next_items`
@@ -45,12 +48,17 @@ class FreshTies(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._timeline.deal_ties(epoch)
-        self._assign()
+        self.model.histories.replace_rows(self._timeline.candidate_rows)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._put_back()
+
+    def on_test_begin(self, logs=None):
+        self._put_back()
 
     def on_train_end(self, logs=None):
-        self._timeline.put_back()
-        self._assign()
+        self._put_back()
 
-    def _assign(self):
-        rows = np.append(self._timeline.candidate_rows, 0)
-        self.model.histories.candidate_rows.assign(rows.astype("int32"))
+    def _put_back(self):
+        self._timeline.put_back()
+        self.model.histories.restore_rows()

@@ -5,6 +5,7 @@ import functools
 
 import numpy as np
 
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import Ratings
 
@@ -75,6 +76,10 @@ class Epochs:
         self.seed = seed
         self.next = 0
         self._last_made = (-1, np.zeros(0, np.int32))
+
+    def start_at(self, epoch: int) -> None:
+        """Makes the next pass the one of this number."""
+        self.next = _checks.non_negative_int("epoch", epoch)
 
     def order(self, epoch: int) -> np.ndarray:
         """Returns `(num_examples,)` int32, a function of seed and epoch."""

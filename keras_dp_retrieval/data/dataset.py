@@ -384,6 +384,31 @@ class RetrievalDataset:
             return None
         return batches.fixed_batches(ratings, self._format)
 
+    def by_interaction(self, batch_size: int | None = None):
+        """Returns the train part in batches of another size than `.train`.
+
+        A `tf.data.Dataset` of what `.train` has, dealt anew in every epoch,
+        whatever the split; it counts epochs of its own.
+
+        Args:
+            batch_size: int. That of the data set by default.
+        """
+        if batch_size is None:
+            batch_size = self.batch_size
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        train = self.ratings("train")
+        epochs = batches.Epochs(len(train), self.seed)
+        form = dataclasses.replace(
+            self._format,
+            batch_size=batch_size,
+            num_rows=distribution.round_up(
+                batch_size, distribution.num_devices()
+            ),
+        )
+        dataset = batches.shuffled_batches(train, form, epochs)
+        dataset.start_at_epoch = epochs.start_at
+        return dataset
+
     def by_user(self, batch_size: int = 64):
         """Returns the train part as one example a user.
 
@@ -392,17 +417,19 @@ class RetrievalDataset:
         ratings. A softmax objective learns from them all against one row of
         logits, so an epoch costs users x candidates, not interactions x
         candidates. Dealt anew in every epoch, as `train`.
+
+        `positives` is the most that a user has. A batch of so many rows is
+        smaller than its logits, unless interactions are repeated often.
         """
         batch_size = _checks.positive_int("batch_size", batch_size)
-        users, candidates, scaled = examples.by_user(
+        positives = examples.ByUser(
             self.ratings("train"), self.num_users, self.rating_range
         )
-        columns = [users, candidates] + ([] if scaled is None else [scaled])
         keys = [self.candidate_key, self.rating_key]
         return examples.shuffled(
-            lambda places: [column[places] for column in columns],
+            positives.look_up,
             lambda x, *y: (x, dict(zip(keys, y, strict=False))),
-            batches.Epochs(len(users), self.seed),
+            batches.Epochs(len(positives.user_rows), self.seed),
             batch_size,
         )
 
@@ -416,11 +443,23 @@ class RetrievalDataset:
 
         Interactions of a user with one timestamp stand in the order they came
         in. The callback `FreshTies(dataset)` deals them anew in every epoch.
+        Without timestamps all stand in that order, as `"leave_last_out"`
+        takes them.
 
         Raises:
-            ValueError: If the interactions have no timestamps.
+            ValueError: If the order is not known: without timestamps, and
+                with a split other than `"leave_last_out"`; or if no user has
+                two interactions.
         """
         batch_size = _checks.positive_int("batch_size", batch_size)
+        has_timestamps = self.ratings("train").timestamps is not None
+        if not has_timestamps and self.split != "leave_last_out":
+            raise ValueError(
+                "What came next needs timestamps. Received: interactions "
+                f"without any, and split={self.split!r}. Make the data set "
+                "with `timestamps=...`; `split='leave_last_out'` also takes "
+                "the order in which the interactions come in."
+            )
         return examples.next_items(
             examples.Timeline(self.ratings("train"), self.num_users, self.seed),
             lambda users, lengths, candidates: (
@@ -460,7 +499,7 @@ class RetrievalDataset:
         run that is resumed at epoch 7 sees what it would have seen. Passes
         count from 0; one that is broken off does not count.
         """
-        self._epochs.next = _checks.non_negative_int("epoch", epoch)
+        self._epochs.start_at(epoch)
 
     def with_validation_in_train(self) -> "RetrievalDataset":
         """Returns this data set with the validation part learned from.

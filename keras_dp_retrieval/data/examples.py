@@ -6,36 +6,54 @@ from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.batches import Epochs
 from keras_dp_retrieval.data.ratings import PADDING, Ratings, user_order
 
-# A user with more positives becomes several examples: the padding of all the
-# others would otherwise follow the one who has the most.
-MOST_POSITIVES = 1024
 
+class ByUser:
+    """One example a user, with all the positives.
 
-def by_user(ratings: Ratings, num_users: int, rating_range):
-    """Returns the columns of one example a user, with all the positives.
+    They are padded when a batch is looked up: all users at once would take
+    users times the most positives that one of them has.
 
-    Returns:
-        `(users, candidates, scaled)`: int32 `(n,)`; int32 `(n, positives)`
-        padded with -1; float32 `(n, positives)` from 0 to 1, or None.
+    Args:
+        ratings: `Ratings`, at least one.
+        num_users: int. Rows of the user table.
+        rating_range: The ratings that become 0 and 1.
+
+    Attributes:
+        user_rows: int32 `(n,)`, who has any.
+        longest: int. The most positives of a user.
     """
-    ratings = ratings.take(user_order(ratings))
-    counts = np.bincount(ratings.user_rows, minlength=num_users)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    pieces = [
-        (user, start, min(start + MOST_POSITIVES, starts[user + 1]))
-        for user in np.flatnonzero(counts)
-        for start in range(starts[user], starts[user + 1], MOST_POSITIVES)
-    ]
-    users, first, last = np.array(pieces).T
-    places = first[:, None] + np.arange((last - first).max())
-    inside = places < last[:, None]
-    places = np.where(inside, places, 0)
-    candidates = np.where(inside, ratings.candidate_rows[places], PADDING)
-    scaled = None
-    if ratings.ratings is not None:
-        low, high = rating_range
-        scaled = (ratings.ratings[places] - low) / np.float32(high - low)
-    return users.astype("int32"), candidates, scaled
+
+    def __init__(self, ratings: Ratings, num_users: int, rating_range):
+        self._ratings = ratings.take(user_order(ratings))
+        self._range = rating_range
+        counts = np.bincount(ratings.user_rows, minlength=num_users)
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self.user_rows = np.flatnonzero(counts).astype("int32")
+        self.longest = int(counts.max())
+
+    def look_up(self, places) -> list[np.ndarray]:
+        """Returns the columns of some of the users.
+
+        Args:
+            places: int `(batch,)`, places in `user_rows`.
+
+        Returns:
+            `[users, candidates]` or `[users, candidates, scaled]`: int32
+            `(batch,)`; int32 `(batch, longest)` padded with -1; float32
+            `(batch, longest)` from 0 to 1, where there are ratings.
+        """
+        users = self.user_rows[places]
+        first, last = self._starts[users], self._starts[users + 1]
+        where = first[:, None] + np.arange(self.longest)
+        inside = where < last[:, None]
+        where = np.where(inside, where, 0)
+        rows = np.where(inside, self._ratings.candidate_rows[where], PADDING)
+        columns = [users, rows]
+        if self._ratings.ratings is not None:
+            low, high = self._range
+            ratings = self._ratings.ratings[where]
+            columns.append((ratings - low) / np.float32(high - low))
+        return columns
 
 
 class Timeline:
@@ -46,7 +64,7 @@ class Timeline:
     they can be dealt anew.
 
     Args:
-        ratings: `Ratings` with timestamps.
+        ratings: `Ratings`. Without timestamps, in the order they came in.
         num_users: int. Rows of the user table.
         seed: int. Of the dealing.
 
@@ -58,11 +76,6 @@ class Timeline:
     """
 
     def __init__(self, ratings: Ratings, num_users: int, seed: int):
-        if ratings.timestamps is None:
-            raise ValueError(
-                "What came next needs timestamps. Received: interactions "
-                "without any. Make the data set with `timestamps=...`."
-            )
         ratings = ratings.take(user_order(ratings))
         counts = np.bincount(ratings.user_rows, minlength=num_users)
         starts = np.cumsum(counts) - counts
@@ -73,9 +86,10 @@ class Timeline:
         self._given = ratings.candidate_rows
         self._seed = seed
         is_new = np.ones(len(ratings) + 1, bool)
-        is_new[1:-1] = (self.lengths[1:] == 0) | (
-            np.diff(np.asarray(ratings.timestamps)) != 0
-        )
+        if ratings.timestamps is not None:
+            is_new[1:-1] = (self.lengths[1:] == 0) | (
+                np.diff(np.asarray(ratings.timestamps)) != 0
+            )
         self._tied = np.flatnonzero(~(is_new[:-1] & is_new[1:]))
         self._groups = np.cumsum(is_new)[self._tied]
 
@@ -97,6 +111,12 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
     `tf.data.Dataset` has the timeline as `timeline`.
     """
     later = np.flatnonzero(timeline.lengths)
+    if not len(later):
+        raise ValueError(
+            "What came next needs a user with two interactions. Received: "
+            f"{len(timeline.lengths):,} interactions in the train part, each "
+            "of another user. Use `.train` or `by_user()`."
+        )
 
     def look_up(places):
         return [
@@ -143,8 +163,8 @@ def shuffled(look_up, example, epochs: Epochs, batch_size: int):
             part.set_shape([None, *column.shape[1:]])
         return example(*parts)
 
-    def start_at_epoch(epoch: int):
-        epochs.next = epoch
+    def first_batch():
+        return example(*look_up(epochs.order(epochs.next)[:batch_size]))
 
     dataset = tf.data.Dataset.range(num_batches).map(batch)
     options = tf.data.Options()
@@ -152,5 +172,6 @@ def shuffled(look_up, example, epochs: Epochs, batch_size: int):
     options.experimental_optimization.inject_prefetch = False
     dataset = dataset.with_options(options)
     # As the train part has it.
-    dataset.start_at_epoch = start_at_epoch
+    dataset.start_at_epoch = epochs.start_at
+    dataset.first_batch = first_batch
     return dataset

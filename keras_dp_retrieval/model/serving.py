@@ -232,7 +232,12 @@ class Serving:
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`, on any number of rows; see `PaddedModel`."""
         self._drop_index()
-        return super().fit(*args, **kwargs)
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            # A callback may have shuffled them; none is told of an error.
+            if self.histories is not None:
+                self.histories.restore_rows()
 
     def train_on_batch(self, *args, **kwargs):
         """As in `keras.Model`."""
