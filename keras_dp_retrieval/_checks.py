@@ -82,6 +82,20 @@ def number_between(
     return number
 
 
+def numbers_between(name: str, values, low: float, high: float) -> list[float]:
+    """Returns `values` as floats if there are any, all inside the interval."""
+    found = []
+    # An array without dimensions says that it can be iterated over.
+    if isinstance(values, Iterable) and getattr(values, "shape", None) != ():
+        found = [] if isinstance(values, str) else list(values)
+    if not found:
+        raise ValueError(
+            f"`{name}` must hold at least one number: a list of finite numbers "
+            f"in [{low}, {high}]. Received: {name}={values!r}."
+        )
+    return [number_between(name, value, low, high) for value in found]
+
+
 def one_of(name: str, value, choices: Iterable):
     """Returns `value` if it is one of `choices`."""
     choices = list(choices)

@@ -19,6 +19,10 @@ LEAST_USERS_TO_CHOOSE_BY = 100
 # the recipe takes the negatives from the batch.
 MOST_CANDIDATES_OF_FULL_SOFTMAX = 100_000
 
+# Passes over large data, of which fewer batches would do for one.
+LEAST_EPOCHS_BY_USER = 10
+LEAST_EPOCHS_IN_BATCH = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -33,10 +37,11 @@ class Recipe:
         weight_decay: float. Of AdamW, decoupled.
         batch_size: int. Users, or interactions where the order counts or the
             negatives come from the batch.
-        epochs: int.
+        epochs: int. Passes over them.
         item_dropout: float. Of a user's history.
         query_dropout: float. Of a user's vector.
-        rating_weight: float. What the objective makes of ratings.
+        rating_weight: float. What the objective makes of ratings; 0 where it
+            has none to learn from.
         popularity_offset: float. Of the model.
     """
 
@@ -63,6 +68,10 @@ class Recipe:
         for name in ("temperature", "learning_rate"):
             value = getattr(self, name)
             _checks.number_between(name, value, 0, open_low=True)
+        for name in ("weight_decay", "rating_weight", "popularity_offset"):
+            _checks.number_between(name, getattr(self, name))
+        for name in ("item_dropout", "query_dropout"):
+            _checks.number_between(name, getattr(self, name), 0, 1)
 
 
 def choose_recipe(data, **overrides) -> Recipe:
@@ -77,8 +86,12 @@ def choose_recipe(data, **overrides) -> Recipe:
         data: `RetrievalDataset`.
         **overrides: Attributes of `Recipe`.
 
+    The number of epochs follows from the size of the batches, also from one
+    that is given.
+
     Raises:
-        ValueError: If an override is none of them, or out of range.
+        ValueError: If an override is none of them, out of range, or would
+            have no effect.
     """
     names = {field.name for field in dataclasses.fields(Recipe)}
     unknown = sorted(set(overrides) - names)
@@ -88,50 +101,88 @@ def choose_recipe(data, **overrides) -> Recipe:
             f"{', '.join(sorted(names))}."
         )
     in_time = data.split in ("by_time", "leave_last_out")
-    order = overrides.get("order", "recency" if in_time else "ignored")
-    chosen = _recency(data) if order == "recency" else _order_free(data)
-    return dataclasses.replace(chosen, **overrides)
+    is_small = data.num_candidates <= MOST_CANDIDATES_OF_FULL_SOFTMAX
+    options = {
+        "order": "recency" if in_time else "ignored",
+        "objective": "full_softmax" if is_small else "in_batch_softmax",
+        **overrides,
+    }
+    if "batch_size" in options:
+        _checks.positive_int("batch_size", options["batch_size"])
+    _check_rating_weight(data, options)
+    recipe = _recency if options["order"] == "recency" else _order_free
+    chosen = recipe(data, options["objective"], options.get("batch_size"))
+    return dataclasses.replace(chosen, **options)
 
 
-def _order_free(data) -> Recipe:
+def _check_rating_weight(data, options):
+    """Raises if ratings are to count where nothing learns from them."""
+    if not options.get("rating_weight"):
+        return
+    reason = None
+    if options["order"] == "recency":
+        reason = "order='recency', which learns what came next"
+    elif options["objective"] == "in_batch_softmax":
+        reason = (
+            "objective='in_batch_softmax', which takes every interaction alike"
+        )
+    elif not _has_ratings(data):
+        reason = "data without ratings"
+    if reason:
+        raise ValueError(
+            "`rating_weight` needs ratings, order='ignored' and "
+            "objective='full_softmax'. Received: rating_weight="
+            f"{options['rating_weight']!r} with {reason}. Leave it out, or "
+            "change the other."
+        )
+
+
+def _has_ratings(data) -> bool:
+    return getattr(data.ratings("train"), "ratings", None) is not None
+
+
+def _order_free(data, objective, batch_size) -> Recipe:
     num_interactions = len(data.ratings("train"))
     per_user = num_interactions / (data.num_users - 1)
     users_and_candidates = (data.num_users - 1) * (data.num_candidates - 1)
-    batch_size = 2 ** round(math.log2(max(data.num_users / 16, 1)))
-    batch_size = min(max(batch_size, 64), 256)
-    steps = math.ceil(data.num_users / batch_size)
     # Where the trials start. Sparser data wants less: 74 interactions a user
     # is where 0.15 was found.
     temperature = 0.15 * (per_user / 74) ** 0.2
-    recipe = Recipe(
+    by_user = objective == "full_softmax"
+    if by_user:
+        num_examples = data.num_users
+        usual = 2 ** round(math.log2(max(data.num_users / 16, 1)))
+        batch_size = batch_size or min(max(usual, 64), 256)
+    else:
+        num_examples = num_interactions
+        batch_size = batch_size or data.batch_size
+    steps = math.ceil(num_examples / batch_size)
+    least = LEAST_EPOCHS_BY_USER if by_user else LEAST_EPOCHS_IN_BATCH
+    return Recipe(
         order="ignored",
-        objective="full_softmax",
+        objective=objective,
         embedding_dimension=256 if users_and_candidates < 1e8 else 128,
         temperature=round(min(max(temperature, 0.1), 0.15), 4),
         learning_rate=0.01,
         weight_decay=0.5,
         batch_size=batch_size,
-        # 900 steps are enough, and 10 epochs the least.
-        epochs=min(max(round(900 / steps), 10), 60),
-    )
-    if data.num_candidates <= MOST_CANDIDATES_OF_FULL_SOFTMAX:
-        return recipe
-    return dataclasses.replace(
-        recipe, objective="in_batch_softmax", batch_size=data.batch_size
+        # 900 steps are enough.
+        epochs=min(max(round(900 / steps), least), 60),
+        rating_weight=0.8 if by_user and _has_ratings(data) else 0.0,
     )
 
 
-def _recency(data) -> Recipe:
-    steps = math.ceil(len(data.ratings("train")) / 1024)
-    full = data.num_candidates <= MOST_CANDIDATES_OF_FULL_SOFTMAX
+def _recency(data, objective, batch_size) -> Recipe:
+    batch_size = batch_size or 1024
+    steps = math.ceil(len(data.ratings("train")) / batch_size)
     return Recipe(
         order="recency",
-        objective="full_softmax" if full else "in_batch_softmax",
+        objective=objective,
         embedding_dimension=128,
         temperature=0.13,
         learning_rate=0.01,
         weight_decay=1.0,
-        batch_size=1024,
+        batch_size=batch_size,
         # About 760 steps, or twice over the data.
         epochs=min(max(round(760 / steps), 2), 30),
         rating_weight=0.0,
@@ -190,6 +241,15 @@ def fit_recipe(
         whole = data.with_validation_in_train()
         has_validation = len(data.ratings("validation")) > 0
     recipe = choose_recipe(whole, **overrides)
+    if recipe.order == "recency" and not _something_came_next(whole):
+        num_interactions = len(whole.ratings("train"))
+        raise ValueError(
+            f"With split={data.split!r} the recipe learns what users had "
+            "next, so one of them must have two interactions to learn from. "
+            f"Received: {num_interactions:,} interactions in the train part, "
+            "each of another user. Use data with more interactions a user, or "
+            "`order='ignored'`, which learns who had what."
+        )
     if tune and not {"temperature", "popularity_offset"} <= set(overrides):
         recipe = _tried_out(
             data if has_validation else data.with_part_of_train_held_out(),
@@ -206,6 +266,8 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     num_users = len(np.unique(data.ratings("validation").user_rows))
     if num_users < LEAST_USERS_TO_CHOOSE_BY:
         return recipe
+    if recipe.order == "recency" and not _something_came_next(data):
+        return recipe
     shorter = dataclasses.replace(
         recipe, epochs=max(round(recipe.epochs / 3), 1)
     )
@@ -217,10 +279,13 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     def report(choice):
         if verbose:
             print(
-                f"Trial: temperature {choice.temperature:.3g}, popularity "
-                f"offset {choice.popularity_offset:.3g}: NDCG@10 "
-                f"{choice.ndcg:.4f} of {num_users:,} held-out users"
+                f"Trial: {choice}: NDCG@10 {choice.ndcg:.4f} of "
+                f"{num_users:,} held-out users"
             )
+
+    def explain(decision):
+        if verbose:
+            print(f"Chosen: {decision}")
 
     best = recipe_trials.choose(
         train,
@@ -229,17 +294,19 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         temperatures="temperature" not in given,
         offsets="popularity_offset" not in given,
         report=report,
+        explain=explain,
     )
-    if verbose:
-        print(
-            f"Chosen: temperature {best.temperature:.3g}, popularity offset "
-            f"{best.popularity_offset:.3g}"
-        )
     return dataclasses.replace(
         recipe,
         temperature=best.temperature,
         popularity_offset=best.popularity_offset,
     )
+
+
+def _something_came_next(data) -> bool:
+    """Whether a user has two interactions in the train part."""
+    users = data.ratings("train").user_rows
+    return len(np.unique(users)) < len(users)
 
 
 def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
@@ -306,4 +373,4 @@ def _examples(data, recipe: Recipe):
         return data.next_items(recipe.batch_size)
     if recipe.objective == "full_softmax":
         return data.by_user(recipe.batch_size)
-    return data.train
+    return data.by_interaction(recipe.batch_size)

@@ -39,6 +39,53 @@ class Choice:
     popularity_offset: float
     ndcg: float
 
+    def __str__(self) -> str:
+        return (
+            f"temperature {self.temperature:.3g}, popularity offset "
+            f"{self.popularity_offset:.3g}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What was chosen, and why it is not the best of what was tried.
+
+    Attributes:
+        first: The `Choice` that the trials began with.
+        best: The `Choice` with the best NDCG@10.
+        gain: float. The NDCG@10 of the best over that of the first.
+        error: float. The standard error of this difference, paired by user.
+    """
+
+    first: Choice
+    best: Choice
+    gain: float
+    error: float
+
+    @property
+    def chosen(self) -> Choice:
+        """The best, if it is better than chance would have it."""
+        is_clear = self.gain > MOST_CHANCE * self.error
+        return self.best if is_clear else self.first
+
+    def __str__(self) -> str:
+        errors = (
+            f"{MOST_CHANCE:g} standard errors of the difference, paired by "
+            f"user ({MOST_CHANCE * self.error:.4f})"
+        )
+        if self.best is self.first:
+            return f"{self.first}, which nothing else did better than"
+        if self.chosen is self.best:
+            return (
+                f"{self.best}, better than {self.first} by {self.gain:.4f}, "
+                f"more than {errors}"
+            )
+        return (
+            f"{self.first}, although {self.best} did better: by "
+            f"{self.gain:.4f}, which is not more than {errors} and may be "
+            "chance"
+        )
+
 
 def choose(
     train: Callable,
@@ -48,6 +95,7 @@ def choose(
     temperatures: bool = True,
     offsets: bool = True,
     report: Callable = lambda choice: None,
+    explain: Callable = lambda decision: None,
 ) -> Choice:
     """Chooses temperature and popularity offset by NDCG@10.
 
@@ -65,6 +113,7 @@ def choose(
         offsets: bool. Whether offsets are tried, from 0 on. If not, models
             keep the one they are trained with.
         report: Called with the best `Choice` of each training.
+        explain: Called with the `Decision` in the end.
     """
     task = _task(data)
     tried = []  # `(Choice, NDCG@10 of each user)`.
@@ -83,8 +132,14 @@ def choose(
     plain, of_users = tried[0]
     best, best_of_users = max(tried, key=_ndcg)
     gains = best_of_users - of_users
-    error = gains.std() / math.sqrt(len(gains))
-    return best if gains.mean() > MOST_CHANCE * error else plain
+    decision = Decision(
+        first=plain,
+        best=best,
+        gain=float(gains.mean()),
+        error=float(gains.std() / math.sqrt(len(gains))),
+    )
+    explain(decision)
+    return decision.chosen
 
 
 def _ndcg(pair: tuple) -> float:

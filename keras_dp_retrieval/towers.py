@@ -185,11 +185,7 @@ class RecencyTower(HistoryTower):
             max_length=max_length,
             **kwargs,
         )
-        self.decays = [
-            _checks.number_between("decays", decay, 0, 1) for decay in decays
-        ]
-        if not self.decays:
-            raise ValueError("`decays` must hold at least one number.")
+        self.decays = _checks.numbers_between("decays", decays, 0, 1)
         self.stddev = _checks.number_between("stddev", stddev, 0, open_low=True)
         self.items = self._table(self.num_candidates, "history_items", stddev)
         self.projections = [

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -100,6 +101,96 @@ def test_unknown_options_are_named():
         kdr.fit_recipe(synthetic(), learning_rat=0.1)
     with pytest.raises(ValueError, match="`epochs` must be"):
         kdr.fit_recipe(synthetic(), epochs=0)
+
+
+# What is asked for is done, or refused.
+
+
+class Fits(keras.callbacks.Callback):
+    """Notes how many steps an epoch has, and how many epochs there are."""
+
+    def on_train_begin(self, logs=None):
+        self.epochs, self.steps = self.params["epochs"], self.params["steps"]
+
+
+def test_in_batch_negatives_come_in_batches_of_the_size_that_was_asked_for():
+    data = synthetic()
+    options = {"objective": "in_batch_softmax", "embedding_dimension": 4}
+    fits = Fits()
+    kdr.fit_recipe(
+        data, tune=False, batch_size=100, epochs=1, callbacks=[fits], **options
+    )
+    num_interactions = len(data.with_validation_in_train().ratings("train"))
+    assert fits.steps == -(-num_interactions // 100)
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({}, 60),  # 3 batches of users: 900 steps would take 300.
+        ({"batch_size": 5}, 29),
+        ({"objective": "in_batch_softmax"}, 60),
+        ({"objective": "in_batch_softmax", "batch_size": 100}, 14),
+        ({"objective": "in_batch_softmax", "batch_size": 10}, 4),
+        ({"order": "recency", "batch_size": 100}, 12),
+    ],
+)
+def test_epochs_follow_from_the_batches_that_are_made(options, epochs):
+    rng = np.random.default_rng(0)
+    data = kdr.RetrievalDataset.from_interactions(
+        np.arange(9000) % 150, rng.integers(0, 80, 9000)
+    )
+    assert len(data.ratings("train")) == 6480
+    assert choose_recipe(data, **options).epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "reason"),
+    [
+        ({"objective": "in_batch_softmax"}, {}, "objective='in_batch_softmax'"),
+        ({}, {"split": "leave_last_out"}, "order='recency'"),
+        ({}, {"ratings": None}, "data without ratings"),
+    ],
+)
+def test_a_rating_weight_that_would_count_nowhere_is_refused(
+    options, data, reason
+):
+    rng = np.random.default_rng(0)
+    columns = {"ratings": rng.integers(1, 6, 400), **data}
+    data = kdr.RetrievalDataset.from_interactions(
+        rng.integers(0, 40, 400), rng.integers(0, 30, 400), **columns
+    )
+    with pytest.raises(ValueError, match=f"rating_weight=0.5 with {reason}"):
+        kdr.fit_recipe(data, rating_weight=0.5, **options)
+    assert choose_recipe(data, **options).rating_weight == 0
+    assert choose_recipe(data, rating_weight=0, **options).rating_weight == 0
+
+
+def test_the_last_is_left_out_by_the_order_of_the_rows_too():
+    # Everyone goes through the items in turn, from a place of their own.
+    users = np.repeat(np.arange(60), 8)
+    items = (users * 7 + np.tile(np.arange(8), 60)) % 20
+    data = kdr.RetrievalDataset.from_interactions(
+        users, items, split="leave_last_out"
+    )
+    model = kdr.fit_recipe(data, epochs=20, embedding_dimension=16)
+    assert kdr.evaluate(model, data, ks=(1,))["recall_at_1"] > 0.8
+    shuffled = kdr.RetrievalDataset.from_interactions(users, items)
+    with pytest.raises(ValueError, match=r"needs timestamps.*split='random'"):
+        shuffled.next_items()
+
+
+def test_nothing_to_predict_is_said_in_our_words():
+    data = kdr.RetrievalDataset.from_interactions(
+        np.arange(9), np.arange(9) % 4, split="leave_last_out"
+    )
+    message = "9 interactions in the train part, each of another user"
+    with pytest.raises(ValueError, match=rf"{message}.*`order='ignored'`"):
+        kdr.fit_recipe(data)
+    with pytest.raises(ValueError, match=message):
+        data.next_items()
+    options = {"order": "ignored", "epochs": 1, "embedding_dimension": 4}
+    assert kdr.fit_recipe(data, **options).recommend([3], k=1)[0].shape
 
 
 # Trials.
@@ -250,6 +341,32 @@ def test_what_chance_would_do_changes_nothing(monkeypatch):
         for half in (450, 200)
     )
     assert (many.temperature, few.temperature) == (0.1, 0.14)
+
+
+def test_why_the_best_was_not_chosen_is_said(monkeypatch):
+    def better_below(temperature, offset):
+        return 0.2 + 0.004 * (temperature < 0.14) - offset
+
+    said = []
+    for half in (450, 200):
+        chosen(
+            monkeypatch,
+            better_below,
+            noise=[0.05, -0.05] * half,
+            explain=lambda decision: said.append(str(decision)),
+        )
+    clear, chance = said
+    first = "temperature 0.14, popularity offset 0"
+    best = "temperature 0.1, popularity offset 0"
+    assert clear.startswith(f"{best}, better than {first} by 0.0040, more than")
+    assert chance.startswith(f"{first}, although {best} did better: by 0.0040")
+    assert "2 standard errors" in chance and "(0.0050)" in chance
+    chosen(
+        monkeypatch,
+        lambda temperature, offset: 0.2 - abs(temperature - 0.14) - offset,
+        explain=lambda decision: said.append(str(decision)),
+    )
+    assert said[-1] == f"{first}, which nothing else did better than"
 
 
 def test_popularity_is_chosen_where_it_is_all_there_is():

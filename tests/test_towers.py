@@ -72,6 +72,23 @@ def test_both_ways_to_pool_are_the_plain_sum(num_rows):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("decays", "message"),
+    [
+        (5, "at least one number: a list.*Received: decays=5"),
+        (None, "at least one number: a list.*Received: decays=None"),
+        ("0.5", "at least one number: a list.*Received: decays='0.5'"),
+        ([], r"at least one number.*Received: decays=\[\]"),
+        ([0.5, 2], "finite number in .*Received: decays=2"),
+    ],
+)
+def test_decays_are_a_list_of_numbers(decays, message):
+    with pytest.raises(ValueError, match=message):
+        kdr.RecencyTower(6, 3, decays=decays)
+    tower = kdr.RecencyTower(6, 3, decays=np.array([0.5, 1.0]))
+    assert tower.decays == [0.5, 1.0]
+
+
 def test_dropout_is_of_training_alone():
     tower = kdr.IdHistoryTower(5, 6, 3, item_dropout=0.5, seed=1)
     inputs = (np.array([2]), HISTORIES[:1])
