@@ -9,23 +9,59 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_dp_retrieval import _checks
+from keras_dp_retrieval import cli_options
+from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
+# The exit status of a process that Ctrl-C has ended: 128 + SIGINT.
+INTERRUPTED = 130
+
+_EXPECTED = (
+    ValueError,
+    OSError,
+    RuntimeError,
+    FloatingPointError,
+    ImportError,  # A package that is an extra: it names the command.
+    MemoryError,
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the process's exit status."""
+    """Runs one command; returns the process's exit status.
+
+    0 where all went well, 1 where it could not be done and 2 where the command
+    was not understood, with one line on `stderr` that says why; 130 where it
+    was interrupted, with one that says what is left.
+    """
     args = _parser().parse_args(argv)
     warnings.showwarning = _print_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        # Also in a file, what is done is seen when it is done.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
+        cli_options.check(args)
         _use_virtual_devices(args.virtual_devices)
         return args.run(args)
-    except (ValueError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt as interruption:
+        _print_error(f"interrupted. {interruption}")
+        return INTERRUPTED
+    except _EXPECTED as error:
         # The messages say what would work; a traceback would bury them.
-        print(f"keras-dp-retrieval: {error}", file=sys.stderr)
+        _print_error(str(error) or type(error).__name__)
         return 1
+
+
+def _print_error(message: str):
+    one_line = " ".join(message.split())
+    print(f"keras-dp-retrieval: {one_line}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Says it in one line; argparse would put all options before it."""
+        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,8 +72,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="split the CPU into N devices; proves results, not speed",
     )
-    parser = argparse.ArgumentParser(
-        prog="keras-dp-retrieval", description=DESCRIPTION
+    parser = _Parser(prog="keras-dp-retrieval", description=DESCRIPTION)
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -58,10 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--epochs", type=int)
     train.add_argument("--embedding-dimension", type=int)
     train.add_argument("--learning-rate", type=float)
-    train.add_argument("--steps-per-execution", type=int, default=1)
+    train.add_argument(
+        "--steps-per-execution",
+        type=int,
+        help="1 by default; the recipe chooses its own",
+    )
     train.add_argument("--seed", type=int, default=42)
     train.add_argument("--log-dir", help="for TensorBoard and `report`")
-    train.add_argument("--output", default="movies.keras", metavar="FILE")
+    train.add_argument(
+        "--output",
+        default="movies.keras",
+        metavar="FILE",
+        help="movies.keras by default; Ctrl-C saves what the last whole epoch "
+        "left as movies.interrupted.keras instead",
+    )
 
     evaluate = add("evaluate", run_evaluate, "metrics of a saved model")
     evaluate.add_argument("model", help="a file that `train` saved")
@@ -123,7 +170,11 @@ def _add_data_arguments(
         choices=["random", "tutorial", "by_time", "leave_last_out"],
         help=split_help,
     )
-    parser.add_argument("--batch-size", type=int, default=1000)
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="1,000 by default; the recipe chooses its own",
+    )
 
 
 def _add_search_arguments(parser):
@@ -191,7 +242,6 @@ def _use_virtual_devices(count: int | None):
     """Splits the CPU, which JAX does when it is first asked for devices."""
     if count is None:
         return
-    _checks.positive_int("--virtual-devices", count)
     name = "--xla_force_host_platform_device_count"
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags = [flag for flag in flags if not flag.startswith(name)]
@@ -211,23 +261,31 @@ def run_train(args) -> int:
     import keras
 
     import keras_dp_retrieval as kdr
+    from keras_dp_retrieval.interruption import LastWholeEpoch
 
-    for name in ("epochs", "embedding_dimension"):
-        if getattr(args, name) is not None:
-            option = "--" + name.replace("_", "-")
-            _checks.positive_int(option, getattr(args, name))
+    if args.objective == "recipe" and args.steps_per_execution is not None:
+        raise ValueError(
+            "`--steps-per-execution` goes with an `--objective` other than "
+            "`recipe`, which chooses its own. Received: "
+            f"--steps-per-execution {args.steps_per_execution}."
+        )
     data = _load_data(args, _split_of(args))
     keras.utils.set_random_seed(args.seed)
     mesh = kdr.data_parallel().device_mesh
     print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")
     print(f"Data: {data.description}")
     throughput = kdr.DistributionAwareCallback(log_dir=args.log_dir)
+    last_epoch = LastWholeEpoch()
     fit = _fit_recipe if args.objective == "recipe" else _fit_objective
-    model = fit(data, args, [throughput])
-    throughput.report()
-    _print_metrics(kdr.evaluate(model, data, split="test"), data)
-    _print_recommendations(model, data, mesh.devices.size)
-    model.save(args.output)
+    try:
+        model = fit(data, args, [throughput, last_epoch])
+        throughput.report()
+        _print_metrics(kdr.evaluate(model, data, split="test"), data)
+        _print_recommendations(model, data, mesh.devices.size)
+        model.save(args.output)
+    except KeyboardInterrupt:
+        saved = last_epoch.save_beside(args.output)
+        raise KeyboardInterrupt(saved) from None
     print(f"Saved {args.output}.")
     return 0
 
@@ -239,15 +297,21 @@ def _fit_recipe(data, args, callbacks):
         "epochs": args.epochs,
         "embedding_dimension": args.embedding_dimension,
         "learning_rate": args.learning_rate,
+        "batch_size": args.batch_size,
     }
     overrides = {k: v for k, v in given.items() if v is not None}
     return kdr.fit_recipe(
         data,
         args.seed,
-        verbose="auto",
+        verbose=_verbosity(),
         callbacks=callbacks,
         **overrides,
     )
+
+
+def _verbosity() -> int:
+    """Bars are for a terminal; a file gets one line for each epoch."""
+    return 1 if sys.stdout.isatty() else 2
 
 
 def _fit_objective(data, args, callbacks):
@@ -260,16 +324,19 @@ def _fit_objective(data, args, callbacks):
     model = kdr.TwoTowerRetrieval.for_dataset(
         data, args.embedding_dimension or 32, objective=args.objective
     )
-    rate = args.learning_rate or (0.2 if is_tutorial else 0.1)
+    rate = args.learning_rate
+    if rate is None:
+        rate = 0.2 if is_tutorial else 0.1
     model.compile(
         optimizer=keras.optimizers.Adagrad(rate),
-        steps_per_execution=args.steps_per_execution,
+        steps_per_execution=args.steps_per_execution or 1,
     )
     model.fit(
         data.train,
         validation_data=data.validation,
         validation_freq=5 if is_tutorial else 1,
         epochs=args.epochs or (50 if is_tutorial else 20),
+        verbose=_verbosity(),
         callbacks=callbacks,
     )
     return model
@@ -340,7 +407,26 @@ def run_tune(args) -> int:
     # Importing it takes seconds.
     from keras_dp_retrieval import tuning
 
-    result = tuning.search(
+    try:
+        result = _search(tuning, data, args)
+    except KeyboardInterrupt:
+        folder = pathlib.Path(args.directory) / args.project_name
+        raise KeyboardInterrupt(
+            f"The same command goes on with what is in {folder}"
+            f"{', without --overwrite' if args.overwrite else ''}."
+        ) from None
+    if not result.best_model_path.exists():
+        return 0  # A worker of several: the chief saves it at the end.
+    print(f"\nThe best model is {result.best_model_path}, made by:\n")
+    print(result.snippet)
+    if args.plot:
+        result.plot(args.plot)
+        print(f"Drew {args.plot}.")
+    return 0
+
+
+def _search(tuning, data, args):
+    return tuning.search(
         data,
         tuner=args.tuner,
         max_trials=args.max_trials,
@@ -355,14 +441,6 @@ def run_tune(args) -> int:
         seed=args.seed,
         overwrite=args.overwrite,
     )
-    if not result.best_model_path.exists():
-        return 0  # A worker of several: the chief saves it at the end.
-    print(f"\nThe best model is {result.best_model_path}, made by:\n")
-    print(result.snippet)
-    if args.plot:
-        result.plot(args.plot)
-        print(f"Drew {args.plot}.")
-    return 0
 
 
 def run_recommend(args) -> int:
@@ -393,7 +471,7 @@ def _load_data(args, split: str, **fractions):
     _import_tensorflow_quietly()
     options = {
         "data_dir": args.data_dir,
-        "batch_size": args.batch_size,
+        "batch_size": args.batch_size or 1000,
         "seed": args.seed,
         "split": split,
         **fractions,

@@ -253,6 +253,22 @@ def new_figure(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def check_figure_path(name: str, path) -> None:
+    """Raises a ValueError if matplotlib draws no file of this kind.
+
+    Args:
+        name: str. How the error calls the path.
+        path: Path of the file.
+    """
+    kinds = new_figure(1, 1).canvas.get_supported_filetypes()
+    kind = os.path.splitext(path)[1].removeprefix(".").lower()
+    if kind not in kinds:
+        raise ValueError(
+            f"`{name}` must end in .png, .pdf, .svg or another kind of figure "
+            f"that matplotlib writes. Received: {os.fspath(path)!r}."
+        )
+
+
 # Figures from records.
 
 

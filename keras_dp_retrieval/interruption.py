@@ -1,0 +1,54 @@
+"""What is left of a training that was interrupted: its last whole epoch."""
+
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class LastWholeEpoch(keras.callbacks.Callback):
+    """Keeps a copy of all that the model had learned by its last whole epoch.
+
+    It costs one copy of the weights and of the optimizer's slots, in the
+    host's memory, and the time to make it once an epoch.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.num_epochs = 0
+        self._values: list = []
+
+    def on_train_begin(self, logs=None):
+        self.num_epochs, self._values = 0, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        model = self.model
+        variables = [*model.variables, *model.optimizer.variables]
+        # A copy: the next step is given the memory of these.
+        values = [
+            (variable, np.array(ops.convert_to_numpy(variable)))
+            for variable in variables
+        ]
+        # All at once, so that an interruption leaves one epoch or the other.
+        self._values, self.num_epochs = values, epoch + 1
+
+    def save_beside(self, path) -> str:
+        """Saves them, for `movies.keras` as `movies.interrupted.keras`.
+
+        Returns:
+            A sentence that says what was saved.
+        """
+        if not self._values:
+            return (
+                "No epoch was whole yet, so there was nothing to save, and "
+                f"{os.fspath(path)} is as it was."
+            )
+        beside = f"{os.path.splitext(path)[0]}.interrupted.keras"
+        for variable, value in self._values:
+            variable.assign(value)
+        self.model.save(beside)
+        return (
+            f"Saved {beside}, the model as it was after epoch "
+            f"{self.num_epochs}; {os.fspath(path)} is as it was."
+        )
