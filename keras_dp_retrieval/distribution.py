@@ -75,6 +75,14 @@ def num_devices() -> int:
     return int(mesh.shape[axis])
 
 
+def mesh_size() -> int:
+    """How many devices a model trains on, over all axes of the mesh."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or keras.backend.backend() != "jax":
+        return 1
+    return int(distribution.device_mesh.devices.size)
+
+
 def process_index() -> int:
     """The number of this process, from 0."""
     if keras.backend.backend() != "jax":

@@ -32,6 +32,20 @@ _ALIKE = 0.05
 # compiles) is cut off in the figure, lest the others become invisible.
 _CUT_OFF = 3.0
 
+# What makes a step compile again, as the record has it, in words. The first
+# step must, and one group of fused steps that is shorter is nobody's mistake.
+_COMPILED_AGAIN = {
+    "new shape": (
+        ", because a batch came in a new shape. Pad every batch to one size"
+    ),
+    "same shape": (
+        " for a batch of the same shape: the weights or the metrics were "
+        "placed or typed otherwise than before. JAX does this once or twice "
+        "under a `DataParallel` of one device"
+    ),
+    "not recorded": "",
+}
+
 
 def read_run(path: str | os.PathLike) -> dict:
     """Returns a run record as a dict of `run`, `epochs` and `stalls`.
@@ -435,18 +449,19 @@ def _remarks(run) -> list[str]:
                 f"{what} {name} is the slowest, in {named.count(name)} of "
                 f"{_counted(len(steady), 'epoch')}."
             )
-    again = [
-        f"epoch {r['epoch']} step {step}"
-        for r in epochs
-        for step in r["compiled_steps"]
-        if step > 0  # An epoch's first step may be the first of its `fit`.
-    ]
-    if again:
-        remarks.append(
-            f"The training step was compiled again in {', '.join(again[:5])}"
-            f"{' and later' if len(again) > 5 else ''}. Batches that change "
-            "shape do this."
-        )
+    for reason, why in _COMPILED_AGAIN.items():
+        again = [
+            f"epoch {r['epoch']} step {step}"
+            for r in epochs
+            for step, told in _compiled_steps(r)
+            if told == reason
+        ]
+        if again:
+            remarks.append(
+                "The training step was compiled again in "
+                f"{', '.join(again[:5])}"
+                f"{' and later' if len(again) > 5 else ''}{why}."
+            )
     for r in epochs:
         if r["missing_processes"]:
             remarks.append(
@@ -460,11 +475,25 @@ def _remarks(run) -> list[str]:
             "reported it."
         )
     reasons: dict = {}
-    for name, why in epochs[-1]["unknown"].items():
-        reasons.setdefault(why, []).append(name)
+    for r in epochs:
+        for name, why in r["unknown"].items():
+            found = reasons.setdefault(why, {})
+            found.setdefault(name, []).append(r["epoch"])
     for why, names in reasons.items():
-        remarks.append(f"Unknown: {', '.join(names)} ({why}).")
+        where = sorted(set().union(*names.values()))
+        shown = f"{', '.join(map(str, where[:5]))}{', ...' * (len(where) > 5)}"
+        text = "" if len(where) == len(epochs) else f", epoch {shown}"
+        remarks.append(f"Unknown{text}: {', '.join(names)} ({why}).")
     return remarks
+
+
+def _compiled_steps(record) -> list[tuple]:
+    """The steps of an epoch that compiled, each with the reason."""
+    steps = record["compiled_steps"] or []
+    told = record.get("compile_reasons")
+    if told is None:  # An older record: only where it was no epoch's first.
+        return [(step, "not recorded") for step in steps if step > 0]
+    return list(zip(steps, told, strict=True))
 
 
 def _columns(headers, rows) -> str:

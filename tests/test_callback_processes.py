@@ -12,10 +12,11 @@ import time
 import pytest
 
 from keras_dp_retrieval import report
-from keras_dp_retrieval.callbacks.peers import StallObserver, describe
+from keras_dp_retrieval.callbacks.peers import Peers, StallObserver, describe
 
 # Two processes with one device each train a linear model. `LATE` sleeps in
-# process 1 in every step; `STUCK` stops it for good before step 3 of epoch 1.
+# process 1 in every step; `STUCK` stops it for good before step 3 of epoch 1;
+# `ALONE` gives the callback to process 0 alone.
 PROGRAM = """
     import json, os, sys, time
     index, address, folder, mode = int(sys.argv[1]), *sys.argv[2:5]
@@ -51,8 +52,9 @@ PROGRAM = """
     callback = DistributionAwareCallback(
         folder + "/run", stalled_seconds=SECONDS, when_stalled=ACTION
     )
+    callbacks = [] if mode == "ALONE" and index else [callback]
     history = model.fit(
-        Batches(), epochs=2, verbose=0, shuffle=False, callbacks=[callback]
+        Batches(), epochs=2, verbose=0, shuffle=False, callbacks=callbacks
     )
     print("RECORD", json.dumps([callback.history, history.history]))
     sys.stdout.flush()
@@ -149,6 +151,101 @@ def test_a_stuck_process_is_named_and_the_wait_ends(tmp_path):
     (stall,) = run["stalls"]
     assert stall["process"] == 1 and stall["seen_by"] == 0
     assert "Process 1 stalled" in report.table(run)
+
+
+@pytest.mark.slow
+def test_a_process_without_the_callback_is_not_waited_for(tmp_path):
+    started = time.monotonic()
+    processes = start(str(tmp_path), "ALONE", seconds=60.0)
+    try:
+        outputs = [process.communicate(timeout=150) for process in processes]
+    finally:
+        end(processes)
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors[-2000:]
+        assert "did not report" not in errors
+    assert time.monotonic() - started < 100  # It was 120 s of waiting alone.
+    records, _ = json.loads(outputs[0][0].split("RECORD")[1])
+    for record in records:
+        assert record["missing_processes"] == []
+        # Process 1's rows were trained on, and nobody counted them.
+        assert record["examples"] is None
+        assert "1 of 2 processes" in record["unknown"]["examples"]
+        assert record["processes"][0]["examples"] == 18
+
+
+class Store:
+    """Keys and texts, in place of JAX's coordination service."""
+
+    def __init__(self):
+        self.texts, self.waits = {}, []
+
+    def key_value_set(self, key, text, allow_overwrite=False):
+        self.texts[key] = text
+
+    def key_value_dir_get(self, folder):
+        return [(k, t) for k, t in self.texts.items() if k.startswith(folder)]
+
+    def key_value_delete(self, key):
+        self.texts.pop(key, None)
+
+    def blocking_key_value_get(self, key, milliseconds):
+        if key not in self.texts:
+            self.waits.append(milliseconds)
+            raise RuntimeError("DEADLINE_EXCEEDED")
+        return self.texts[key]
+
+
+def joined(store, index, started_at=0):
+    return Peers(
+        index, 2, 60.0, lambda: (0, "here"), None, started_at, client=store
+    )
+
+
+def test_nobody_waits_for_a_process_that_does_not_take_part():
+    store = Store()
+    alone = joined(store, 0)
+    for epoch in range(3):
+        assert alone.gather(epoch, {"process": 0}) == ([{"process": 0}], [])
+    assert store.waits == []
+
+
+def test_those_who_take_part_read_each_other_and_nothing_older():
+    store = Store()
+    for started_at in (0, 6):
+        peers = [joined(store, i, started_at) for i in range(2)]
+        for epoch in range(2):
+            others = f"{peers[1]._fit_number}/{epoch}"
+            peers[1]._store.post(
+                store, f"keras_dp_retrieval/notes/1/{others}", '{"n": 1}'
+            )
+            found, missing = peers[0].gather(epoch, {"n": 0})
+            assert ([note["n"] for note in found], missing) == ([0, 1], [])
+        for one in peers:
+            one.stop()
+        # The next `fit` of process 0 is its own alone.
+        alone = joined(store, 0, started_at + 3)
+        assert alone.gather(0, {"n": 0}) == ([{"n": 0}], [])
+        alone.stop()
+    assert store.waits == []
+    assert not [key for key in store.texts if "/here/" in key]
+
+
+def test_what_a_broken_fit_left_behind_is_not_waited_for():
+    store = Store()
+    joined(store, 1, started_at=0)  # Broke off, and never said so.
+    alone = joined(store, 0, started_at=4)
+    assert alone.gather(0, {}) == ([{}], [])
+    assert store.waits == []
+
+
+def test_a_process_that_went_silent_is_waited_for_once():
+    store = Store()
+    one, _ = joined(store, 0), joined(store, 1)
+    for epoch in range(3):
+        assert one.gather(epoch, {}) == ([{}], [1])
+    first, *others = store.waits
+    assert 59_000 < first <= 60_000 and others == [1, 1]
 
 
 def notes(*places):

@@ -7,8 +7,6 @@ devices wait for a process that is stuck; unlike files, it needs no shared
 disk.
 """
 
-import time
-
 
 def store():
     """The store of this run, or None where there is none.
@@ -32,39 +30,6 @@ def read_all(client, folder: str) -> dict[int, str]:
     """Returns what lies in `folder` now, by process number."""
     found = client.key_value_dir_get(folder)
     return {int(key.rsplit("/", 1)[1]): text for key, text in found}
-
-
-def gather(
-    client, folder: str, index: int, count: int, text: str, seconds: float
-) -> dict[int, str]:
-    """Every process's note, as far as they come within `seconds`.
-
-    Args:
-        client: What `store()` returned.
-        folder: A key that is used for this exchange alone.
-        index: The number of this process.
-        count: How many processes take part.
-        text: This process's note.
-        seconds: How long to wait for the others, all together.
-
-    Returns:
-        A dict of notes by process number. Processes that did not answer in
-        time are missing.
-    """
-    post(client, f"{folder}/{index}", text)
-    notes = {index: text}
-    deadline = time.monotonic() + seconds
-    for other in range(count):
-        if other == index:
-            continue
-        left = max(deadline - time.monotonic(), 0.001)
-        try:
-            notes[other] = client.blocking_key_value_get(
-                f"{folder}/{other}", int(left * 1000) or 1
-            )
-        except Exception:  # jaxlib raises its own kind of RuntimeError.
-            continue
-    return notes
 
 
 def remove(client, key: str) -> None:

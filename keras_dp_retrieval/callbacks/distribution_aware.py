@@ -18,6 +18,11 @@ from keras_dp_retrieval.callbacks.run_files import (
     append_line,
     tensorboard_scalars,
 )
+from keras_dp_retrieval.callbacks.steps import (
+    NO_STEP_SEEN,
+    StepRecorder,
+    TimedTrainFunction,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -28,11 +33,17 @@ class DistributionAwareCallback(keras.callbacks.Callback):
     and never makes the host wait for the step just started. Put it first in
     the list: the logs it adds are then seen by every other callback.
 
+    Training is a model's `fit`, or a loop of `train_on_batch` that calls the
+    callback as `fit` does, `on_train_batch_begin` before every step included.
+    In `evaluate` and `predict` it measures nothing: `history` and `report()`
+    stay those of the last `fit`.
+
     Adds to the logs of every epoch:
 
     - `examples_per_second`: real examples (sample weight other than 0) of all
       processes, over the seconds of training without compilation and
       validation. Waiting for input counts: it is part of what training costs.
+      NaN where it is not known.
     - `examples_per_second_per_device`: the same over the number of devices.
       Under data parallelism the devices take equal shares of each batch, so
       this is a mean, not a measurement of each.
@@ -49,9 +60,12 @@ class DistributionAwareCallback(keras.callbacks.Callback):
       they last 0.08 s, so a single slow step shows if steps are long.
     - `seconds` of the epoch = `training_seconds` + `validation_seconds` +
       `callbacks_seconds` (other callbacks' work at an epoch's begin and end,
-      such as checkpoints; their batch hooks count as training).
+      such as checkpoints; their batch hooks count as training, which begins
+      with the first batch: until then Keras also makes its iterator).
       `training_seconds` contains `compile_seconds` (tracing, lowering and
-      compiling; `compiled_steps` says in which steps) and
+      compiling; `compiled_steps` says in which steps, `compile_reasons` why
+      in each of them: its first step, a new shape of the batch, another
+      number of fused steps, or none of these) and
       `input_wait_seconds` (fetching the batch and handing it to the devices).
       `validation_compile_seconds` is the part of validation that compiled.
     - `devices`: `name`, `process`, `examples`, `examples_per_second`,
@@ -64,9 +78,11 @@ class DistributionAwareCallback(keras.callbacks.Callback):
       `outside_step_seconds`: training time its main thread spent outside the
       step, on input and batch hooks. `slowest_process` is the one that
       clearly spends most there, since for it the others wait inside the step.
-      `missing_processes` did not answer at the epoch's end.
-    - `unknown`: why a figure is None. On other backends than JAX most are,
-      and rows of weight 0 cannot be told from real ones.
+      A process takes part if it has this callback too. `missing_processes`
+      do, and did not answer at the epoch's end.
+    - `unknown`: why a figure is None, by its name. On other backends than JAX
+      most are, and compilation counts in the rates; PyTorch's first batch is
+      fetched before training begins.
 
     Example:
 
@@ -116,6 +132,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self.stalls: list[dict] = []
         self.run: dict = {}
         # Alive during `fit` alone.
+        self._epoch: Any = None
         self._recorder: Any = None
         self._timed: Any = None
         self._peers: Any = None
@@ -146,6 +163,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         copied.stalls = copy.deepcopy(self.stalls, memo)
         copied.run = copy.deepcopy(self.run, memo)
         copied._model = copied._recorder = copied._timed = copied._peers = None
+        copied._epoch = None
         return copied
 
     # What Keras calls. No batch-end hook: Keras would then wait for every
@@ -159,18 +177,12 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self._baseline_rate = None
         if self.baseline is not None and self._process == 0:
             self._baseline_rate = report.baseline_rate(self.baseline)
-        # A model with a `fit` of its own may have no train function.
-        self._looks_inside = (
-            keras.backend.backend() == "jax"
-            and getattr(model, "train_function", None) is not None
-        )
-        if self._looks_inside:
-            from keras_dp_retrieval.callbacks import steps
-
-            self._recorder = steps.StepRecorder(
+        _make_train_function(model)
+        if keras.backend.backend() == "jax":
+            self._recorder = StepRecorder(
                 self._clock,
                 self._recompiled,
-                may_fuse=model.steps_per_execution > 1,
+                may_fuse=getattr(model, "steps_per_execution", 1) > 1,
             )
             self._peers = peers.Peers(
                 self._process,
@@ -178,6 +190,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
                 self.stalled_seconds,
                 self._recorder.place,
                 self._stalled,
+                other_backends.iterations(model),
             )
             self._peers.watch()
         else:
@@ -185,7 +198,6 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self._tensorboard = TensorBoardFile(self.log_dir or "")
         self._warned = False
         self._header_written = False
-        self._epoch = None
         self._idle_since = None
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -197,17 +209,21 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self._validation_seconds = 0.0
         self._validation_compile_seconds = 0.0
         self._test_started = None
+        self._callbacks_seconds = 0.0
         self._recorder.begin()
-        self._began = self._recorder.started
 
     def on_train_batch_begin(self, batch, logs=None):
         # Keras calls this in the main thread, right before the step.
-        if self._looks_inside:
-            if self._model.train_function is not self._timed:
-                self._stand_in()
-            # The next call of the train function is a step of this `fit`.
-            self._recorder.armed = True
-            self._recorder.progress += 1
+        recorder = self._recorder
+        if recorder is None:
+            return
+        if recorder.armed or not recorder.training:
+            self._begin_training()
+        if self._model.train_function is not self._timed:
+            self._stand_in()
+        # The next call of the train function is a step of this `fit`.
+        recorder.armed = True
+        recorder.progress += 1
 
     def on_test_begin(self, logs=None):
         if self._epoch is not None:
@@ -228,9 +244,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         steps = self._finish_training()
-        before = self._clock() - self._trained_at
+        steps.judge()
+        self._callbacks_seconds += self._clock() - self._trained_at
         record = self._record(steps)
-        self._complete(record, before)
+        self._complete(record)
         self.history.append(record)
         self._epoch = None
         if logs is not None:
@@ -279,19 +296,30 @@ class DistributionAwareCallback(keras.callbacks.Callback):
 
     def _stand_in(self):
         """Puts the timed train function in the model's place for it."""
-        from keras_dp_retrieval.callbacks import steps
-
         model = self._model
+        if model.train_function is None:
+            return  # Its step is none that could be seen.
         if self._timed is None or not self._timed.is_in_use():
-            self._timed = steps.TimedTrainFunction(
+            self._timed = TimedTrainFunction(
                 model, model.train_function, self._recorder
             )
             model.train_function = self._timed
 
+    def _begin_training(self):
+        """Training begins, or goes on after a validation in mid-epoch."""
+        recorder = self._recorder
+        if not recorder.training:
+            since = self._trained_at
+            if since is None:
+                since = recorder.began
+            self._callbacks_seconds += self._clock() - since
+            self._trained_at = None
+        recorder.catch_up()
+
     def _finish_training(self):
         steps = self._recorder.finish()
         if self._trained_at is None:
-            self._trained_at = self._began + steps.training_seconds
+            self._trained_at = self._recorder.finished
         return steps
 
     def _compiled(self) -> float:
@@ -302,20 +330,20 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         return compilation.seconds()
 
     def _record(self, steps) -> dict:
+        if not steps.num_devices:  # No step was seen that would tell.
+            steps.num_devices = distribution.mesh_size()
         note = process_note(self._process, steps, self._memory())
-        if self._peers is None:
-            notes, missing = [note], []
-            unknown = dict(other_backends.UNKNOWN)
-        else:
+        notes, missing, unknown = [note], [], dict(steps.unknown)
+        if self._peers is not None:
             notes, missing = self._peers.gather(self._epoch, note)
-            unknown = _unknown_on_jax(notes)
+            unknown = {**_unknown_on_jax(notes), **unknown}
         record = epoch_record(self._epoch, steps, notes, unknown)
         record["missing_processes"] = missing
         if missing:
             warnings.warn(
                 f"Processes {missing} did not report epoch {self._epoch} "
-                f"within {self.stalled_seconds:g} s. Its figures leave them "
-                "out.",
+                f"within {self.stalled_seconds:g} s. Its examples are "
+                "unknown.",
                 stacklevel=2,
             )
         rate = record["examples_per_second_per_device"]
@@ -330,15 +358,15 @@ class DistributionAwareCallback(keras.callbacks.Callback):
 
         return devices.memory_in_use()
 
-    def _complete(self, record, callbacks_seconds):
+    def _complete(self, record):
         """Adds what is known of the epoch beside its training."""
         record["validation_seconds"] = self._validation_seconds
         record["validation_compile_seconds"] = self._validation_compile_seconds
-        record["callbacks_seconds"] = callbacks_seconds
+        record["callbacks_seconds"] = self._callbacks_seconds
         record["seconds"] = (
             record["training_seconds"]
             + record["validation_seconds"]
-            + callbacks_seconds
+            + record["callbacks_seconds"]
         )
 
     def _close_epoch(self):
@@ -376,7 +404,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             self._peers.stop()
         if self._timed is not None:
             self._timed.remove()
-        self._recorder = self._timed = self._peers = None
+        self._recorder = self._timed = self._peers = self._epoch = None
 
     def _recompiled(self, step, seconds, shapes_before, shapes):
         if self._warned:
@@ -400,11 +428,38 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             peers.end_process()
 
 
+def _make_train_function(model):
+    """As `fit` did; a loop of `train_on_batch` has not done it yet.
+
+    A step before there is a train function could not be seen. It is made
+    where nothing of the model has to be known for it that is not.
+    """
+    if getattr(model, "train_function", None) is not None:
+        return
+    optimizer = getattr(model, "optimizer", None)
+    if not getattr(model, "compiled", False) or optimizer is None:
+        return  # A model with a `fit` of its own.
+    if keras.distribution.distribution() is None or (
+        model.built and optimizer.built
+    ):
+        model.make_train_function()
+
+
 def _unknown_on_jax(notes) -> dict:
+    unknown = {}
     devices = [device for note in notes for device in note["devices"]]
     if any(device["memory_bytes"] is None for device in devices):
-        return {"memory_bytes": "the platform does not tell (CPUs do not)"}
-    return {}
+        unknown["memory_bytes"] = "the platform does not tell (CPUs do not)"
+    if any(note["examples"] is None for note in notes):
+        unknown.update(dict.fromkeys(other_backends.OF_ROWS, NO_STEP_SEEN))
+    silent = distribution.process_count() - len(notes)
+    if silent:
+        why = (
+            f"{silent} of {distribution.process_count()} processes did not "
+            "tell theirs: every process must be given the callback"
+        )
+        unknown.update(dict.fromkeys(other_backends.OF_ROWS, why))
+    return unknown
 
 
 def _shown(shapes) -> str:

@@ -5,6 +5,11 @@ for ever if that one is stuck: nothing that runs on the devices can say so. So
 each process has a thread that posts how far its main thread has come, and
 reads how far the others are. The notes go through the coordination service
 (see `_jax/processes.py`), which works while the devices wait.
+
+Who takes part is not known beforehand: the callback may have been given to
+some processes alone. So each says that it is here when its `fit` begins, and
+nobody waits for one that did not. Processes that take their steps together
+have all begun before the first epoch ends.
 """
 
 import itertools
@@ -18,8 +23,10 @@ import types
 
 logger = logging.getLogger("keras_dp_retrieval")
 
-# Every process counts its own calls of `fit`; they run the same program, so
-# the numbers agree and the notes of one `fit` never meet another's.
+_ROOT = "keras_dp_retrieval"
+
+# Every process counts its own calls of `fit`, says which one it is in, and
+# leaves its notes under that number: those of one `fit` never meet another's.
 _fits = itertools.count()
 
 
@@ -35,42 +42,103 @@ class Peers:
             with everything the main thread does, and words for where it is.
         on_stall: Callable that is given a stall's description, a dict. Runs
             in the thread.
+        started_at: int. Steps that the model had taken before, which all
+            processes of one `fit` agree on: tells this `fit` from another one
+            that broke off elsewhere.
+        client: Optional store, for tests.
     """
 
-    def __init__(self, index, count, stalled_seconds, place, on_stall):
+    def __init__(
+        self,
+        index,
+        count,
+        stalled_seconds,
+        place,
+        on_stall,
+        started_at=0,
+        client=None,
+    ):
         from keras_dp_retrieval._jax import processes
 
         self._store = processes
-        self._client = processes.store() if count > 1 else None
-        self._index, self._count = index, count
+        if client is None and count > 1:
+            client = processes.store()
+        self._client = client
+        self._index = index
         self._seconds = stalled_seconds
         self._place = place
         self._on_stall = on_stall
-        self._folder = f"keras_dp_retrieval/{next(_fits)}"
+        self._started_at = started_at
+        self._fit_number = next(_fits)
+        self._beats = itertools.count()
         self._stop = threading.Event()
-        self._last_key = None
+        self._leaving = threading.Lock()
+        self._last_key: str | None = None
+        self._partners: dict[int, int] = {}  # Process -> number of its `fit`.
+        self._silent: set[int] = set()  # Those that did not answer last time.
+        if client is not None:
+            self._say_here()
+
+    def _say_here(self) -> None:
+        progress, where = self._place()
+        note = {
+            "fit": self._fit_number,
+            "started_at": self._started_at,
+            "progress": progress,
+            "where": where,
+            "beat": next(self._beats),
+        }
+        key = f"{_ROOT}/here/{self._index}"
+        self._store.post(self._client, key, json.dumps(note))
+
+    def _here(self) -> dict[int, dict]:
+        """What the processes that take part in this `fit` said last."""
+        found = self._store.read_all(self._client, f"{_ROOT}/here")
+        notes = {i: json.loads(text) for i, text in found.items()}
+        return {
+            i: note
+            for i, note in notes.items()
+            if i == self._index or note["started_at"] == self._started_at
+        }
 
     def gather(self, epoch: int, note: dict) -> tuple[list[dict], list[int]]:
-        """Returns all notes, this process's first, and who did not answer."""
+        """Returns all notes, this process's first, and who did not answer.
+
+        Waits for the processes that take part, all together for
+        `stalled_seconds`; for one that was silent in the epoch before not
+        again until it answers.
+        """
         if self._client is None:
             return [note], []
-        folder = f"{self._folder}/epoch/{epoch}"
-        texts = self._store.gather(
-            self._client,
-            folder,
-            self._index,
-            self._count,
-            json.dumps(note),
-            self._seconds,
-        )
-        missing = [i for i in range(self._count) if i not in texts]
+        # Before this note is there nobody who waits for it leaves.
+        here = self._here()
+        self._partners.update({i: said["fit"] for i, said in here.items()})
+        self._partners.pop(self._index, None)
+        key = self._key(self._index, self._fit_number, epoch)
+        self._store.post(self._client, key, json.dumps(note))
+        deadline = time.monotonic() + self._seconds
+        others, missing = [], []
+        for process, fit in sorted(self._partners.items()):
+            left = deadline - time.monotonic()
+            if process in self._silent:
+                left = 0.0
+            text = self._store.read(
+                self._client, self._key(process, fit, epoch), left
+            )
+            if text is None:
+                missing.append(process)
+            else:
+                others.append(json.loads(text))
+        self._silent = set(missing)
         if not missing:
             # Whoever posted this epoch's note has read the last one's.
             if self._last_key:
                 self._store.remove(self._client, self._last_key)
-            self._last_key = f"{folder}/{self._index}"
-        others = [json.loads(texts[i]) for i in texts if i != self._index]
+            self._last_key = key
         return [note, *others], missing
+
+    def _key(self, process: int, fit: int, epoch: int) -> str:
+        return f"{_ROOT}/notes/{process}/{fit}/{epoch}"
 
     def watch(self) -> None:
         """Starts the thread that looks after the others, where there are."""
@@ -82,30 +150,37 @@ class Peers:
             threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self) -> None:
-        """Ends the thread."""
-        self._stop.set()
+        """This process takes part no longer; ends the thread."""
+        with self._leaving:
+            if self._stop.is_set() or self._client is None:
+                return
+            self._stop.set()
+            try:
+                key = f"{_ROOT}/here/{self._index}"
+                self._store.remove(self._client, key)
+            except Exception as error:
+                logger.warning(
+                    "The processes' notes cannot be removed: %s", error
+                )
 
     def _watch(self):
         observer = StallObserver(self._index, self._seconds)
-        beats = itertools.count()
         while not self._stop.wait(min(1.0, self._seconds / 4)):
             if not _on_stack(self._thread_id, self._fit):
+                self.stop()
                 return
-            progress, where = self._place()
-            note = {"progress": progress, "where": where, "beat": next(beats)}
-            key = f"{self._folder}/beat/{self._index}"
             try:
-                self._store.post(self._client, key, json.dumps(note))
-                found = self._store.read_all(
-                    self._client, f"{self._folder}/beat"
-                )
+                with self._leaving:  # Once it has left it is not here again.
+                    if self._stop.is_set():
+                        return
+                    self._say_here()
+                notes = self._here()
             except Exception as error:
                 # The service ends with process 0; JAX ends the run itself.
                 logger.warning(
                     "The processes' notes cannot be read any more: %s", error
                 )
                 return
-            notes = {i: json.loads(text) for i, text in found.items()}
             stall = observer.look(notes, time.monotonic())
             if stall:
                 self._on_stall(stall)

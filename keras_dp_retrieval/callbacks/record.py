@@ -17,9 +17,10 @@ def process_note(process: int, steps, memory: dict) -> dict:
         steps: A finished `Steps`.
         memory: dict. Bytes in use by device name.
     """
+    known = steps.known
     median, p95 = step_seconds(steps.windows)
     outside = None
-    if steps.inside_step_seconds is not None:
+    if steps.inside_step_seconds is not None and not steps.unknown:
         outside = max(
             steps.training_seconds
             - steps.compile_seconds
@@ -29,13 +30,15 @@ def process_note(process: int, steps, memory: dict) -> dict:
         )
     return {
         "process": process,
-        "examples": _whole(steps.rows.total),
+        "examples": known("examples", _whole(steps.rows.total)),
         "training_seconds": steps.training_seconds,
-        "compile_seconds": steps.compile_seconds,
-        "input_wait_seconds": steps.input_wait_seconds,
+        "compile_seconds": known("compile_seconds", steps.compile_seconds),
+        "input_wait_seconds": known(
+            "input_wait_seconds", steps.input_wait_seconds
+        ),
         "outside_step_seconds": outside,
-        "step_seconds_median": median,
-        "step_seconds_p95": p95,
+        "step_seconds_median": known("step_seconds_median", median),
+        "step_seconds_p95": known("step_seconds_p95", p95),
         "devices": [
             _device(name, steps, memory) for name in steps.device_names
         ],
@@ -52,8 +55,10 @@ def _device(name, steps, memory) -> dict:
     lags = steps.lags.get(name)
     return {
         "name": name,
-        "examples": _whole(examples),
-        "finish_lag_seconds": statistics.fmean(lags) if lags else None,
+        "examples": steps.known("examples", _whole(examples)),
+        "finish_lag_seconds": steps.known(
+            "finish_lag_seconds", statistics.fmean(lags) if lags else None
+        ),
         "memory_bytes": memory.get(name),
     }
 
@@ -68,18 +73,21 @@ def epoch_record(epoch: int, steps, notes: list[dict], unknown: dict) -> dict:
         epoch: int, from 0.
         steps: This process's `Steps`.
         notes: The notes of all processes that answered, this one's first.
-        unknown: dict. Why a figure is None, by its name.
+        unknown: dict. Why a figure is None, by its name. `"examples"` in it
+            makes those None, and the rates.
     """
     own = notes[0]
     counts = [note["examples"] for note in notes]
     examples = None if None in counts else sum(counts)
+    if "examples" in unknown:
+        examples = None
     seconds = max(_running_seconds(note) for note in notes)
     num_devices = steps.num_devices or 1
     rate = _rate(examples, seconds)
     record = {
         "epoch": epoch,
         "examples": examples,
-        "steps": steps.steps,
+        "steps": steps.known("steps", steps.steps),
         "num_devices": num_devices,
         "examples_per_second": rate,
         "examples_per_second_per_device": _over(rate, num_devices),
@@ -88,7 +96,8 @@ def epoch_record(epoch: int, steps, notes: list[dict], unknown: dict) -> dict:
         "step_seconds_p95": own["step_seconds_p95"],
         "training_seconds": own["training_seconds"],
         "compile_seconds": own["compile_seconds"],
-        "compiled_steps": steps.compiled_steps,
+        "compiled_steps": steps.known("compiled_steps", steps.compiled_steps),
+        "compile_reasons": steps.known("compiled_steps", steps.compile_reasons),
         "input_wait_seconds": own["input_wait_seconds"],
         "devices": _joined_devices(notes),
         "processes": [_process(note) for note in _in_order(notes)],

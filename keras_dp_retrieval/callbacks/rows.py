@@ -71,10 +71,10 @@ class RowCounter:
             # It need not be counted each time.
             self._count_frozen()
             self._frozen, self._frozen_steps = weights[0], steps
-            self._frozen_rows = _real_rows([weights[0][None]], fused)
+            self._frozen_rows = real_rows([weights[0][None]], fused)
             self._times_frozen = 1
         else:
-            rows = _real_rows([array[None] for array in weights], fused)
+            rows = real_rows([array[None] for array in weights], fused)
             self._add(None, rows, True)
         return steps
 
@@ -121,7 +121,7 @@ class RowCounter:
             ]
             for parts in zip(*outputs, strict=True):
                 name, _, is_first_copy = parts[0]
-                rows = _real_rows([part for _, part, _ in parts], fused)
+                rows = real_rows([part for _, part, _ in parts], fused)
                 self._add(name, rows, is_first_copy)
         self._weights.clear()
 
@@ -130,7 +130,7 @@ class RowCounter:
         self.total += rows * is_first_copy
 
 
-def _real_rows(weights, fused: bool) -> int:
+def real_rows(weights, fused: bool) -> int:
     """Rows with a weight other than 0 in any output.
 
     Weights per position, `(batches, rows, positions)`, make one row each; in

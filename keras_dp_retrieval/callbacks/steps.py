@@ -30,17 +30,43 @@ LONGEST_WINDOW_SECONDS = 1.0
 WINDOW_GROWTH = 4
 
 
+# Why a step was compiled.
+FIRST, NEW_SHAPE = "first step", "new shape"
+SHORT_GROUP, SAME_SHAPE = "other number of fused steps", "same shape"
+
+NO_STEP_SEEN = (
+    "not every step was seen: a step counts where `on_train_batch_begin` is "
+    "called once before each call of the model's `train_function`, as `fit` "
+    "does, and a loop of `train_on_batch` can do"
+)
+OF_STEPS = (
+    "examples",
+    "examples_per_second",
+    "examples_per_second_per_device",
+    "steps",
+    "compile_seconds",
+    "compiled_steps",
+    "input_wait_seconds",
+    "outside_step_seconds",
+    "step_seconds_median",
+    "step_seconds_p95",
+    "finish_lag_seconds",
+)
+
+
 @dataclasses.dataclass
 class Steps:
     """What one epoch's training steps were; times in seconds.
 
-    None stands for what the backend does not let us see.
+    None stands for what the backend does not let us see, and `unknown` says
+    why a figure is not known although there is a value here.
     """
 
-    steps: int = 0
+    steps: int | None = 0
     training_seconds: float = 0.0
     compile_seconds: float | None = 0.0
     compiled_steps: list = dataclasses.field(default_factory=list)
+    compile_reasons: list = dataclasses.field(default_factory=list)
     input_wait_seconds: float | None = 0.0
     inside_step_seconds: float | None = 0.0
     waited_seconds: float = 0.0
@@ -50,6 +76,18 @@ class Steps:
     num_devices: int = 0
     lags: dict = dataclasses.field(default_factory=dict)
     rows: RowCounter = dataclasses.field(default_factory=RowCounter)
+    # Steps that were announced and not made, or made and not announced.
+    unseen: int = 0
+    unknown: dict = dataclasses.field(default_factory=dict)
+
+    def known(self, name: str, value):
+        """The value of a figure, or None where `unknown` has its name."""
+        return None if name in self.unknown else value
+
+    def judge(self) -> None:
+        """At the end of the epoch: what of it can be relied upon?"""
+        if self.unseen or not self.calls:
+            self.unknown.update(dict.fromkeys(OF_STEPS, NO_STEP_SEEN))
 
 
 class StepRecorder:
@@ -69,7 +107,8 @@ class StepRecorder:
         self._compiler = compilation.totals
         self._window = 1
         self._turn = 0
-        self._shapes_compiled: set = set()
+        # Shapes of a batch -> numbers of steps in a group of such batches.
+        self._shapes_compiled: dict = {}
         self._window_end = self._outputs = None
         # Of one call of the train function.
         self._iterator = None
@@ -77,7 +116,7 @@ class StepRecorder:
         self._compilations: list = []  # (batch, seconds)
         self._fetched = 0  # Attempts: the last may find the end of the data.
         self.armed = False
-        self.running = False
+        self.running = self.training = False
         self.progress = 0
         self.where = "before the first epoch"
         self.epoch = Steps()
@@ -87,12 +126,12 @@ class StepRecorder:
         return self.progress, f"{self.where}, step {self.epoch.steps}"
 
     def begin(self):
-        """A new epoch starts now."""
+        """A new epoch starts now; its training with the first batch."""
         before, self.epoch = self.epoch, Steps()
         # One `fit` runs on the same devices throughout.
         self.epoch.device_names = before.device_names
         self.epoch.num_devices = before.num_devices
-        self.armed, self.running = False, True
+        self.armed, self.running, self.training = False, True, False
         self._window_end = self._outputs = None
         self._batches.clear()
         self._compilations.clear()
@@ -104,13 +143,35 @@ class StepRecorder:
         self._mark_at = self._window
         self._compiled_since_mark = 0.0
         self.progress += 1
-        self.started = self._marked_at = self._clock()
+        self.began = self.started = self._marked_at = self._clock()
+        self.finished = None
+
+    def catch_up(self):
+        """A step begins that does not simply follow the one before."""
+        if self.armed:  # That one was announced, and not made by us.
+            self.epoch.unseen += 1
+        if self.training:
+            return
+        now = self._clock()
+        if self.finished is None:
+            # What other callbacks did at the epoch's begin is no training.
+            self.started = now
+        else:  # Training goes on after a validation in mid-epoch.
+            self.started += now - self.finished
+        self._marked_at = now
+        self.running = self.training = True
+
+    def note_unseen(self):
+        """A step was made that nobody announced."""
+        if self.training:
+            self.epoch.unseen += 1
 
     def finish(self) -> Steps:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
-            self.running = self.armed = False
-            now = self._wait(self._outputs)
+            self.epoch.unseen += self.armed
+            self.running = self.training = self.armed = False
+            now = self.finished = self._wait(self._outputs)
             if self.epoch.steps > self._marked_steps:
                 self._mark(self.epoch.steps, now)
             self.epoch.training_seconds = now - self.started
@@ -125,7 +186,7 @@ class StepRecorder:
 
     def abandon(self):
         """`fit` raised: lets go of every array."""
-        self.running = self.armed = False
+        self.running = self.training = self.armed = False
         self._window_end = self._outputs = self._iterator = None
         self._batches.clear()
         self.epoch = Steps()
@@ -217,10 +278,13 @@ class StepRecorder:
             epoch.compile_seconds += seconds
             self._compiled_since_mark += seconds
             epoch.compiled_steps.append(step)
-            shapes = _shapes(self._batches[index], fused)
-            if self._shapes_compiled and shapes not in self._shapes_compiled:
-                self._on_recompile(step, seconds, self._shapes_compiled, shapes)
-            self._shapes_compiled.add(shapes)
+            shapes, steps = _shapes(self._batches[index], fused)
+            known = self._shapes_compiled
+            reason = _compile_reason(known, shapes, steps)
+            epoch.compile_reasons.append(reason)
+            if reason == NEW_SHAPE:
+                self._on_recompile(step, seconds, known, shapes)
+            known.setdefault(shapes, set()).add(steps)
         self._compilations.clear()
 
     def _mark(self, steps_done, now):
@@ -270,18 +334,19 @@ class TimedTrainFunction:
     for is over (or broke off) and it takes itself out of the model.
     """
 
-    def __init__(self, model, inner, recorder: StepRecorder):
+    def __init__(self, model, inner, recorder):
         self._model = model
         self.inner = self.__wrapped__ = inner
         self._recorder = recorder
 
-    def __call__(self, state, iterator):
+    def __call__(self, *arguments):
         recorder = self._recorder
         if not recorder.armed:
+            recorder.note_unseen()
             self.remove()
-            return self.inner(state, iterator)
+            return self.inner(*arguments)
         try:
-            return recorder.call(self.inner, state, iterator)
+            return recorder.call(self.inner, *arguments)
         except StopIteration:
             raise  # How an epoch of unknown length ends.
         except BaseException:
@@ -304,13 +369,29 @@ class TimedTrainFunction:
         return False
 
 
-def _shapes(batch, fused: bool) -> tuple:
-    """The shapes of a batch, without how many steps it holds.
+def _shapes(batch, fused: bool) -> tuple[tuple, int]:
+    """The shapes of a step's batch, and how many steps come as one.
 
     The last group of an epoch may be shorter: that is nobody's mistake.
     """
-    return tuple(
-        (leaf.shape[0], *leaf.shape[2:]) if fused else tuple(leaf.shape)
+    shapes = [
+        tuple(leaf.shape)
         for leaf in keras.tree.flatten(batch)
         if hasattr(leaf, "shape")
-    )
+    ]
+    if not fused or not shapes:
+        return tuple(shapes), 1
+    of_steps = tuple((shape[0], *shape[2:]) for shape in shapes)
+    return of_steps, shapes[0][1]
+
+
+def _compile_reason(known: dict, shapes: tuple, steps: int) -> str:
+    """Why a batch was compiled for; `known` are those compiled for before."""
+    if not known:
+        return FIRST
+    if shapes not in known:
+        return NEW_SHAPE
+    # Otherwise it is the state that differs. Keras makes variables that JAX
+    # may move; from a step on one device they come back bound to it, and the
+    # metrics are made anew for each epoch.
+    return SHORT_GROUP if steps not in known[shapes] else SAME_SHAPE
