@@ -6,8 +6,18 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 
+import keras
+import numpy as np
 import pytest
+
+from keras_dp_retrieval.callbacks.other_backends import (
+    OWN_STEP,
+    RESET,
+    WEIGHTED,
+    EpochReader,
+)
 
 PROGRAM = """
     import json, sys
@@ -145,6 +155,7 @@ def figures(found, name, figure):
     return [record[figure] for record in found[name]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_every_figure_is_right_or_none_with_a_reason(tmp_path, backend):
     if importlib.util.find_spec(backend) is None:
@@ -178,3 +189,64 @@ def test_every_figure_is_right_or_none_with_a_reason(tmp_path, backend):
         None,
         None,
     ]
+
+
+class Iterator(types.SimpleNamespace):
+    """What TensorFlow's `fit` hands to a step: batches stay out of sight."""
+
+
+def read(model, batches, step=lambda data: None):
+    reader = EpochReader(model, clock=lambda: 0.0)
+    model.reset_metrics()
+    reader.begin()
+    for batch in batches:
+        reader.catch_up()
+        reader.armed = True
+        reader.call(step, batch)
+    steps = reader.finish()
+    steps.judge()
+    return steps
+
+
+def model_of(kind=keras.Sequential):
+    model = kind([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_batches_that_can_be_seen_are_counted_whatever_the_step_does():
+    x, weights = np.ones((4, 3)), np.array([1, 1, 0, 0.5])
+    batches = [[(x, x)], [(x, x, weights)], iter([(x, x, None)])]
+    # A generator is what `train_on_batch` of TensorFlow passes on.
+    steps = read(model_of(), batches, step=list)
+    assert (steps.rows.total, steps.steps) == (4 + 3 + 4, 3)
+    assert "examples" not in steps.unknown
+
+
+def test_rows_out_of_sight_are_known_where_keras_alone_counts_them():
+    unweighted, weighted = (
+        Iterator(element_spec=("x", "y", "weights")[:n]) for n in (2, 3)
+    )
+
+    class Own(keras.Sequential):
+        def train_step(self, *args):
+            """Counts anything."""
+
+    def found(kind=keras.Sequential, spec=unweighted, reset=False):
+        model = model_of(kind)
+
+        def step(data):
+            model.metrics[0].update_state(1.0, sample_weight=4)
+            if reset:
+                model.reset_metrics()
+
+        steps = read(model, [spec] * 3, step)
+        assert "reset_metrics" not in vars(model)
+        assert steps.steps == 3
+        rows = steps.known("examples", steps.rows.total)
+        return rows or steps.unknown["examples"]
+
+    assert found() == 12
+    assert found(kind=Own) == OWN_STEP
+    assert found(spec=weighted) == WEIGHTED
+    assert found(reset=True) == RESET
