@@ -14,7 +14,7 @@ from keras_dp_retrieval.callbacks import (
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
-from keras_dp_retrieval.distribution import data_parallel
+from keras_dp_retrieval.distribution import data_parallel, reserve_threads
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.index import CandidateIndex
@@ -29,6 +29,10 @@ from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import fit_recipe
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
+
+# Whoever sets a distribution by hand starts the devices by himself.
+reserve_threads()
+del reserve_threads
 
 __all__ = [
     "CandidateIndex",

@@ -104,6 +104,7 @@ class PaddedBatches(DataAdapter):
         self._check = check
         self._steps_per_group = steps_per_group
         self._num_devices = distribution.num_devices()
+        distribution.check_threads()
         self._in_tensorflow: Any = None
         self._peeked: Iterator | None = None
         self.real_rows: list[int] = []

@@ -1,5 +1,6 @@
 """Find the devices, train on all of them, and divide rows between them."""
 
+import warnings
 from collections.abc import Sequence
 
 import keras
@@ -61,6 +62,45 @@ def require_jax(what: str) -> None:
             f"{keras.backend.backend()!r}. Set the environment variable "
             "KERAS_BACKEND=jax before Keras is imported."
         )
+
+
+def reserve_threads() -> None:
+    """Sees to it that virtual devices, once they start, have enough threads.
+
+    Too few, and XLA can wait for ever in the middle of a step, and ends the
+    process. They are fixed when JAX starts its devices, whoever makes it do
+    so; so this is called when the package is imported. It starts nothing.
+    """
+    if keras.backend.backend() == "jax":
+        from keras_dp_retrieval._jax import devices
+
+        devices.reserve_threads()
+
+
+def check_threads() -> None:
+    """Warns, once, of virtual devices that have started with too few."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or keras.backend.backend() != "jax":
+        return
+    from keras_dp_retrieval._jax import devices
+
+    threads, need = devices.threads_and_need(distribution.device_mesh)
+    if threads >= need or _warned_of_threads:
+        return
+    _warned_of_threads.append(True)
+    enough = need // 2 * devices.THREADS_A_DEVICE
+    warnings.warn(
+        f"XLA may stop in the middle of a step and abort this program: "
+        f"{need // 2} virtual devices share {threads} threads and need "
+        f"{need}. JAX started its devices before it could be told so. Import "
+        "`keras_dp_retrieval` before anything lists the devices and after "
+        "their number is set, or put "
+        f'`os.environ["PJRT_NPROC"] = "{enough}"` at the top of the program.',
+        stacklevel=2,
+    )
+
+
+_warned_of_threads: list[bool] = []
 
 
 def num_devices() -> int:

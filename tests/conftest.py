@@ -16,7 +16,7 @@ os.environ.setdefault(
     "--xla_backend_optimization_level=0",
 )
 # Twice as many threads as devices, or eight devices on two cores can wait for
-# each other for ever (`_jax.devices.find_devices` says why).
+# each other for ever (`_jax/devices.py` says why).
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 

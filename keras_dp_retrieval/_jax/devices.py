@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 _VIRTUAL_DEVICES = "--xla_force_host_platform_device_count"
+# What XLA reads before it counts cores.
+_THREADS = "PJRT_NPROC"
 
 
 def jax_version() -> str:
@@ -14,24 +16,117 @@ def jax_version() -> str:
 
 
 def find_devices() -> list[str]:
-    """Starts the devices, if nobody did, and returns their names.
-
-    In a sum over virtual devices of one CPU each of them holds a thread until
-    all have come. XLA starts as many threads as there are cores or devices,
-    whichever is more: where other work holds one of them the last device
-    never comes, and XLA ends the process after 40 s. So there are started
-    twice as many as devices; XLA reads NPROC in place of the number of cores.
-    """
-    wanted = 2 * _virtual_devices()
-    before = os.environ.get("NPROC")
-    if wanted > int(before or os.cpu_count() or 1):
-        os.environ["NPROC"] = str(wanted)
+    """Starts the devices, if nobody did, and returns their names."""
+    reserve_threads()
     names = [name_of(device) for device in jax.devices()]
-    if before is None:
-        os.environ.pop("NPROC", None)
-    else:
-        os.environ["NPROC"] = before
+    _pool.settle()
     return names
+
+
+# In XLA's thread pool, a virtual device can hold one thread that waits for its
+# program to end and another that waits in a sum over all devices; and one that
+# waits for a program of this device alone.
+THREADS_A_DEVICE = 3
+
+
+class _Pool:
+    """The threads that all virtual devices of one CPU share.
+
+    XLA starts as many as there are cores or devices, whichever is more. In a
+    step over all devices each of them may hold two at a time, and only a third
+    party gets the last device there: with fewer than two threads a device, all
+    threads can end up waiting, and XLA ends the process after 40 s ("all
+    reduce ... 3 of them arrived"). One program alone can do so, and with 4
+    devices and 7 threads it does; with 8 it was never seen. The number is
+    fixed when the devices start, from an environment variable.
+
+    Attributes:
+        size: int, or None as long as the devices have not started.
+    """
+
+    def __init__(self):
+        self.size = None
+        self._before = None
+        self._is_reserved = False
+
+    def reserve(self):
+        """Asks for enough threads, if the devices have yet to start."""
+        if self.size is not None:
+            return
+        if has_started():
+            self.settle()
+            return
+        wanted = THREADS_A_DEVICE * _virtual_devices()
+        if wanted <= _threads_to_start():
+            return
+        if not self._is_reserved:
+            self._before = os.environ.get(_THREADS)
+            self._is_reserved = True
+        os.environ[_THREADS] = str(wanted)
+
+    def settle(self):
+        """Notes what the devices got, and puts the environment back.
+
+        Programs that are started from here need not have as many threads.
+        """
+        if self.size is not None:
+            return
+        self.size = max(_threads_to_start(), len(_cpu_devices()))
+        if self._is_reserved:
+            if self._before is None:
+                os.environ.pop(_THREADS, None)
+            else:
+                os.environ[_THREADS] = self._before
+
+
+_pool = _Pool()
+
+
+def reserve_threads() -> None:
+    """Sees to it that virtual devices start with enough threads.
+
+    Starts nothing, so that `jax.distributed.initialize` may come later.
+    """
+    _pool.reserve()
+
+
+def threads_and_need(device_mesh) -> tuple[int, int]:
+    """How many threads the mesh's virtual devices share, and need.
+
+    The second number is 0 where they need none: on one device, or on devices
+    that are not virtual.
+    """
+    _pool.settle()
+    names = {name_of(device) for device in _cpu_devices()}
+    used = sum(str(name) in names for name in device_mesh.devices.flatten())
+    return _pool.size, 2 * used if used > 1 else 0
+
+
+def has_started() -> bool:
+    """Whether JAX has started its devices.
+
+    Every public name that would tell starts them (jax 0.10).
+    """
+    from jax._src import xla_bridge
+
+    return xla_bridge.backends_are_initialized()
+
+
+def _threads_to_start() -> int:
+    for name in (_THREADS, "NPROC"):  # In XLA's order.
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_devices() -> list:
+    try:
+        return jax.local_devices(backend="cpu")
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out.
+        return []
 
 
 def _virtual_devices() -> int:
@@ -58,8 +153,7 @@ def local_device_count(device_mesh) -> int:
 
     A device is known to Keras by its name, such as `"cpu:0"`.
     """
-    here = {f"{d.platform}:{d.id}" for d in jax.local_devices()}
-    here |= {f"{d.platform}:{d.id}" for d in jax.local_devices(backend="cpu")}
+    here = {name_of(d) for d in [*jax.local_devices(), *_cpu_devices()]}
     return sum(str(name) in here for name in device_mesh.devices.flatten())
 
 
