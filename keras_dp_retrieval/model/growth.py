@@ -10,6 +10,7 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import Vocabulary, refuse_filler
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.towers import HistoryTower
 
 
@@ -35,6 +36,7 @@ class Growing:
     user_tower: keras.layers.Layer
     candidate_tower: keras.layers.Layer
 
+    @reads
     def add_users(self, ids, *, seed=0) -> None:
         """Makes new users known, who have had nothing yet.
 
@@ -53,6 +55,7 @@ class Growing:
             self._grow("user", num_new, None, seed)
             self.user_vocabulary = vocabulary
 
+    @reads
     def add_candidates(self, ids, vectors=None, *, seed=0) -> None:
         """Makes new candidates known, which can be recommended from now on.
 

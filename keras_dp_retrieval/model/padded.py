@@ -10,6 +10,7 @@ from keras_dp_retrieval.batches import (
     keras_fuses_steps,
     train_validation_split,
 )
+from keras_dp_retrieval.model.in_use import InUse, loops, reads
 
 
 class PaddedModel(keras.Model):
@@ -20,6 +21,10 @@ class PaddedModel(keras.Model):
     do is to leave rows of weight 0 out of `compute_loss`, and to divide by the
     number of the others. It may override `check_batch`.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._in_use = InUse()
 
     def check_batch(self, x, y):
         """Raises a ValueError if the NumPy arrays of a batch are not valid."""
@@ -89,6 +94,7 @@ class PaddedModel(keras.Model):
 
     # Any data, on any number of devices
 
+    @loops
     def fit(
         self,
         x=None,
@@ -161,6 +167,7 @@ class PaddedModel(keras.Model):
                 validation_freq=validation_freq,
             )
 
+    @loops
     def evaluate(
         self,
         x=None,
@@ -191,6 +198,7 @@ class PaddedModel(keras.Model):
                 **kwargs,
             )
 
+    @loops
     def predict(
         self, x, batch_size=None, verbose="auto", steps=None, callbacks=None
     ):
@@ -212,6 +220,16 @@ class PaddedModel(keras.Model):
             )
         real = batches.is_real_row()
         return {key: rows[real] for key, rows in outputs.items()}
+
+    train_on_batch = loops(keras.Model.train_on_batch)
+    test_on_batch = loops(keras.Model.test_on_batch)
+    predict_on_batch = loops(keras.Model.predict_on_batch)
+    get_weights = reads(keras.Model.get_weights)
+    set_weights = reads(keras.Model.set_weights)
+    save_weights = reads(keras.Model.save_weights)
+    load_weights = reads(keras.Model.load_weights)
+    save = reads(keras.Model.save)
+    export = reads(keras.Model.export)
 
     def _batches(self, x, y, sample_weight, batch_size, **kwargs):
         if isinstance(x, PaddedBatches):

@@ -29,6 +29,7 @@ from keras import ops
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.data.ratings import Vocabulary
 from keras_dp_retrieval.index import CandidateIndex
+from keras_dp_retrieval.model.in_use import reads
 
 # The number of the layout above. It rises when an older version of this
 # package could not read the file any more. Format 1 had no
@@ -67,6 +68,7 @@ class Saving:
     weights: list
     non_trainable_variables: list
 
+    @reads
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
         """Saves all of the model into one file, or leaves things as they were.
 

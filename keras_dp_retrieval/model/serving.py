@@ -11,6 +11,7 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import PADDING, Vocabulary, id_column
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.index import CandidateIndex
+from keras_dp_retrieval.model.in_use import loops, reads
 from keras_dp_retrieval.topk import DEFAULT_CHUNK_SIZE, check_k, top_k
 from keras_dp_retrieval.towers import HistoryTower
 
@@ -90,6 +91,7 @@ class Serving:
         offsets = ops.cast(offsets, vectors.dtype)
         return ops.concatenate([vectors, offsets[:, None]], axis=1)
 
+    @reads
     def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
         """Returns the vectors of users, float32 `(batch, dim)`.
 
@@ -107,6 +109,7 @@ class Serving:
             USERS_PER_CHUNK,
         )
 
+    @reads
     def encode_candidates(self, candidate_ids=None) -> np.ndarray:
         """Returns the vectors of candidates, float32 `(batch, dim)`.
 
@@ -130,10 +133,12 @@ class Serving:
             CANDIDATES_PER_CHUNK,
         )
 
+    @reads
     def retrievable_ids(self) -> np.ndarray:
         """Returns the ids of all candidates that can be recommended."""
         return self._candidate_ids(np.flatnonzero(self._retrievable_rows()))
 
+    @reads
     def recommend(
         self, user_ids=None, k=10, exclude_seen=True, *, histories=None
     ):
@@ -207,6 +212,7 @@ class Serving:
         """What `build_index` made last, until the candidates change."""
         return self._indexed.index
 
+    @reads
     def build_index(self, **kwargs) -> CandidateIndex:
         """Computes all candidates' vectors, once, for `recommend` to search.
 
@@ -229,6 +235,7 @@ class Serving:
     def _drop_index(self):
         self._indexed.index = None
 
+    @loops
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`, on any number of rows; see `PaddedModel`."""
         self._drop_index()
@@ -239,16 +246,19 @@ class Serving:
             if self.histories is not None:
                 self.histories.restore_rows()
 
+    @loops
     def train_on_batch(self, *args, **kwargs):
         """As in `keras.Model`."""
         self._drop_index()
         return super().train_on_batch(*args, **kwargs)
 
+    @reads
     def set_weights(self, weights):
         """As in `keras.Model`."""
         self._drop_index()
         super().set_weights(weights)
 
+    @reads
     def load_weights(self, *args, **kwargs):
         """As in `keras.Model`."""
         self._drop_index()

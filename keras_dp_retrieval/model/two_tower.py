@@ -14,6 +14,7 @@ from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import building, known_data
 from keras_dp_retrieval.model.growth import Growing
+from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
 from keras_dp_retrieval.model.serving import Serving, check_rows
@@ -302,6 +303,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         if "weights" in config:
             building.check_weights(self, config["weights"])
 
+    @reads
     def export(
         self,
         filepath,
@@ -374,6 +376,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 may be called with.
         """
         self._note_inputs(user_rows)
+        self._in_use.refuse_others("user_vectors")
         return self._with_one(self._user_vectors(user_rows, training=False))
 
     def candidate_vectors(self, candidate_rows=None):
@@ -385,6 +388,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             candidate_rows: Optional table rows `(batch,)`: the vectors of
                 these alone, `(batch, dim)`.
         """
+        self._in_use.refuse_others("candidate_vectors")
         rows = candidate_rows
         if rows is None:
             rows = ops.arange(self.num_candidates, dtype="int32")
