@@ -134,6 +134,25 @@ def check_k(k, num_candidates: int) -> int:
     return k
 
 
+def top_k_by_sorting(query_vectors, candidate_vectors, k: int, *, allowed):
+    """The rows of `top_k`, by a plain sort of all scores.
+
+    For exported programs: TensorFlow cannot read what JAX makes of `top_k`
+    ("unregistered operation 'vhlo.composite_v2'"). Takes memory for `batch x
+    num_candidates` scores.
+    """
+    scores = ops.matmul(
+        _as_float32(query_vectors),
+        ops.transpose(_as_float32(candidate_vectors)),
+    )
+    scores = _clean(scores, allowed[None, :])
+    # Stable on JAX, so that ties go to the lower row.
+    rows = ops.cast(ops.argsort(-scores, axis=-1), "int32")
+    scores = ops.take_along_axis(scores, rows, axis=1)
+    rows = ops.where(scores > -float("inf"), rows, -1)[:, :k]
+    return ops.pad(rows, [[0, 0], [0, k - rows.shape[1]]], constant_values=-1)
+
+
 def best_of_rows(
     query_vectors,
     candidate_vectors,

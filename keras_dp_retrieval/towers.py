@@ -255,7 +255,7 @@ def pool(table, histories, weights):
     counts = ops.segment_sum(
         ops.reshape(weights, (-1,)),
         ops.reshape(places, (-1,)),
-        num_segments=rows.shape[0] * num_rows,
+        num_segments=batch * num_rows,
     )
-    counts = ops.reshape(counts, (rows.shape[0], num_rows))
+    counts = ops.reshape(counts, (-1, num_rows))
     return ops.matmul(counts, table.embeddings)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -117,6 +118,23 @@ def test_the_file_holds_the_candidate_index(tmp_path, candidate_dtype):
         loaded.recommend(USER_IDS, k=5), expected, strict=True
     ):
         np.testing.assert_array_equal(got, value)
+
+
+def test_the_index_is_in_the_file_once(tmp_path):
+    model = trained_model()
+    model.build_index()
+    for save in (model.save, lambda path: keras.saving.save_model(model, path)):
+        save(tmp_path / "m.keras")
+        with zipfile.ZipFile(tmp_path / "m.keras") as archive:
+            assert "assets/index.npz" in archive.namelist()
+            archive.extract("model.weights.h5", tmp_path)
+        found = []
+        with h5py.File(tmp_path / "model.weights.h5") as weights:
+            weights.visit(found.append)
+        assert found and not [name for name in found if "index" in name]
+        # And what is in it is what is searched.
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+        assert_same_answers(loaded, model, rtol=0)
 
 
 def test_recommend_searches_the_index_and_leaves_out_what_was_had():
@@ -317,8 +335,35 @@ def test_a_save_that_is_killed_leaves_the_old_file(tmp_path, moment):
     assert path.read_bytes() == before
     leftovers = [name for name in os.listdir(tmp_path) if name != "m.keras"]
     assert len(leftovers) == 1 and leftovers[0].endswith(".tmp.keras")
+    neighbour = tmp_path / ".m2.0123456789ab.tmp.keras"
+    neighbour.write_text("of another file")
     model.save(path)
     assert_same_answers(model, kdr.TwoTowerRetrieval.load(path), rtol=0)
+    assert set(os.listdir(tmp_path)) == {"m.keras", neighbour.name}
+
+
+def test_a_file_that_another_process_writes_is_left_alone(tmp_path):
+    path = tmp_path / "m.keras"
+    with saving._renamed_when_whole(path) as temporary:
+        with saving._renamed_when_whole(path) as other:
+            other.write_text("quick")
+            assert temporary.exists()
+        temporary.write_text("slow")
+    assert path.read_text() == "slow"
+    assert os.listdir(tmp_path) == ["m.keras"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_an_overwritten_file_keeps_its_permissions(tmp_path):
+    path, model = tmp_path / "m.keras", trained_model()
+    (tmp_path / "new").touch()
+    usual = (tmp_path / "new").stat().st_mode & 0o777
+    model.save(path)
+    assert path.stat().st_mode & 0o777 == usual
+    for mode in (0o600, 0o660):
+        path.chmod(mode)
+        model.save(path)
+        assert path.stat().st_mode & 0o777 == mode
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(
@@ -388,6 +433,9 @@ def test_what_is_no_keras_file_is_left_to_keras(tmp_path):
     assert_same_answers(model, reloaded, rtol=0)
     with pytest.raises(ValueError, match="Invalid filepath extension"):
         model.save(tmp_path / "m.txt")
+    with pytest.raises(ValueError, match=r"`\.keras` files.*'.*m\.h5'"):
+        model.save(tmp_path / "m.h5")
+    assert not (tmp_path / "m.h5").exists()
 
 
 # Files that are not what they should be
@@ -407,7 +455,7 @@ def newer_format(members):
     text = members["config.json"].decode()
     assert '"format_version": 1' in text
     members["config.json"] = text.replace(
-        '"format_version": 1', '"format_version": 3'
+        '"format_version": 1', '"format_version": 4'
     ).encode()
 
 
@@ -448,7 +496,7 @@ class open_for_arrays:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (newer_format, "the format 3. .* reads formats up to 2: install"),
+        (newer_format, "the format 4. .* reads formats up to 3: install"),
         (ids_too_many, "ids of the users do not fit .* 99 for 5 rows"),
         (repeated_ids, "must be distinct"),
         (pickled_ids, "allow_pickle=False"),
@@ -508,7 +556,7 @@ def test_every_cut_and_every_flipped_byte_is_noticed(tmp_path):
 # Files of earlier versions
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_earlier_format_gives_what_it_gave(version, tmp_path):
     file = FIXTURE.with_stem(f"format_{version}")
     path = shutil.copy(file, tmp_path)

@@ -15,10 +15,12 @@ Nothing in it is pickled: a file from a stranger cannot run code.
 
 import collections
 import contextlib
+import glob
 import itertools
 import json
 import os
 import pathlib
+import re
 import uuid
 import zipfile
 
@@ -33,8 +35,9 @@ from keras_dp_retrieval.model.in_use import reads
 
 # The number of the layout above. It rises when an older version of this
 # package could not read the file any more. Format 1 had no
-# `popularity_offset`.
-FORMAT_VERSION = 2
+# `popularity_offset`; up to format 2 an index was in the weights, too, and the
+# inputs and weights of the towers were not told.
+FORMAT_VERSION = 3
 
 # How long the other processes wait for process 0 to write the file.
 SAVE_TIMEOUT_SECONDS = 600.0
@@ -46,6 +49,9 @@ _MEMBERS = {
     "assets/titles.json",
     "assets/seeds.npz",
 }
+
+# The end of a temporary file's name.
+_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.tmp\.keras")
 
 # The array in `assets/index.npz` that holds the index's arguments.
 _CONFIG = "config"
@@ -74,8 +80,9 @@ class Saving:
 
         The file is written beside `filepath` under a hidden name that ends in
         `.tmp.keras`, and renamed when it is whole and on the disk. Whatever
-        happens in between, `filepath` is the old file or the new one. A
-        process that is killed may leave a hidden file; it does no harm.
+        happens in between, `filepath` is the old file or the new one, which
+        has the old one's permissions. A process that is killed may leave a
+        hidden file; the next save to `filepath` removes it.
 
         Where several processes train together, all of them call this. Process
         0 writes, the others return when the file is there.
@@ -88,11 +95,19 @@ class Saving:
             **kwargs: As in `keras.Model.save`.
 
         Raises:
-            ValueError: If a tower has no variables yet and cannot be built
-                without a batch of its inputs.
+            ValueError: If `filepath` ends in `.h5`, or a tower has no
+                variables yet and cannot be built without a batch of its
+                inputs.
             RuntimeError: In the other processes, if process 0 failed to save
                 or did not within ten minutes.
         """
+        if os.fspath(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "Models of this package are saved as `.keras` files, as HDF5 "
+                "alone cannot hold their ids. Received: filepath="
+                f"{os.fspath(filepath)!r}. Use a name that ends in `.keras`, "
+                "or `save_weights` with one that ends in `.weights.h5`."
+            )
         self._build_all()
         with _on_process_zero(filepath) as writes:
             if not writes:
@@ -102,6 +117,11 @@ class Saving:
             elif overwrite or _may_replace(filepath):
                 with _renamed_when_whole(filepath) as temporary:
                     super().save(temporary, zipped=zipped, **kwargs)
+
+    def __dir__(self):
+        # Keras walks through it to find what has weights of its own, and the
+        # index has an asset of its own.
+        return [n for n in super().__dir__() if n != "candidate_index"]
 
     def _build_all(self):
         # Keras saves only what is built, and builds an optimizer on loading.
@@ -241,19 +261,58 @@ def _may_replace(filepath) -> bool:
 def _renamed_when_whole(filepath):
     """Gives a temporary path, whose file takes the place of `filepath`."""
     target = pathlib.Path(os.path.realpath(filepath))
+    _remove_leftovers(target)
     # In the same folder: a file cannot be renamed on to another disk.
     temporary = target.with_name(
         f".{target.stem}.{uuid.uuid4().hex[:12]}.tmp.keras"
     )
+    # What nobody else may read must not be readable for a moment either.
+    mode = target.stat().st_mode & 0o7777 if target.exists() else None
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+    handle = os.open(temporary, flags, 0o666 if mode is None else 0o600)
     try:
+        with contextlib.suppress(OSError):  # Some network disks have no locks.
+            _lock(handle)
         yield temporary
         _flush(temporary)
+        if mode is not None:
+            temporary.chmod(mode)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    finally:
+        os.close(handle)
     if os.name == "posix":  # Windows has no handle of a folder.
         _flush(target.parent)
+
+
+def _remove_leftovers(target: pathlib.Path):
+    """Removes what processes left that were killed while they saved."""
+    if os.name != "posix":
+        return  # Without locks, nobody can tell them from those in use.
+    for path in target.parent.glob(f".{glob.escape(target.stem)}.*.tmp.keras"):
+        if not _LEFTOVER.fullmatch(path.name.removeprefix(f".{target.stem}")):
+            continue
+        with contextlib.suppress(OSError):  # In use, or not ours.
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                _lock(handle)
+                path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle):
+    """Holds a file until its handle is closed or the process ends.
+
+    Raises:
+        OSError: If another process holds it.
+    """
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _flush(path):

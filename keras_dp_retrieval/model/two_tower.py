@@ -18,7 +18,7 @@ from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
 from keras_dp_retrieval.model.serving import Serving, check_rows
-from keras_dp_retrieval.topk import top_k
+from keras_dp_retrieval.topk import top_k, top_k_by_sorting
 from keras_dp_retrieval.towers import HistoryTower
 
 EMBEDDING_UPDATES = ("auto", "dense", "row_sparse")
@@ -146,6 +146,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         self.candidate_titles = {}
         self.trained_on = None
         self._learns_several_at_once = False
+        self._is_exported = False
         self.candidate_counts = self.add_weight(
             shape=(self.num_candidates,),
             dtype="int32",
@@ -331,13 +332,17 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                     self._called_with.spec or building.spec_of_shape((None,)),
                 )
             ]
-        return super().export(
-            filepath,
-            format=format,
-            verbose=verbose,
-            input_signature=input_signature,
-            **kwargs,
-        )
+        self._is_exported = True
+        try:
+            return super().export(
+                filepath,
+                format=format,
+                verbose=verbose,
+                input_signature=input_signature,
+                **kwargs,
+            )
+        finally:
+            self._is_exported = False
 
     def call(self, inputs, training=False):
         """Returns what retrieval yields for a batch of users.
@@ -357,14 +362,15 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         vectors = self._user_vectors(inputs, training=training)
         outputs = {"user_embeddings": vectors}
         if not training:
-            _, rows = top_k(
-                self._with_one(vectors),
-                self.candidate_vectors(),
-                self.k,
-                allowed=self._is_retrievable(),
-            )
-            outputs["predictions"] = rows
+            outputs["predictions"] = self._best_rows(vectors)
         return outputs
+
+    def _best_rows(self, vectors):
+        arrays = self._with_one(vectors), self.candidate_vectors()
+        allowed = self._is_retrievable()
+        if self._is_exported and keras.backend.backend() == "jax":
+            return top_k_by_sorting(*arrays, self.k, allowed=allowed)
+        return top_k(*arrays, self.k, allowed=allowed)[1]
 
     def user_vectors(self, user_rows):
         """Vectors `(batch, dim)` of users, a tensor.
