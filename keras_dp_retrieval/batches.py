@@ -26,17 +26,21 @@ from keras.src.trainers.data_adapters.array_slicing import (
     train_validation_split,
 )
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+from keras.src.trainers.data_adapters.py_dataset_adapter import (
+    PyDatasetAdapter,
+)
 from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
 
 from keras_dp_retrieval import _checks, distribution
-from keras_dp_retrieval.data._tensorflow import can_stack, stack
+from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
 
 __all__ = [
     "PaddedBatches",
     "keras_fuses_steps",
     "pad_batch",
+    "row_weights",
     "train_validation_split",
 ]
 
@@ -65,6 +69,50 @@ def pad_batch(batch: tuple, num_rows: int) -> tuple:
     group, sizes = _with_weights(_map(lambda rows: rows[None], batch))
     padded = _pad_group(group, sizes, num_rows)
     return _map(lambda rows: rows[0], padded)
+
+
+def row_weights(sample_weight, shape=None) -> np.ndarray:
+    """Returns `sample_weight` as one weight for each row, float32.
+
+    Keras takes one array for each key of a dict `y`. Here the keys describe
+    one example, so that arrays of several keys must agree.
+
+    Args:
+        sample_weight: `(batch,)`, or a dict of such.
+        shape: What to return them in; `(batch,)` by default.
+
+    Raises:
+        ValueError: If the keys' weights differ, there is not one weight for
+            each row, or one is negative, NaN or infinite as a float32.
+    """
+    if isinstance(sample_weight, (list, tuple)) and not any(
+        np.ndim(weight) for weight in sample_weight
+    ):
+        sample_weight = np.array(sample_weight)
+    first, *others = map(np.asarray, keras.tree.flatten(sample_weight))
+    with np.errstate(over="ignore"):  # What overflows is infinite below.
+        weights = first.astype("float32")
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise ValueError(
+            "`sample_weight` must be finite and not negative. Received: "
+            f"{first[bad].flat[0]}, and {bad.sum() - 1} more such in "
+            f"{weights.size} rows. Use 0 for a row that is not to count."
+        )
+    if any(not np.array_equal(other, first) for other in others):
+        raise ValueError(
+            "`sample_weight` must be one weight for each row, `(batch,)`: the "
+            "keys of the targets describe one example together. Received: a "
+            f"{type(sample_weight).__name__} of weights that differ between "
+            "its keys. Pass one array."
+        )
+    shape = weights.shape[:1] if shape is None else shape
+    if weights.size != np.prod(shape):
+        raise ValueError(
+            "`sample_weight` must be one weight for each row, `(batch,)`. "
+            f"Received: {weights.size} weights for {np.prod(shape)} rows."
+        )
+    return weights.reshape(shape)
 
 
 class PaddedBatches(DataAdapter):
@@ -147,13 +195,24 @@ class PaddedBatches(DataAdapter):
     # Other backends take NumPy arrays too.
     get_numpy_iterator = get_jax_iterator
 
-    def first_batch(self) -> tuple:
-        """Returns the first padded batch, to build a model with.
+    def get_tf_dataset(self):
+        return as_dataset(self.get_numpy_iterator, self.first_batch())
 
-        The next pass still begins with it, and is the same pass over the data:
-        a generator cannot be read twice, and a data set may count its epochs.
-        A data set with an attribute `first_batch` gives it without beginning a
-        pass, as callbacks may still change what its first pass holds.
+    def get_torch_dataloader(self):
+        return data_adapter_utils.get_torch_dataloader(
+            self.get_numpy_iterator()
+        )
+
+    def first_batch(self) -> tuple:
+        """Returns a padded batch, to build a model with.
+
+        It is the first of the next pass, which still begins with it and is
+        the same pass over the data: a generator cannot be read twice, and a
+        data set may count its epochs. But of a data set with an attribute
+        `first_batch` no pass is begun, as callbacks may still change what its
+        first pass holds; and of a `PyDataset` it is batch 0, which the next
+        pass reads again: workers that begin before the epoch does are stopped
+        and started again, and hand out batches twice.
         """
         if isinstance(self._inner, TFDatasetAdapter):
             dataset = self._inner.get_tf_dataset()
@@ -162,6 +221,9 @@ class PaddedBatches(DataAdapter):
                 size = self._round_up(_num_rows(batch))
                 group = _map(lambda rows: rows[None], pad_batch(batch, size))
                 return _map(lambda rows: rows[0], self._own_rows(group, size))
+        if isinstance(self._inner, PyDatasetAdapter):
+            groups = self._groups(1, _stack(self._batch_zero(), 1))
+            return _map(lambda rows: rows[0], next(groups))
         groups = self._groups(self._steps_per_group)
         first = next(groups)
         self._peeked = itertools.chain([first], groups)
@@ -172,11 +234,19 @@ class PaddedBatches(DataAdapter):
         pairs = zip(self.real_rows, self.padded_rows, strict=True)
         return np.concatenate([np.arange(full) < real for real, full in pairs])
 
-    def _groups(self, steps: int) -> Iterator:
+    def _batch_zero(self) -> Iterator:
+        """Batch 0 of a `PyDataset`, if it has any, without its workers."""
+        inner = self._inner
+        batches = inner.py_dataset
+        if inner.num_batches == 0:
+            return iter(())
+        return iter([inner._standardize_batch(batches[0])])
+
+    def _groups(self, steps: int, stacked: Iterator | None = None) -> Iterator:
         """Padded batches, this process's rows: `(steps, batch, ...)`."""
         self.real_rows, self.padded_rows = [], []
         num_rows = 0
-        for group, sizes in self._stacked(steps):
+        for group, sizes in stacked or self._stacked(steps):
             # All batches are as large as the first, so that nothing is
             # compiled twice; only a larger one that comes later is not.
             num_rows = max(num_rows, self._round_up(sizes[0]))
@@ -259,12 +329,8 @@ def _with_weights(group, sizes=None) -> tuple:
     if sizes is None:
         sizes = np.full(shape[0], shape[1])
     if sample_weight is None:
-        weights = _ones(shape)
-    else:
-        # Keras repeats one array for every key of a dict `y`.
-        leaf = keras.tree.flatten(sample_weight)[0]
-        weights = np.asarray(leaf, "float32").reshape(shape)
-    return (x, y, weights), sizes
+        return (x, y, _ones(shape)), sizes
+    return (x, y, row_weights(sample_weight, shape)), sizes
 
 
 def _pad_group(group: tuple, sizes, num_rows: int) -> tuple:

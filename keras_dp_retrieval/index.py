@@ -311,7 +311,9 @@ class CandidateIndex(keras.layers.Layer):
         if len(bad):
             raise ValueError(
                 f"`{name}` must be finite. Received NaN or infinity in "
-                f"{len(bad)} of {len(vectors)} vectors, rows {_some(bad)}."
+                f"{len(bad)} of {len(vectors)} vectors, rows {_some(bad)}. "
+                "They come from weights that are no numbers any more: train "
+                "again with a lower learning rate, or load an earlier save."
             )
         return vectors
 

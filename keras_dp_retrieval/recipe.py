@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 
-from keras_dp_retrieval import _checks, recipe_trials
+from keras_dp_retrieval import _checks, distribution, recipe_trials
 from keras_dp_retrieval.callbacks import FreshTies
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
@@ -235,6 +235,7 @@ def fit_recipe(
     ids, scores = model.recommend(["ann"], k=10)
     ```
     """
+    distribution.require_jax("`fit_recipe`")
     seed = _checks.non_negative_int("seed", seed)
     whole, has_validation = data, False
     if validation_in_train and data.split != "tutorial":

@@ -1,7 +1,10 @@
+import time
+
 import keras
 import numpy as np
 import pytest
 
+import keras_dp_retrieval as kdr
 from keras_dp_retrieval.batches import PaddedBatches, pad_batch
 
 
@@ -115,6 +118,52 @@ def test_a_look_at_the_first_batch_loses_nothing():
     np.testing.assert_array_equal(first, [0, 1, 2, 3])
     seen = real_rows(adapter.get_jax_iterator())
     np.testing.assert_array_equal(seen, np.arange(12))
+
+
+class SlowBatches(keras.utils.PyDataset):
+    """Twelve batches of four rows; batch i is all about candidate i + 1."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        time.sleep(0.003)  # So that workers are at work when they are stopped.
+        return np.full(4, 1), {"movie_id": np.full(4, index + 1)}
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 5])
+@pytest.mark.parametrize(
+    ("workers", "use_multiprocessing"),
+    [
+        (1, False),
+        (2, False),
+        pytest.param(2, True, marks=pytest.mark.filterwarnings("ignore")),
+    ],
+)
+def test_workers_hand_out_every_batch_once_in_every_epoch(
+    workers, use_multiprocessing, steps_per_execution
+):
+    model = kdr.TwoTowerRetrieval(3, 13, 2)
+    model.compile("sgd", steps_per_execution=steps_per_execution)
+    data = SlowBatches(workers=workers, use_multiprocessing=use_multiprocessing)
+    counts = []
+    count = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: counts.append(
+            keras.ops.convert_to_numpy(model.candidate_counts.value)[1:]
+        )
+    )
+    model.fit(data, epochs=3, verbose=0, callbacks=[count])
+    for epoch, seen in enumerate(counts):
+        np.testing.assert_array_equal(seen, np.full(12, 4 * (epoch + 1)))
+
+
+def test_a_look_at_the_first_batch_starts_no_workers():
+    adapter = PaddedBatches({"x": SlowBatches(workers=2)})
+    first, _, _ = adapter.first_batch()
+    assert first.shape == (4,)
+    adapter.on_epoch_begin()
+    seen = [y["movie_id"][0] for _, y, _ in adapter.get_jax_iterator()]
+    assert seen == list(range(1, 13))
 
 
 def test_empty_data_is_refused():

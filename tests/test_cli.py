@@ -69,6 +69,12 @@ def test_saved_model_recommends(synthetic_training):
     [
         (("train", "--batch-size", "0"), "`--batch-size` must be"),
         (("train", "--epochs", "0"), "`--epochs` must be"),
+        (("train", "--learning-rate", "nan"), "`--learning-rate` must be a f"),
+        (("train", "--learning-rate", "inf"), "`--learning-rate` must be a f"),
+        (
+            ("train", "--objective", "rating", "--learning-rate", "0"),
+            "`--learning-rate` must be a finite number in (0",
+        ),
         (("train", "--data-dir", "/nowhere"), "`data_dir` must exist"),
         (("train", "--version", "2k"), "`version` must be one of '100k'"),
         (("devices", "--virtual-devices", "0"), "must be a whole number"),

@@ -23,6 +23,7 @@ FLOORS = {
     "data._tensorflow": 1,
     "data.ratings": 1,
     "batches": 2,
+    "finite": 2,
     "topk": 2,
     "losses": 2,
     "histories": 2,

@@ -424,7 +424,9 @@ def test_large_tables_are_updated_row_by_row_where_it_is_the_same():
         ({"x": [2**32 + 5]}, r"Received: 4294967301"),
         ({"x": [1.5]}, "must be whole numbers"),
         ({"movie_id": [NUM_CANDIDATES]}, r"Candidate ids .* Received: 20"),
-        ({"rating": [np.nan]}, "finite numbers. Received: 1"),
+        ({"rating": [np.nan]}, "finite numbers .* Received: 1 of 1"),
+        ({"rating": [np.inf]}, "such as inf"),
+        ({"rating": [1e19]}, r"at most 1e\+15 .* such as 1e\+19"),
         ({"rating": None}, "needs ratings"),
     ],
 )

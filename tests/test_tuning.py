@@ -317,6 +317,24 @@ def test_one_failure_does_not_end_the_search(search, data):
     assert "FAILED ArithmeticError: four" in result.table()
 
 
+def test_trials_that_diverge_fail_and_the_search_goes_on(search):
+    # More in a row than KerasTuner bears of other failures.
+    result = search(
+        tuner="grid",
+        learning_rate=(1e30, 1e31, 1e32, 1e33, 0.1),
+        embedding_dimension=4,
+        model_objective="rating",
+        max_trials=5,
+        epochs=1,
+    )
+    assert sorted(t.status for t in result.trials) == [
+        "COMPLETED",
+        *["FAILED"] * 4,
+    ]
+    assert result.best_hyperparameters["learning_rate"] == 0.1
+    assert "Training must stay with finite numbers" in result.table()
+
+
 def test_unknown_objective_says_which_there_are(search):
     with pytest.raises(ValueError, match=r"val_ndcg_at_5.*val_ndcg_at_10"):
         search(objective="val_ndcg_at_5", epochs=1)

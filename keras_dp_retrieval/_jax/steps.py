@@ -79,9 +79,15 @@ def fused_train_function(model):
     `PaddedBatches` stacks the batches of a group to `(batch, steps, ...)`: the
     batch axis stays first, so that Keras splits it over the devices, and
     moving the step axis to the front needs no exchange between them.
+
+    A batch that is not stacked, as `train_on_batch` has it, is one step.
     """
 
     def run(state, group):
+        _, _, weights = group
+        if weights.ndim == 1:
+            return model.train_step(state, group)
+
         def step(state, data):
             logs, state = model.train_step(state, data)
             return state, logs
@@ -123,6 +129,25 @@ def on_committed_state(function):
     return lambda state, iterator: function(
         jax.tree.map(bound, state), iterator
     )
+
+
+def all_finite(arrays) -> list[bool]:
+    """Whether each of these float arrays is without NaN and infinity."""
+    groups: dict = {}
+    for place, array in enumerate(map(jnp.asarray, arrays)):
+        # One program cannot take arrays of different sets of devices.
+        devices = frozenset(array.sharding.device_set)
+        groups.setdefault(devices, []).append((place, array))
+    found: dict = {}
+    for group in groups.values():
+        places, members = zip(*group, strict=True)
+        found.update(zip(places, _all_finite(members), strict=True))
+    return [bool(found[place]) for place in range(len(arrays))]
+
+
+@jax.jit
+def _all_finite(arrays):
+    return [jnp.isfinite(array).all() for array in arrays]
 
 
 def replicate(tree):

@@ -108,6 +108,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             `time.perf_counter` by default.
     """
 
+    # It neither judges nor keeps weights: `PaddedModel.fit` lets it end the
+    # epoch before it looks at them.
+    _only_measures = True
+
     def __init__(
         self,
         log_dir: str | os.PathLike | None = None,

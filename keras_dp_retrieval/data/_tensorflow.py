@@ -16,6 +16,26 @@ def import_tensorflow():
     return tf
 
 
+def as_dataset(make_iterator, example):
+    """Returns a `tf.data.Dataset` of what an iterator yields.
+
+    Args:
+        make_iterator: Function without arguments; called once for a pass.
+        example: One batch, nested NumPy arrays `(batch, ...)`. All others
+            differ at most in their number of rows.
+    """
+    tf = import_tensorflow()
+
+    def spec(rows):
+        if rows is None:
+            return tf.NoneTensorSpec()
+        return tf.TensorSpec((None, *rows.shape[1:]), rows.dtype)
+
+    return tf.data.Dataset.from_generator(
+        make_iterator, output_signature=tf.nest.map_structure(spec, example)
+    )
+
+
 def can_stack(dataset) -> bool:
     """Whether batches differ at most in their number of rows."""
     tf = import_tensorflow()

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks, distribution, topk
 from keras_dp_retrieval.data.ratings import Interactions
+from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.metrics.of_lists import (
     hit_rate_at_k,
     mrr_at_k,
@@ -131,8 +132,9 @@ def evaluate(
     Raises:
         TypeError: If the model has no such methods and there is no `vectors`.
         ValueError: If the split holds no ratings, the model has fewer
-            candidate vectors than the data has rows, knows other ids, or was
-            trained on interactions of the split.
+            candidate vectors than the data has rows, knows other ids, was
+            trained on interactions of the split, or its vectors are NaN or
+            infinite, as after a training that diverged.
     """
     check_protocol(model, vectors)
     check = getattr(model, "check_evaluation", None)
@@ -390,10 +392,14 @@ def _ranker(encode_users, candidate_vectors, task: RankingTask) -> Callable:
 
     if keras.backend.backend() == "jax":
         return _jax_ranker(vectors_of_users, candidates, allowed, options)
+    check_vectors("candidate", candidates, allowed)
+    usable = keras.ops.convert_to_tensor(allowed)
 
     def rank(user_rows, excluded_rows):
         vectors = vectors_of_users(user_rows)
-        rows = best_rows(vectors, candidates, excluded_rows, allowed, **options)
+        check_vectors("user", vectors)
+        excluded = keras.ops.convert_to_tensor(excluded_rows)
+        rows = best_rows(vectors, candidates, excluded, usable, **options)
         return keras.ops.convert_to_numpy(rows)
 
     return rank
@@ -406,13 +412,16 @@ def _jax_ranker(encode_users, candidates, allowed, options) -> Callable:
     strategy = keras.distribution.distribution()
     mesh = evaluation.local_mesh(strategy and strategy.device_mesh)
     program = evaluation.compiled_ranker(best_rows, mesh, **options)
-    candidates = evaluation.replicate(evaluation.local_copy(candidates), mesh)
+    candidates = evaluation.local_copy(candidates)
+    check_vectors("candidate", candidates, allowed)
+    candidates = evaluation.replicate(candidates, mesh)
     allowed = evaluation.replicate(allowed, mesh)
 
     def rank(user_rows, excluded_rows):
         # Every process computes the vectors of all users of the chunk: the
         # model may be one program over all processes, so they call it alike.
         vectors = evaluation.local_copy(encode_users(user_rows))
+        check_vectors("user", vectors)
         if len(excluded_rows) < len(user_rows):
             vectors = vectors[distribution.process_rows(len(user_rows))]
         rows = program(

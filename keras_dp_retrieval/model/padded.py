@@ -3,13 +3,21 @@
 import contextlib
 
 import keras
+import numpy as np
+from keras import ops
 
-from keras_dp_retrieval import distribution
+# Which scope is in force is not exported, and only it can tell which losses
+# layers add.
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.batches import (
     PaddedBatches,
     keras_fuses_steps,
+    row_weights,
     train_validation_split,
 )
+from keras_dp_retrieval.finite import NonFiniteGuard
 from keras_dp_retrieval.model.in_use import InUse, loops, reads
 
 
@@ -49,10 +57,19 @@ class PaddedModel(keras.Model):
 
     def test_step(self, *args):
         if keras.backend.backend() != "jax":
-            return super().test_step(*args)
+            return self._test_step_elsewhere(*args)
         from keras_dp_retrieval._jax import steps
 
         return steps.test_step(self, *args)
+
+    def _test_step_elsewhere(self, data):
+        """As `steps.test_step`: Keras would count filler rows in the loss."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        y_pred = self(x, training=False)
+        loss = self.compute_loss(x, y, y_pred, weights, training=False)
+        num_real = ops.sum(ops.cast(weights != 0, "float32"))
+        self.loss_tracker.update_state(loss, sample_weight=num_real)
+        return self.compute_metrics(x, y, y_pred, weights)
 
     def predict_step(self, *args):
         if keras.backend.backend() != "jax":
@@ -92,6 +109,37 @@ class PaddedModel(keras.Model):
             and not self.run_eagerly
         )
 
+    @contextlib.contextmanager
+    def added_losses(self, layer):
+        """Gives the list of what `layer` adds to the loss inside the block.
+
+        That is `add_loss` and activity regularizers; the list is filled at
+        its end, and nobody else counts them. Keras itself drops what layers
+        add that are called in `compute_loss`.
+        """
+        added: list = []
+        scope = get_stateless_scope()
+        if scope is None:
+            layers = layer._flatten_layers()
+            before = [(one, list(one._losses)) for one in layers]
+            for one, _ in before:
+                one._losses.clear()
+            try:
+                yield added
+                for one, _ in before:
+                    added.extend(one._losses)
+            finally:
+                for one, losses in before:
+                    one._losses[:] = losses
+            return
+        before = scope.collect_losses, scope.losses
+        scope.collect_losses, scope.losses = True, []
+        try:
+            yield added
+            added.extend(scope.losses)
+        finally:
+            scope.collect_losses, scope.losses = before
+
     # Any data, on any number of devices
 
     @loops
@@ -113,16 +161,36 @@ class PaddedModel(keras.Model):
         validation_steps=None,
         validation_batch_size=None,
         validation_freq=1,
+        *,
+        non_finite="raise",
     ):
         """Trains as `keras.Model.fit` does, on any number of rows.
 
-        All arguments and the returned `History` are Keras'. See `batches.py`
-        for what happens to a batch that does not divide by the devices.
+        All arguments but the last and the returned `History` are Keras'. See
+        `batches.py` for what happens to a batch that does not divide by the
+        devices.
+
+        Args:
+            sample_weight: `(batch,)`, finite and not negative. A row of
+                weight 0 does not count.
+            non_finite: What happens when the loss, the learning rate or a
+                weight is NaN or infinite: `"raise"` ends training at the end
+                of the epoch at the latest, before any of the callbacks sees
+                it; `"warn"` says so once and goes on. Metrics of retrieved
+                lists are refused either way.
 
         Raises:
-            ValueError: If an id is outside its table, a rating is not finite,
-                or there is no row at all. The weights stay as they were.
+            ValueError: If an id is outside its table, a rating or a weight is
+                not a finite number, or there is no row at all. Arrays are
+                looked at before training; what comes batch by batch is when
+                it comes.
+            FloatingPointError: If training leaves the finite numbers.
+            RuntimeError: If Keras does not run on JAX.
         """
+        distribution.require_jax("`fit`")
+        self._assert_compile_called("fit")
+        guard = NonFiniteGuard(non_finite)
+        _refuse_class_weight(class_weight)
         if validation_split and validation_data is None:
             (x, y, sample_weight), validation_data = train_validation_split(
                 (x, y, sample_weight), validation_split=validation_split
@@ -133,7 +201,6 @@ class PaddedModel(keras.Model):
             sample_weight,
             batch_size,
             shuffle=shuffle,
-            class_weight=class_weight,
             steps_per_epoch=steps_per_epoch,
             steps_per_group=(
                 self.steps_per_execution if self._fuses_steps() else 1
@@ -148,13 +215,18 @@ class PaddedModel(keras.Model):
                 val_x,
                 val_y,
                 val_weight,
-                validation_batch_size or batch_size,
+                (
+                    batch_size
+                    if validation_batch_size is None
+                    else validation_batch_size
+                ),
                 steps_per_epoch=validation_steps,
             )
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            own = self.training_callbacks(train)
-            callbacks = [*keras.tree.flatten(callbacks or []), *own]
-        with self._keep_weights():
+        own = self.training_callbacks(train)
+        with (
+            _added(guard, own, callbacks, self) as callbacks,
+            self._keep_weights(),
+        ):
             return super().fit(
                 train,
                 epochs=epochs,
@@ -184,6 +256,7 @@ class PaddedModel(keras.Model):
 
         `keras_dp_retrieval.evaluate` has the metrics of the retrieved lists.
         """
+        self._assert_compile_called("evaluate")
         batches = self._batches(
             x, y, sample_weight, batch_size, steps_per_epoch=steps
         )
@@ -221,9 +294,58 @@ class PaddedModel(keras.Model):
         real = batches.is_real_row()
         return {key: rows[real] for key, rows in outputs.items()}
 
-    train_on_batch = loops(keras.Model.train_on_batch)
-    test_on_batch = loops(keras.Model.test_on_batch)
-    predict_on_batch = loops(keras.Model.predict_on_batch)
+    @loops
+    def train_on_batch(
+        self,
+        x,
+        y=None,
+        sample_weight=None,
+        class_weight=None,
+        return_dict=False,
+    ):
+        """One step on one batch, as in `keras.Model`, of any number of rows.
+
+        Returns:
+            The loss of the batch before the step; a dict of the logs with
+            `return_dict=True`.
+
+        Raises:
+            ValueError: As in `fit`. The weights stay as they were.
+            RuntimeError: If Keras does not run on JAX.
+        """
+        distribution.require_jax("`train_on_batch`")
+        self._assert_compile_called("train_on_batch")
+        _refuse_class_weight(class_weight)
+        batches = self._batches(x, y, sample_weight, _num_rows(x))
+        self._build_on(batches)
+        x, y, sample_weight = batches.first_batch()
+        return super().train_on_batch(
+            x, y, sample_weight, return_dict=return_dict
+        )
+
+    @loops
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """The loss of one batch, as in `keras.Model`, of any number of rows.
+
+        Raises:
+            ValueError: As in `fit`.
+        """
+        self._assert_compile_called("test_on_batch")
+        return PaddedModel.evaluate(
+            self,
+            x,
+            y,
+            batch_size=_num_rows(x),
+            sample_weight=sample_weight,
+            return_dict=return_dict,
+            verbose=0,
+        )
+
+    @loops
+    def predict_on_batch(self, x):
+        """What `predict` returns, of one batch of any number of rows."""
+        return PaddedModel.predict(self, x, _num_rows(x), verbose=0)
+
     get_weights = reads(keras.Model.get_weights)
     set_weights = reads(keras.Model.set_weights)
     save_weights = reads(keras.Model.save_weights)
@@ -234,6 +356,15 @@ class PaddedModel(keras.Model):
     def _batches(self, x, y, sample_weight, batch_size, **kwargs):
         if isinstance(x, PaddedBatches):
             return x
+        if batch_size is not None:
+            batch_size = _checks.positive_int("batch_size", batch_size)
+        if sample_weight is not None:
+            sample_weight = row_weights(sample_weight)
+        check = self.check_batch
+        if x is not None and _are_arrays((x, y)) and len(_first(x)):
+            # Whatever is wrong shows up before anything is trained.
+            self.check_batch(*_as_numpy((x, y)))
+            check = None
         steps_per_group = kwargs.pop("steps_per_group", 1)
         return PaddedBatches(
             {
@@ -243,7 +374,7 @@ class PaddedModel(keras.Model):
                 "batch_size": batch_size,
                 **kwargs,
             },
-            check=self.check_batch,
+            check=check,
             steps_per_group=steps_per_group,
         )
 
@@ -269,8 +400,9 @@ class PaddedModel(keras.Model):
             yield
             return
         variables = [*self.variables, *self.metrics_variables]
-        if self.optimizer is not None:
-            variables += self.optimizer.variables
+        optimizer = getattr(self, "optimizer", None)  # Unless compiled.
+        if optimizer is not None:
+            variables += optimizer.variables
         saved = [(variable, variable.value) for variable in variables]
         try:
             yield
@@ -280,6 +412,69 @@ class PaddedModel(keras.Model):
                 if variable._value is None:
                     variable.assign(value)
             raise
+
+
+def _refuse_class_weight(class_weight):
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` has no meaning here: the targets are candidates, "
+            "not classes. Received: a `class_weight`. Pass `sample_weight`, "
+            "one weight for each row."
+        )
+
+
+@contextlib.contextmanager
+def _added(guard, own, callbacks, model):
+    """Gives the callbacks of a `fit`, with the model's among them.
+
+    The guard comes before all that judge or keep the weights, but behind what
+    measures the time of the epoch, which it would otherwise be part of.
+    """
+    ready = isinstance(callbacks, keras.callbacks.CallbackList)
+    given = (
+        callbacks.callbacks if ready else keras.tree.flatten(callbacks or [])
+    )
+    place = 0
+    while place < len(given) and getattr(given[place], "_only_measures", False):
+        place += 1
+    every = [*given[:place], guard, *given[place:], *own]
+    if not ready:
+        yield every
+        return
+    for callback in (guard, *own):
+        callback.set_model(model)
+        callback.set_params(callbacks.params)
+    callbacks.callbacks = every
+    try:
+        yield callbacks
+    finally:
+        callbacks.callbacks = given
+
+
+def _are_arrays(data) -> bool:
+    """Whether all of the data is there, as arrays or tensors."""
+    return all(
+        hasattr(leaf, "__array__")
+        and hasattr(leaf, "dtype")
+        and np.ndim(leaf) > 0
+        for leaf in keras.tree.flatten(data)
+        if leaf is not None
+    )
+
+
+def _as_numpy(data):
+    return keras.tree.map_structure(
+        lambda leaf: None if leaf is None else ops.convert_to_numpy(leaf), data
+    )
+
+
+def _first(x):
+    return keras.tree.flatten(x)[0]
+
+
+def _num_rows(x) -> int:
+    """Rows of a batch; 1 of an empty one, which is refused later."""
+    return max(len(_first(x)), 1)
 
 
 def _compiled_once(function):

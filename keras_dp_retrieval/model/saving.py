@@ -30,6 +30,7 @@ from keras import ops
 
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.finite import warn_if_saved
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.model.in_use import reads
 
@@ -94,6 +95,9 @@ class Saving:
             zipped: As in `keras.Model.save`.
             **kwargs: As in `keras.Model.save`.
 
+        Warns where weights are NaN or infinite: the file is written, but is of
+        no use.
+
         Raises:
             ValueError: If `filepath` ends in `.h5`, or a tower has no
                 variables yet and cannot be built without a batch of its
@@ -109,6 +113,7 @@ class Saving:
                 "or `save_weights` with one that ends in `.weights.h5`."
             )
         self._build_all()
+        warn_if_saved(self)
         with _on_process_zero(filepath) as writes:
             if not writes:
                 return

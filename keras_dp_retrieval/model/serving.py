@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.ratings import PADDING, Vocabulary, id_column
+from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.model.in_use import loops, reads
@@ -162,7 +163,8 @@ class Serving:
             minus infinity. No candidate has such an id.
 
         Raises:
-            ValueError: If a user or candidate is not known.
+            ValueError: If a user or candidate is not known, or vectors are
+                NaN or infinite, as after a training that diverged.
         """
         k = check_k(k, self.num_candidates)
         _checks.one_of("exclude_seen", exclude_seen, (True, False))
@@ -171,6 +173,7 @@ class Serving:
         found = []
         for part in _parts(len(users), USERS_PER_CHUNK):
             vectors = self.user_vectors(users.inputs(part))
+            check_vectors("user", vectors)
             excluded_rows = users.seen(part) if exclude_seen else None
             found.append(best(vectors, k, excluded_rows))
         ids, scores = map(np.concatenate, zip(*found, strict=True))
@@ -180,6 +183,7 @@ class Serving:
         """A search like `_best_in_index`, in the towers' present vectors."""
         candidates = self.candidate_vectors()
         allowed = self._retrievable_rows()
+        check_vectors("candidate", candidates, allowed)
 
         def best(vectors, k, excluded_rows):
             scores, rows = top_k(

@@ -27,6 +27,12 @@ EMBEDDING_UPDATES = ("auto", "dense", "row_sparse")
 # of two tables is about as fast.
 LARGE_TABLE = 20_000
 
+# The square of a larger rating, summed over a batch, overflows a float32.
+LARGEST_RATING = 1e15
+
+# What `compile` of Keras has and this model has no use for.
+NOT_COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics")
+
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
@@ -366,7 +372,10 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         return outputs
 
     def _best_rows(self, vectors):
-        arrays = self._with_one(vectors), self.candidate_vectors()
+        # What the candidate tower adds to the loss is counted where the loss
+        # is computed; this pass is not part of it.
+        with self.added_losses(self.candidate_tower):
+            arrays = self._with_one(vectors), self.candidate_vectors()
         allowed = self._is_retrievable()
         if self._is_exported and keras.backend.backend() == "jax":
             return top_k_by_sorting(*arrays, self.k, allowed=allowed)
@@ -456,10 +465,92 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
 
     # Training
 
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+    ):
+        """As in `keras.Model`, without losses and metrics.
+
+        The loss is the model's `objective`. `keras_dp_retrieval.evaluate` and
+        the callback `RetrievalMetrics` measure what is retrieved.
+
+        Raises:
+            ValueError: If a loss or metrics are given.
+        """
+        if loss is not None or loss_weights is not None:
+            received = "loss" if loss is not None else "loss_weights"
+            raise ValueError(
+                "What a `TwoTowerRetrieval` learns is its `objective`. "
+                f"Received: {received}={loss or loss_weights!r} in `compile`. "
+                "Make the model with `objective=`: a name such as "
+                "'full_softmax', an `Objective`, or a `keras.losses.Loss` of "
+                "rating and score."
+            )
+        if metrics or weighted_metrics:
+            received = "metrics" if metrics else "weighted_metrics"
+            raise ValueError(
+                "A `TwoTowerRetrieval` predicts lists of candidates, which "
+                "Keras' metrics cannot compare with its targets. Received: "
+                f"{received}={metrics or weighted_metrics!r} in `compile`. "
+                "Give `fit` the callback `RetrievalMetrics(data)`, or call "
+                "`keras_dp_retrieval.evaluate(model, data)`."
+            )
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=run_eagerly,
+            steps_per_execution=_checks.positive_int(
+                "steps_per_execution", steps_per_execution
+            ),
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
+
+    def compile_from_config(self, config):
+        """As in `keras.Model`; Keras calls it when it loads a model."""
+        if type(self).compile is not TwoTowerRetrieval.compile:
+            super().compile_from_config(config)  # Says what is missing.
+            return
+        # Earlier versions took them, and had no use for them either.
+        unused = [name for name in NOT_COMPILED if config.get(name)]
+        if unused:
+            warnings.warn(
+                f"The model was compiled with {', '.join(unused)}, which it "
+                "never used: it learns by its `objective`. Loaded without.",
+                stacklevel=2,
+            )
+        kept = {k: v for k, v in config.items() if k not in NOT_COMPILED}
+        self.compile(**keras.saving.deserialize_keras_object(kept))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Mean loss of the rows with a weight, plus the layers' own losses."""
+        """Mean loss of the rows with a weight, plus the layers' own losses.
+
+        The layers' own losses are the regularizers of weights and what the
+        user tower, the candidate tower and the objective add by `add_loss` and
+        activity regularizers, each time that they are called. Layers do not
+        know of weights: to what they add, filler rows are rows.
+        """
+        # Of the forward pass, and the regularizers of all weights. What
+        # follows may clear the list.
+        own_losses = list(self.losses)
+
+        def candidate_vectors(rows):
+            with self.added_losses(self.candidate_tower) as added:
+                vectors = self._candidate_vectors(rows, training)
+            own_losses.extend(added)
+            return vectors
+
         rows = ops.cast(y[self.candidate_key], "int32")
         self._learns_several_at_once = len(rows.shape) > 1
         if sample_weight is None:
@@ -470,20 +561,24 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             candidate_rows=rows,
             ratings=y.get(self.rating_key),
             weights=weights,
-            lookup=lambda rows: self._candidate_vectors(rows, training),
-            all_candidate_vectors=lambda: self._candidate_vectors(
-                ops.arange(self.num_candidates, dtype="int32"), training
+            lookup=candidate_vectors,
+            all_candidate_vectors=lambda: candidate_vectors(
+                ops.arange(self.num_candidates, dtype="int32")
             ),
             candidate_counts=ops.cast(self.candidate_counts, "float32"),
             # Rows with several positives bring them along.
             **(self._known_positives(x) if len(rows.shape) == 1 else {}),
         )
-        per_example = self.objective(batch) * weights
+        with self.added_losses(self.objective) as added:
+            per_example = self.objective(batch) * weights
+        own_losses.extend(added)
         num_real = ops.sum(ops.cast(weights != 0, "float32"))
         loss = ops.sum(per_example) / ops.maximum(num_real, 1.0)
         if training:
             self._count_candidates(rows, weights)
-        return loss + sum(self.losses, start=0.0)
+        for own in own_losses:
+            loss = loss + ops.sum(ops.cast(own, loss.dtype))
+        return loss
 
     def training_callbacks(self, batches):
         """Adds the alarm that goes off when the loss is that of guessing."""
@@ -582,12 +677,16 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 "use a softmax objective. Received the keys: "
                 f"{sorted(y)}."
             )
-        if ratings is not None and not np.all(np.isfinite(ratings)):
-            raise ValueError(
-                "Ratings must be finite numbers. Received: "
-                f"{np.sum(~np.isfinite(ratings))} that are NaN or infinite in "
-                f"a batch of {len(ratings)}."
-            )
+        if ratings is not None:
+            bad = ~(np.abs(ratings) <= LARGEST_RATING)
+            if bad.any():
+                raise ValueError(
+                    "Ratings must be finite numbers of at most "
+                    f"{LARGEST_RATING:g} in size. Received: {np.sum(bad)} of "
+                    f"{np.size(ratings)} that are not, such as "
+                    f"{np.asarray(ratings)[bad].flat[0]}. Scale them, to "
+                    "[0, 1] for example."
+                )
 
     def check_evaluation(self, data, split, *, allow_trained=False):
         """Raises a ValueError if the data's ids do not fit, or were trained on.

@@ -29,6 +29,20 @@ class _Resumable:
         folder = self._get_trial_dir(trial.trial_id)
         write_json(os.path.join(folder, "trial.json"), trial.get_state())
 
+    def _check_consecutive_failures(self):
+        # Three failures in a row end a search. A trial that diverged is not
+        # one of them: that its hyperparameters will not do is an answer.
+        all_ended = self.end_order
+        self.end_order = [
+            trial_id
+            for trial_id in all_ended
+            if "FloatingPointError" not in (self.trials[trial_id].message or "")
+        ]
+        try:
+            super()._check_consecutive_failures()
+        finally:
+            self.end_order = all_ended
+
     def reload(self):
         super().reload()
         self.trials = dict(sorted(self.trials.items()))
