@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from tests.plain_keras import tutorial_pipeline
 
 NUM_USERS, NUM_MOVIES = 9, 13  # Rows: ids begin with 1.
 
@@ -112,6 +113,22 @@ def test_the_tutorials_pipeline_gets_metrics_in_fit_and_afterwards():
         expected = expected_recall(model, k)
         assert found[f"recall_at_{k}"] == pytest.approx(expected)
     assert found["num_users"] == len(np.unique(interactions()[1][:, 0]))
+
+
+@pytest.mark.slow
+def test_real_batches_and_the_data_set_of_the_same_split_agree(data_dir):
+    train, test = tutorial_pipeline(data_dir / "tfds")
+    model = TutorialModel(944, 1683)
+    model.build((None,))
+    batched = kdr.RetrievalDataset.from_batches(train, validation=test)
+    with pytest.warns(UserWarning, match="same rows"):
+        data = kdr.MovieLensRetrievalDataset(
+            "100k", split="tutorial", data_dir=data_dir
+        )
+        expected = kdr.evaluate(model, data, vectors=two_tables)
+    assert kdr.evaluate(model, batched, "validation", vectors=two_tables) == (
+        expected
+    )
 
 
 class WithMethods(TutorialModel):
