@@ -127,6 +127,16 @@ def shown(value) -> str:
     return repr(value)
 
 
+def text(name: str, value) -> str:
+    """Returns `value` if it is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(
+            f"`{name}` must be a string that is not empty. "
+            f"Received: {name}={value!r}."
+        )
+    return value
+
+
 def _whole_number(value) -> int | None:
     if isinstance(value, bool):
         return None

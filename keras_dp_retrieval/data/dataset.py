@@ -19,6 +19,7 @@ from keras_dp_retrieval.data import (
     synthetic,
     tables,
 )
+from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.ratings import (
     Interactions,
     Ratings,
@@ -81,10 +82,14 @@ class RetrievalDataset:
         model.fit(data.train, validation_data=data.validation)
 
     Args:
-        user_ids: `(n,)` int64 or strings.
-        candidate_ids: `(n,)` int64 or strings.
-        ratings: Optional `(n,)` floats inside `rating_range`.
-        timestamps: Optional `(n,)` whole numbers or dates.
+        user_ids: `(n,)` whole numbers or strings: a list, an array or
+            tensor, or a column of a data frame. None may be missing; strings
+            have at most 256 characters.
+        candidate_ids: `(n,)`, likewise.
+        ratings: Optional `(n,)` floats inside `rating_range`, kept as float32.
+        timestamps: Optional `(n,)` whole numbers, or dates from 1678 to 2261:
+            of NumPy or pandas, `datetime`, or ISO strings. Those without a
+            time zone count as UTC. Only their order is used.
         split: str. `"random"`, `"by_time"` or `"leave_last_out"`; see
             `keras_dp_retrieval.data.splits`.
         test: Optional `(user_ids, candidate_ids)`, and if you like `ratings`
@@ -97,10 +102,12 @@ class RetrievalDataset:
             validation part.
         batch_size: int. Interactions in a batch, over all devices.
         seed: int. Of the split and of the order of the epochs.
-        candidate_titles: Optional dict, raw candidate id to title.
+        candidate_titles: Optional dict, raw candidate id to title, or a
+            Series of pandas with the ids as its index.
         candidate_key: str. Name of the candidates in `y`.
         rating_key: str. Name of the ratings in `y`.
-        rating_range: The ratings that become 0 and 1 in `y`.
+        rating_range: `(lowest, highest)`, the ratings that become 0 and 1 in
+            `y`.
         is_synthetic: bool. Whether the interactions are made up, so that
             whoever prints figures can say so.
         validation_in_train: bool. Whether the validation part is learned
@@ -141,20 +148,19 @@ class RetrievalDataset:
             rating_key=rating_key,
             validation_in_train=validation_in_train,
         )
-        low, high = rating_range
-        _checks.number_between("rating_range", high, low, open_low=True)
-        self.rating_range = (float(low), float(high))
+        self.rating_range = _rating_range(rating_range)
         self.is_synthetic = bool(is_synthetic)
         interactions = RawRatings(user_ids, candidate_ids, ratings, timestamps)
         given = Given(
             interactions,
             _held_out("validation", validation, interactions),
             _held_out("test", test, None),
-            dict(candidate_titles or {}),
+            _titles(candidate_titles, interactions.candidate_ids),
         )
         for part in (given.interactions, given.validation, given.test):
             if part is not None:
                 part.check_range(*self.rating_range)
+                part.check_same_clock(interactions)
         self._given = given
         _ = self._parts  # Whatever is wrong with the split shows up here.
 
@@ -180,8 +186,8 @@ class RetrievalDataset:
         self.batch_size = _checks.positive_int("batch_size", batch_size)
         self.seed = _checks.non_negative_int("seed", seed)
         _checks.number_between("seed", self.seed, 0, 2**32 - 1)
-        self.candidate_key = candidate_key
-        self.rating_key = rating_key
+        self.candidate_key = _checks.text("candidate_key", candidate_key)
+        self.rating_key = _checks.text("rating_key", rating_key)
         if candidate_key == rating_key:
             raise ValueError(
                 "`candidate_key` and `rating_key` must differ. Received: "
@@ -578,7 +584,8 @@ class RetrievalDataset:
         """Makes a data set from a pandas data frame, or one like it.
 
         Args:
-            frame: The data frame.
+            frame: A data frame of pandas or polars, an Arrow table, or a dict
+                of columns.
             user_column: str. Likewise the other names of columns.
             **options: As in the class.
         """
@@ -601,6 +608,11 @@ class RetrievalDataset:
         """Makes a data set from a Parquet file, or a folder of them.
 
         Needs pyarrow. Arguments as in `from_dataframe`.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, has other columns, or something in
+                them does not fit.
         """
         columns = _named_columns(
             user_column, candidate_column, rating_column, timestamp_column
@@ -620,8 +632,15 @@ class RetrievalDataset:
     ) -> "RetrievalDataset":
         """Makes a data set from a CSV file whose first line names columns.
 
-        Arguments as in `from_dataframe`. Ids are strings unless all of them
-        are written as whole numbers.
+        Arguments as in `from_dataframe`. Columns are separated by commas,
+        semicolons or tabs; the file is UTF-8, as it is or packed with gzip.
+        Ids are strings unless all of them are written as whole numbers;
+        timestamps are numbers or ISO dates.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is damaged, has other columns, or something in
+                them does not fit.
         """
         columns = _named_columns(
             user_column, candidate_column, rating_column, timestamp_column
@@ -715,7 +734,7 @@ class RetrievalDataset:
             raw.user_ids,
             raw.candidate_ids,
             raw.ratings,
-            raw.timestamps,
+            raw.times(),
             **options,
         )
 
@@ -786,7 +805,7 @@ def _held_out(name: str, columns, like: RawRatings | None):
     if columns is None:
         return None
     is_columns = isinstance(columns, (tuple, list)) and all(
-        column is None or np.ndim(column) == 1 for column in columns
+        column is None or hasattr(column, "__len__") for column in columns
     )
     if not is_columns or not 2 <= len(columns) <= 4:
         raise ValueError(
@@ -805,7 +824,71 @@ def _held_out(name: str, columns, like: RawRatings | None):
     return raw
 
 
+def _rating_range(value) -> tuple[float, float]:
+    try:
+        ends = np.array([*value])
+    except (TypeError, ValueError):
+        ends = np.array([])
+    if ends.shape == (2,) and ends.dtype.kind in "iuf":
+        low, high = map(float, ends)
+        # Ratings are float32, and so are their distances from the lowest.
+        with np.errstate(over="ignore"):
+            small = np.array([low, high, high - low]).astype(np.float32)
+        if np.isfinite(small).all() and small[2] > 0:
+            return low, high
+    raise ValueError(
+        "`rating_range` must be two finite numbers, the lowest rating and the "
+        f"highest. Received: rating_range={value!r:.80}. The default is "
+        "(1.0, 5.0)."
+    )
+
+
+def _titles(titles, candidate_ids: np.ndarray) -> dict:
+    """Checks `candidate_titles`, a dict, pairs or a Series of pandas."""
+    if titles is None:
+        return {}
+    if hasattr(titles, "to_dict") and hasattr(titles, "index"):
+        if not titles.index.is_unique:
+            raise ValueError(
+                "`candidate_titles` must have each id once in its index. "
+                f"Received: {titles.index[titles.index.duplicated()][0]!r} "
+                "more than once."
+            )
+        titles = titles.to_dict()
+    try:
+        titles = dict(titles)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "`candidate_titles` must be a dict from candidate ids to titles, "
+            "or a Series of titles with the ids as its index. Received: "
+            f"{titles!r:.80}."
+        ) from None
+    for key, title in titles.items():
+        if not isinstance(title, str):
+            raise ValueError(
+                "`candidate_titles` must be strings. Received: "
+                f"{title!r:.80} for {key!r}. Leave it out, or use "
+                "`str(title)`."
+            )
+    ids = id_column("candidate_titles", list(titles))
+    if len(ids) and ids.dtype.kind != candidate_ids.dtype.kind:
+        raise ValueError(
+            "`candidate_titles` must be for ids of the type of the candidates. "
+            f"Received: titles for ids such as {ids.tolist()[0]!r}, and "
+            f"candidates such as {candidate_ids.tolist()[0]!r}."
+        )
+    return dict(zip(ids.tolist(), titles.values(), strict=True))
+
+
 def _named_columns(users, candidates, ratings, timestamps) -> dict:
+    for name, column in (
+        ("user_column", users),
+        ("candidate_column", candidates),
+    ):
+        if column is None:
+            raise ValueError(
+                f"`{name}` must name a column. Received: {name}=None."
+            )
     names = (users, candidates, ratings, timestamps)
     return dict(zip(_COLUMNS, names, strict=True))
 

@@ -12,6 +12,12 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.columns import (
+    MAX_ID_LENGTH,
+    id_column,
+    rating_column,
+)
+from keras_dp_retrieval.data.timestamps import timestamp_column
 
 PADDING = -1  # Fills up lists of rows; no row is negative.
 
@@ -21,12 +27,15 @@ class RawRatings:
     """Columns as they came in, checked: one entry per interaction.
 
     Args:
-        user_ids: `(n,)` int64 or string.
+        user_ids: `(n,)` int64 or string. See `id_column`.
         candidate_ids: `(n,)` int64 or string.
         ratings: Optional `(n,)` float32, all finite.
-        timestamps: Optional `(n,)` int64; only their order is used. Dates
-            become microseconds since 1970.
+        timestamps: Optional `(n,)` whole numbers or dates, as int64; only
+            their order is used. See `timestamp_column`.
         name: str. How error messages call these columns.
+
+    Attributes:
+        has_dates: bool. Whether the timestamps came as dates.
 
     Raises:
         ValueError: If a column is missing values, has another length or type
@@ -39,6 +48,7 @@ class RawRatings:
     ratings: np.ndarray | None = None
     timestamps: np.ndarray | None = None
     name: str = "interactions"
+    has_dates: bool = dataclasses.field(init=False, default=False)
 
     def __post_init__(self):
         columns = {
@@ -47,9 +57,11 @@ class RawRatings:
         }
         refuse_filler("candidate_ids", columns["candidate_ids"])
         if self.ratings is not None:
-            columns["ratings"] = _rating_column(self.ratings)
+            columns["ratings"] = rating_column(self.ratings)
         if self.timestamps is not None:
-            columns["timestamps"] = _timestamp_column(self.timestamps)
+            times, has_dates = timestamp_column(self.timestamps)
+            columns["timestamps"] = times
+            object.__setattr__(self, "has_dates", has_dates)
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -66,6 +78,24 @@ class RawRatings:
     def __len__(self) -> int:
         return len(self.user_ids)
 
+    def times(self) -> np.ndarray | None:
+        """Returns the timestamps as what they came: dates, or numbers."""
+        if self.has_dates and self.timestamps is not None:
+            return self.timestamps.view("datetime64[ns]")
+        return self.timestamps
+
+    def check_same_clock(self, other: "RawRatings") -> None:
+        """Raises a ValueError if one has dates and the other has numbers."""
+        if self.timestamps is None or other.timestamps is None:
+            return
+        if self.has_dates != other.has_dates:
+            kinds = {True: "dates", False: "numbers"}
+            raise ValueError(
+                "Timestamps must be dates in all parts, or numbers in all. "
+                f"Received: {kinds[self.has_dates]} in the {self.name}, and "
+                f"{kinds[other.has_dates]} in the {other.name}."
+            )
+
     def check_range(self, low: float, high: float) -> None:
         """Raises a ValueError if a rating lies outside `low` to `high`."""
         if self.ratings is None:
@@ -79,92 +109,6 @@ class RawRatings:
                 f"{self.ratings[row]:g}. Correct them, or state the scale: "
                 "`rating_range=(low, high)`."
             )
-
-
-def id_column(name: str, values) -> np.ndarray:
-    """Returns raw ids as `(n,)` int64, or as strings if they are strings."""
-    column = np.asarray(values)
-    if column.ndim != 1:
-        raise ValueError(
-            f"`{name}` must be one-dimensional. Received: shape {column.shape}."
-        )
-    if column.dtype.kind == "O":
-        column = _from_objects(name, column)
-    if column.size == 0:
-        return column.astype(np.int64) if column.dtype.kind != "U" else column
-    if column.dtype.kind == "u" and column.max() > np.iinfo(np.int64).max:
-        raise ValueError(
-            f"`{name}` must fit into 64 bits with a sign. Received: "
-            f"{column.max()}. Pass such ids as strings."
-        )
-    if column.dtype.kind in "iu":
-        return column.astype(np.int64, copy=False)
-    if column.dtype.kind == "U":
-        return column
-    raise ValueError(
-        f"`{name}` must be whole numbers or strings. Received: values of type "
-        f"{column.dtype}, such as {column[0]!r}."
-    )
-
-
-def _from_objects(name: str, column: np.ndarray) -> np.ndarray:
-    """pandas keeps strings, and numbers with gaps, as Python objects."""
-    missing = np.array(
-        [value is None or value != value for value in column], bool
-    )
-    if missing.any():
-        raise ValueError(
-            f"`{name}` must not have missing values. Received "
-            f"{int(missing.sum())}, the first in row {int(missing.argmax())}."
-        )
-    kinds = {str if isinstance(value, str) else type(value) for value in column}
-    if str in kinds and len(kinds) > 1:
-        raise ValueError(
-            f"`{name}` must be all whole numbers or all strings. Received "
-            f"a mixture of: {sorted(kind.__name__ for kind in kinds)}."
-        )
-    return np.array(column.tolist())
-
-
-def _rating_column(values) -> np.ndarray:
-    try:
-        column = np.asarray(values).astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"`ratings` must be numbers: {error}.") from error
-    bad = ~np.isfinite(column)
-    if bad.any():
-        # One NaN spreads over the epochs into every row it meets, also where
-        # its sample weight is 0.
-        raise ValueError(
-            "`ratings` must be finite numbers. Received "
-            f"{int(bad.sum())} that are not, the first in row "
-            f"{int(np.flatnonzero(bad)[0])}: {column[bad][0]}."
-        )
-    return column
-
-
-def _timestamp_column(values) -> np.ndarray:
-    column = np.asarray(values)
-    if column.dtype.kind == "M":
-        missing = np.isnat(column)
-        whole = column.astype("datetime64[us]").astype(np.int64)
-    elif column.dtype.kind in "iu" or column.size == 0:
-        return column.astype(np.int64)
-    elif column.dtype.kind == "f":
-        missing = ~np.isfinite(column) | (column != np.floor(column))
-        whole = np.where(missing, 0, column).astype(np.int64)
-    else:
-        raise ValueError(
-            "`timestamps` must be whole numbers or dates. Received: values "
-            f"of type {column.dtype}."
-        )
-    if missing.any():
-        raise ValueError(
-            "`timestamps` must be whole numbers or dates, none missing. "
-            f"Received {int(missing.sum())} that are not, the first in row "
-            f"{int(np.flatnonzero(missing)[0])}."
-        )
-    return whole
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -183,7 +127,7 @@ class Vocabulary:
     _sorted_rows: np.ndarray = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self):
-        ids = id_column("ids", self.ids)
+        ids = id_column("ids", self.ids, _longest(self.ids))
         order = np.argsort(ids, kind="stable")
         in_order = ids[order]
         if (in_order[1:] == in_order[:-1]).any():
@@ -235,12 +179,16 @@ class Vocabulary:
         return len(self.ids) + 1
 
     def rows(self, raw_ids) -> np.ndarray:
-        """Returns the int32 row of each raw id, 0 for an unknown one."""
-        raw_ids = np.asarray(raw_ids)
-        shape = raw_ids.shape
-        raw_ids = id_column("raw_ids", raw_ids.reshape(-1))
+        """Returns the int32 row of each raw id, 0 for an unknown one.
+
+        Args:
+            raw_ids: `(n,)`, or a NumPy array of any shape.
+        """
+        if isinstance(raw_ids, np.ndarray) and raw_ids.ndim != 1:
+            return self.rows(raw_ids.reshape(-1)).reshape(raw_ids.shape)
+        raw_ids = id_column("ids", raw_ids, _longest(self.ids))
         if not len(self.ids) or not len(raw_ids):
-            return np.zeros(shape, np.int32)
+            return np.zeros(len(raw_ids), np.int32)
         if raw_ids.dtype.kind != self.ids.dtype.kind:
             raise ValueError(
                 f"The known ids are {_kind(self.ids)}. Received: "
@@ -249,8 +197,7 @@ class Vocabulary:
         places = np.searchsorted(self._sorted, raw_ids)
         places = np.minimum(places, len(self.ids) - 1)
         known = self._sorted[places] == raw_ids
-        rows = np.where(known, self._sorted_rows[places], np.int32(0))
-        return rows.reshape(shape)
+        return np.where(known, self._sorted_rows[places], np.int32(0))
 
     def raw_ids(self, rows) -> np.ndarray:
         """Returns the raw id of each row.
@@ -276,7 +223,14 @@ class Vocabulary:
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Vocabulary":
-        return cls(np.array(config["ids"]))
+        return cls(config["ids"])
+
+
+def _longest(ids) -> int:
+    """The length that ids may have beside these."""
+    # An array of strings, such as one of a saved model, has its width already.
+    is_wide = isinstance(ids, np.ndarray) and ids.dtype.kind == "U"
+    return max(MAX_ID_LENGTH, ids.dtype.itemsize // 4 if is_wide else 0)
 
 
 def refuse_filler(name: str, ids: np.ndarray) -> None:

@@ -222,7 +222,17 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         The model takes and gives the data set's own ids in `recommend`, and
         leaves out what a user had in the train part. Batches for `fit` hold
         table rows, as `data.train` does.
+
+        Raises:
+            ValueError: If `data` is something else.
         """
+        if not hasattr(data, "user_vocabulary"):
+            raise ValueError(
+                "`data` must be a `RetrievalDataset`, such as "
+                "`RetrievalDataset.from_interactions(user_ids, "
+                "candidate_ids)`. Received: "
+                f"a {type(data).__name__}, {data!r:.80}."
+            )
         known = {
             "candidate_key": data.candidate_key,
             "rating_key": data.rating_key,

@@ -1,6 +1,8 @@
 """The user's own interactions: parts, batches, epochs, files."""
 
+import gzip
 import json
+import tracemalloc
 import warnings
 
 import keras
@@ -310,14 +312,53 @@ def test_candidates_are_counted_per_part():
         ({"test": ([1], [1, 2])}, "of the test part must have one entry"),
         ({"test": ([], [])}, "test part must have at least one row"),
         ({"test": (["a"], [1])}, "all whole numbers or all strings"),
-        ({"rating_range": (5, 1)}, "`rating_range`"),
+        *(
+            ({"rating_range": wrong}, r"`rating_range` must be two finite num")
+            for wrong in (
+                *((5, 1), (1, 1), (1,), (1, 2, 3), None, 5, "15", ("1", "5")),
+                *((-np.inf, 5), (1, np.nan), (0, 1e39), (-3e38, 3e38)),
+                *((0, 1e-60), ([1], [5]), (None, 5), (True, False)),
+            )
+        ),
         ({"candidate_key": "rating"}, "must differ"),
+        ({"candidate_key": 5}, "`candidate_key` must be a string.*key=5"),
+        ({"rating_key": None}, "`rating_key` must be a string.*key=None"),
+        ({"candidate_key": ""}, "`candidate_key` must be a string"),
+        ({"test": ([[1], [2, 3]], [1, 2])}, "one-dimensional"),
+        ({"test": (5, [1])}, "`test` must be `.user_ids, candidate_ids.`"),
+        ({"candidate_titles": ["ab", "c"]}, "must be a dict from candidate"),
+        ({"candidate_titles": {"1": "One"}}, "of the type of the candidates"),
+        ({"candidate_titles": {1: np.nan}}, "be strings. Received: nan for 1"),
+        ({"candidate_titles": {1: "One", None: "?"}}, "missing values"),
         ({"test_fraction": 0.9}, "train part must have interactions"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         RetrievalDataset([1, 2, 3], [1, 2, 3], **arguments)
+
+
+def test_titles_can_be_a_series():
+    pandas = pytest.importorskip("pandas")
+    titles = pandas.Series(["One", "Two"], index=[1, 2])
+    data = RetrievalDataset([1, 2, 3], [1, 2, 3], candidate_titles=titles)
+    assert data.movie_titles == {1: "One", 2: "Two"}
+    json.dumps(data.get_config())
+    twice = pandas.Series(["One", "Two"], index=[1, 1])
+    with pytest.raises(ValueError, match="each id once in its index"):
+        RetrievalDataset([1, 2, 3], [1, 2, 3], candidate_titles=twice)
+    none = pandas.Series([], dtype=str)
+    assert not RetrievalDataset(
+        [1] * 9, [1] * 9, candidate_titles=none
+    )._given.titles
+
+
+@pytest.mark.parametrize("data", [None, [1, 2], {"user_id": [1]}])
+def test_a_model_is_made_for_a_data_set(data):
+    from keras_dp_retrieval.model import TwoTowerRetrieval
+
+    with pytest.raises(ValueError, match="`data` must be a `RetrievalDataset`"):
+        TwoTowerRetrieval.for_dataset(data)
 
 
 def test_no_interactions_are_refused():
@@ -384,14 +425,41 @@ def test_csv_pandas_and_parquet_give_the_same(tmp_path):
         "rating_column": "stars",
         "timestamp_column": "when",
     }
+    frame.to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
+    frame.to_csv(tmp_path / "tabs.tsv", index=False, sep="\t")
+    frame.to_csv(tmp_path / "packed.csv.gz", index=False, sep=";")
+    pyarrow = pytest.importorskip("pyarrow")
+    frames = [frame, pyarrow.table(dict(frame)), dict(frame)]
+    files = ["a.csv", "semicolons.csv", "tabs.tsv", "packed.csv.gz"]
     made = [
-        RetrievalDataset.from_dataframe(frame, **names),
-        RetrievalDataset.from_csv(tmp_path / "a.csv", **names),
+        *(RetrievalDataset.from_dataframe(one, **names) for one in frames),
+        *(RetrievalDataset.from_csv(tmp_path / one, **names) for one in files),
         RetrievalDataset.from_parquet(tmp_path / "a.parquet", **names),
     ]
     configs = [data.get_config() for data in made]
     assert configs[0]["user_ids"] == ["ann", "bob", "ann", "cat, the"]
-    assert configs[0] == configs[1] == configs[2]
+    for config in configs:
+        assert config == configs[0]
+
+
+def test_dates_are_read_from_every_kind_of_file(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    times = pandas.date_range("2024-05-01", periods=3, tz="Europe/Paris")
+    frame = pandas.DataFrame(
+        {"user_id": [1, 2, 3], "candidate_id": [4, 5, 6], "when": times}
+    )
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for read, source in (
+        (RetrievalDataset.from_dataframe, frame),
+        (RetrievalDataset.from_csv, tmp_path / "a.csv"),
+        (RetrievalDataset.from_parquet, tmp_path / "a.parquet"),
+    ):
+        data = read(source, timestamp_column="when")
+        first = 1_714_514_400 * 10**9  # 2024-04-30T22:00:00Z
+        days = [first + day * 86_400 * 10**9 for day in range(3)]
+        assert data.get_config()["timestamps"] == days
 
 
 def test_ids_written_with_zeros_in_front_stay_apart(tmp_path):
@@ -410,12 +478,159 @@ def test_ids_written_with_zeros_in_front_stay_apart(tmp_path):
         (["user_id,candidate_id"], "at least one row"),
         (["user_id,candidate_id", "1,2", "3"], "Line 3 .* 2 columns"),
         (["user_id,candidate_id", "1,2", ",3"], "missing values.*row 1"),
+        (["user_id,user_id,candidate_id", "1,1,2"], "each column once"),
+        (["user_id,candidate_id", 'a,"b', "c,d"], "CSV file.*a quote too many"),
+        (["user_id,candidate_id", '"a"b,c'], "CSV file.* line 2"),
+        (["user_id,candidate_id", "a,b", "a\0,b"], "NUL character.* in row 1"),
+        (["user_id,candidate_id", '"a', "," * 150_000 + '",b'], "field larger"),
+        (["user_id,candidate_id", "a" * 2**20], "Line 2 .* must have at most"),
+        (["user_id,candidate_id", "a" * 1000 + ",b"], "at most 256 characters"),
     ],
 )
 def test_bad_csv_files_are_refused(tmp_path, lines, message):
     path = write_csv(tmp_path / "a.csv", lines)
     with pytest.raises(ValueError, match=message):
         RetrievalDataset.from_csv(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (
+            "rating",
+            "3,5",
+            "'stars' must hold numbers. Received: '3,5' in row 1",
+        ),
+        ("timestamp", "monday", "`timestamps` must be .*row 0: '3'"),
+        ("timestamp", "1.5", "`timestamps` must be .*row 1: 1.5"),
+        ("timestamp", "9" * 30, "`timestamps` must be .*64 bits.* row 1"),
+    ],
+)
+def test_bad_values_in_csv_files_name_their_row(
+    tmp_path, column, value, message
+):
+    lines = ["user_id;candidate_id;stars", "1;2;3", f"1;2;{value}"]
+    path = write_csv(tmp_path / "a.csv", lines)
+    with pytest.raises(ValueError, match=message):
+        RetrievalDataset.from_csv(path, **{f"{column}_column": "stars"})
+
+
+def test_one_long_field_costs_no_more_than_itself(tmp_path):
+    # As an array of strings, 100,000 rows as wide as this take 37 GB.
+    lines = ["user_id,candidate_id", "u" * 50_000 + ",1"] + ["1,2"] * 100_000
+    path = write_csv(tmp_path / "a.csv", lines)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"50,000 in row 0.*stray quote"):
+            RetrievalDataset.from_csv(path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 100e6
+
+
+def test_whole_numbers_beyond_64_bits_are_strings_in_csv_files(tmp_path):
+    lines = ["user_id,candidate_id", f"{2**64},1", f"{2**64 + 1},1"]
+    data = RetrievalDataset.from_csv(write_csv(tmp_path / "a.csv", lines))
+    assert data.user_vocabulary.ids.tolist() == [str(2**64), str(2**64 + 1)]
+
+
+def test_damaged_and_foreign_csv_files_are_refused(tmp_path):
+    text = "user_id,candidate_id\n" + "1,2\n" * 1000
+    packed = gzip.compress(text.encode())
+    changed = bytearray(packed)
+    changed[len(packed) // 2] ^= 255
+    for content, message in (
+        (packed[:-10], "damaged or incomplete"),
+        (packed[:15], "damaged or incomplete"),
+        (bytes(changed), "damaged or incomplete"),
+        (b"\x1f\x8b nothing of the kind", "damaged or incomplete"),
+        ("user_id,candidate_id\né,1\n".encode("latin-1"), "text in UTF-8"),
+        (text.encode("utf-16"), "text in UTF-8"),
+        (b"PAR1\xff\xfe", "text in UTF-8"),
+        (b"", "Missing:"),
+    ):
+        path = tmp_path / "a.csv.gz"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            RetrievalDataset.from_csv(path)
+    for path, message in ((tmp_path, "the folder"), (None, "must be a path")):
+        with pytest.raises(ValueError, match=message):
+            RetrievalDataset.from_csv(path)
+
+
+@pytest.mark.parametrize("line", ["1,2\n", "1"])
+def test_a_packed_file_that_unpacks_to_too_much_is_given_up(
+    tmp_path, monkeypatch, line
+):
+    from keras_dp_retrieval.data import tables
+
+    monkeypatch.setattr(tables, "_HARMLESS_SIZE", 2**16)
+    monkeypatch.setattr(tables, "_MOST_GROWTH", 20)
+    text = "user_id,candidate_id\n" + line * 1_000_000
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(text.encode()))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"unpack to more|at most 1,048,5"):
+            RetrievalDataset.from_csv(path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 30e6
+
+
+def test_damaged_and_foreign_parquet_files_are_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    ids = [f"user {i}" for i in range(1000)]
+    table = pyarrow.table({"user_id": ids, "candidate_id": range(1000)})
+    parquet.write_table(table, path)
+    whole = path.read_bytes()
+    for content in (
+        *(b"", b"PAR1PAR1", b"user_id,candidate_id\n1,2\n"),
+        *(whole[: len(whole) // 2], whole[:-4], whole[4:]),
+        whole[:60] + b"\xff" * 400 + whole[460:],
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="must be a Parquet file, or a fo"):
+            RetrievalDataset.from_parquet(path)
+
+
+def test_parquet_columns_of_other_kinds_are_read_or_refused(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    strings = pyarrow.array(["a", "b"])
+    for users, message in (
+        (strings, None),
+        (strings.dictionary_encode(), None),
+        (strings.cast(pyarrow.large_string()), None),
+        (pyarrow.array([1, 2], pyarrow.uint16()), None),
+        (pyarrow.array([[1], [2]]), "one-dimensional"),
+        (pyarrow.array([{"a": 1}, {"a": 2}]), "one-dimensional"),
+        (pyarrow.array([b"a", b"b"]), "Decode"),
+        (pyarrow.array([True, False]), "of type bool"),
+        (pyarrow.array(["a", "b" * 300]), "at most 256 .* in row 1"),
+        (pyarrow.array([None, "a"]), "missing values.* row 0"),
+        (pyarrow.nulls(2), "missing values"),
+    ):
+        table = pyarrow.table({"user_id": users, "candidate_id": [1, 2]})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        if message is None:
+            data = RetrievalDataset.from_parquet(tmp_path / "a.parquet")
+            assert data.num_users == 3
+        else:
+            with pytest.raises(ValueError, match=message):
+                RetrievalDataset.from_parquet(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("frame", [None, 5, [1], "a.csv"])
+def test_what_is_no_frame_is_refused(frame):
+    with pytest.raises(ValueError, match="`frame` must be a data frame"):
+        RetrievalDataset.from_dataframe(frame)
 
 
 def test_missing_files_are_refused(tmp_path):

@@ -119,7 +119,7 @@ def test_ratings_out_of_range_are_counted_and_the_first_is_named():
 def test_dates_keep_their_order_below_a_second():
     dates = np.array(["2020-01-01T00:00:00.5", "2020-01-01"], "M8[ms]")
     times = RawRatings([1, 1], [1, 2], None, dates).timestamps
-    assert times[0] - times[1] == 500_000
+    assert times[0] - times[1] == 500_000_000
 
 
 def test_rows_that_do_not_fit_are_refused_before_the_cast():
