@@ -8,12 +8,13 @@ import logging
 import os
 import pathlib
 import stat
+import struct
 import threading
 import urllib.request
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -54,6 +55,16 @@ class Version:
     @property
     def rating_range(self) -> tuple[float, float]:
         return (self.lowest_rating, 5.0)
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first line of its files names the columns."""
+        return self.separator == ","
+
+    @property
+    def most_bytes(self) -> int:
+        """More than one of its files can have; a rating takes some 25."""
+        return max(2**26, 100 * self.num_ratings)
 
 
 def _newer(folder, num_users, num_movies, num_ratings, changes=False):
@@ -173,7 +184,7 @@ def _find_files(known: Version, version: str, data_dir: pathlib.Path):
         return _open_archive(data_dir, known, version)
     for folder in (data_dir, data_dir / known.folder):
         if (folder / known.ratings_file).is_file():
-            return lambda name: _read_bytes(folder / name)
+            return lambda name: _read_bytes(folder / name, known.most_bytes)
     archive = data_dir / f"{known.folder}.zip"
     if archive.is_file():
         return _open_archive(archive, known, version)
@@ -184,32 +195,45 @@ def _find_files(known: Version, version: str, data_dir: pathlib.Path):
     )
 
 
-def _read_bytes(path: pathlib.Path) -> bytes:
+def _read_bytes(path: pathlib.Path, most: int) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(
             f"The file {path.name} is missing in {str(path.parent)!r}. Unpack "
             "the archive of GroupLens once more."
         )
+    _check_size(path.name, path.stat().st_size, most)
     return path.read_bytes()
+
+
+def _check_size(name: str, size: int, most: int) -> None:
+    if size > most:
+        raise ValueError(
+            f"The file {name} must have at most {most:,} bytes, several times "
+            f"what GroupLens has. Received: {size:,}. Is it another file?"
+        )
 
 
 def _open_archive(path: pathlib.Path, known: Version, version: str):
     """Returns a function from a file's name to its bytes, checked."""
     with _clear_zip_errors(path), zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            _check_member(member, path)
-        names = archive.namelist()
+        members = {member.filename: member for member in archive.infolist()}
+    for member in members.values():
+        _check_member(member, path)
 
     def read(name: str) -> bytes:
         places = [name, f"{known.folder}/{name}"]
-        found = [place for place in places if place in names]
+        found = [members[place] for place in places if place in members]
         if not found:
+            names = list(members)
             raise ValueError(
                 f"MovieLens {version} needs the file {known.folder}/{name}. "
                 f"Received: the archive {str(path)!r}, which holds "
                 f"{', '.join(names[:5]) or 'nothing'}"
                 f"{', ...' if len(names) > 5 else ''}. Is it another version?"
             )
+        _check_packing(found[0], path)
+        # What it unpacks to is never more than what it says it is.
+        _check_size(found[0].filename, found[0].file_size, known.most_bytes)
         with _clear_zip_errors(path), zipfile.ZipFile(path) as archive:
             return archive.read(found[0])  # Also compares the checksum.
 
@@ -220,11 +244,34 @@ def _open_archive(path: pathlib.Path, known: Version, version: str):
 def _clear_zip_errors(path: pathlib.Path):
     try:
         yield
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        struct.error,
+        UnicodeDecodeError,
+        OverflowError,
+        RuntimeError,  # Encrypted, or packed in a way that is not known.
+    ) as error:
         raise ValueError(
             f"The archive {str(path)!r} is damaged or incomplete: {error}. "
             "Download it again."
         ) from error
+
+
+def _check_packing(member: zipfile.ZipInfo, path: pathlib.Path) -> None:
+    # Python unpacks the other methods without a bound on the memory.
+    known = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    is_encrypted = member.flag_bits & 1
+    if is_encrypted or member.compress_type not in known:
+        names = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "LZMA"}
+        method = names.get(member.compress_type, f"{member.compress_type}")
+        what = "encrypted" if is_encrypted else f"packed by method {method}"
+        raise ValueError(
+            f"The archive {str(path)!r} must be one of GroupLens, packed with "
+            f"deflate and not encrypted. Received: {member.filename!r}, which "
+            f"is {what}. Unpack it, and name the folder instead."
+        )
 
 
 def _check_member(member: zipfile.ZipInfo, path: pathlib.Path) -> None:
@@ -246,6 +293,10 @@ def _check_member(member: zipfile.ZipInfo, path: pathlib.Path) -> None:
         )
 
 
+_RATING_NAMES = ("userId", "movieId", "rating", "timestamp")
+_MOVIE_NAMES = ("movieId", "title")
+
+
 def _parse_ratings(text: bytes, known: Version, version: str) -> RawRatings:
     where = f"{known.folder}/{known.ratings_file}"
     separator = known.separator.encode()
@@ -253,22 +304,22 @@ def _parse_ratings(text: bytes, known: Version, version: str) -> RawRatings:
         text, separator = text.replace(separator, b"\t"), b"\t"
     if not text.strip():
         raise ValueError(f"{where} must hold ratings. Received: an empty file.")
-    columns = [
-        ("user", "i8"),
-        ("movie", "i8"),
-        ("rating", "f4"),
-        ("time", "i8"),
-    ]
+    places: Sequence[int] = range(4)
+    if known.has_header:
+        places = _places(text, _RATING_NAMES, where)
+    dtypes = ("i8", "i8", "f4", "i8")
     try:
         table = np.loadtxt(
             io.BytesIO(text),
-            dtype=columns,
+            dtype=list(zip(_RATING_NAMES, dtypes, strict=True)),
             delimiter=separator.decode(),
-            skiprows=1 if known.separator == "," else 0,
+            skiprows=1 if known.has_header else 0,
+            # Without `usecols`, a column too many is an error.
+            usecols=places if known.has_header else None,
             ndmin=1,
             comments=None,
         )
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError(
             f"{where} must have four columns: user, movie, rating and time. "
             f"Received: {error}. Is the file damaged, or of another version?"
@@ -280,25 +331,42 @@ def _parse_ratings(text: bytes, known: Version, version: str) -> RawRatings:
             "damaged, or of another version?"
         )
     users, movies, stars, times = (
-        np.ascontiguousarray(table[name]) for name, _ in columns
+        np.ascontiguousarray(table[name]) for name in _RATING_NAMES
     )
     return RawRatings(users, movies, stars, times, where)
 
 
-def _parse_titles(text: bytes, known: Version) -> dict[int, str]:
-    lines = text.decode(known.encoding).splitlines()
-    rows: Iterable[list[str]]
-    if known.separator == ",":
-        rows = csv.reader(lines[1:])
-    else:
-        separator = "|" if known.folder == "ml-100k" else known.separator
-        rows = (line.split(separator) for line in lines)
-    try:
-        return {int(row[0]): row[1] for row in rows if row}
-    except (ValueError, IndexError) as error:
+def _places(text: bytes, names: Sequence[str], where: str) -> list[int]:
+    """Where the columns stand, by the first line of the file."""
+    first = text.partition(b"\n")[0][:1000].decode("utf-8-sig", "replace")
+    header = [name.strip().strip('"') for name in first.split(",")]
+    if any(header.count(name) != 1 for name in names):
         raise ValueError(
-            f"{known.folder}/{known.movies_file} must hold an id and a title "
-            f"in each line. Received: {error}. Is the file damaged?"
+            f"The first line of {where} must name the columns "
+            f"{', '.join(names)}, each once. Received: {first[:80]!r}. Is the "
+            "file damaged, or of another version?"
+        )
+    return [header.index(name) for name in names]
+
+
+def _parse_titles(text: bytes, known: Version) -> dict[int, str]:
+    where = f"{known.folder}/{known.movies_file}"
+    number, title = 0, 1
+    if known.has_header:
+        number, title = _places(text, _MOVIE_NAMES, where)
+    try:
+        lines = text.decode(known.encoding).splitlines()
+        rows: Iterable[list[str]]
+        if known.has_header:
+            rows = csv.reader(lines[1:])
+        else:
+            separator = "|" if known.folder == "ml-100k" else known.separator
+            rows = (line.split(separator) for line in lines)
+        return {int(row[number]): row[title] for row in rows if row}
+    except (ValueError, IndexError, csv.Error) as error:
+        raise ValueError(
+            f"{where} must hold an id and a title in each line. Received: "
+            f"{error}. Is the file damaged?"
         ) from error
 
 
@@ -412,11 +480,16 @@ def _read_records(version: str, data_dir, part: str, names) -> list[np.ndarray]:
 
 
 def _builder(version: str, data_dir, part: str):
-    with _quiet_tfds() as tfds:
-        return tfds.builder(
-            f"movielens/{version}-{part}",
-            data_dir=str(tfds_folder(version, data_dir)),
-        )
+    name = f"movielens/{version}-{part}"
+    folder = str(tfds_folder(version, data_dir))
+    try:
+        with _quiet_tfds() as tfds:
+            return tfds.builder(name, data_dir=folder)
+    except Exception as error:  # TFDS raises many kinds.
+        raise RuntimeError(
+            f"The prepared copy of {name} in {folder!r} cannot be read: "
+            f"{error!s:.300}. Delete it and prepare it again."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import dataclasses
 import stat
 import time
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -125,6 +126,65 @@ def test_damaged_ratings_are_refused(tmp_path, text, message):
         sources.read_files("100k", tmp_path)
 
 
+def latest_small(ratings, movies="movieId,title\n7,Fargo\n8,Heat\n"):
+    files = {"ratings.csv": ratings, "movies.csv": movies}
+    return {f"ml-latest-small/{k}": v.encode() for k, v in files.items()}
+
+
+@pytest.mark.parametrize(
+    "ratings",
+    [
+        "userId,movieId,rating,timestamp\n1,7,3,10\n2,8,5,20\n",
+        "movieId,userId,rating,timestamp\n7,1,3,10\n8,2,5,20\n",
+        "timestamp,tag,rating,movieId,userId\n10,x,3,7,1\n20,y,5,8,2\n",
+        '\ufeff"userId","movieId","rating","timestamp"\r\n1,7,3,10\r\n2,8,5,20',
+    ],
+)
+def test_columns_are_what_the_first_line_says(tmp_path, ratings):
+    movies = "title,genres,movieId\nFargo,x,7\nHeat,y,8\n"
+    write_folder(tmp_path, latest_small(ratings, movies))
+    read = sources.read_files("latest-small", tmp_path)
+    assert read.ratings.user_ids.tolist() == [1, 2]
+    assert read.ratings.candidate_ids.tolist() == [7, 8]
+    assert read.ratings.ratings.tolist() == [3, 5]
+    assert read.ratings.timestamps.tolist() == [10, 20]
+    assert read.titles == {7: "Fargo", 8: "Heat"}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "movies"),
+    [
+        ("1,7,3.0,10\n2,8,5.0,20\n", "movieId,title\n7,Fargo\n"),
+        ("userId,movieId,rating\n1,7,3\n", "movieId,title\n7,Fargo\n"),
+        ("userId,userId,movieId,rating,timestamp\n", "movieId,title\n"),
+        ("userId,movieId,rating,timestamp\n1,7,3,10\n", "7,Fargo\n8,Heat\n"),
+    ],
+)
+def test_a_missing_first_line_loses_no_row(tmp_path, ratings, movies):
+    write_folder(tmp_path, latest_small(ratings, movies))
+    with pytest.raises(ValueError, match=r"first line of .* must name the col"):
+        sources.read_files("latest-small", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "movies", ['7,"' + "x" * 200_000, "7\n", "seven,Fargo\n", "7,Fargo\n,\n"]
+)
+def test_damaged_titles_with_a_first_line_are_refused(tmp_path, movies):
+    ratings = "userId,movieId,rating,timestamp\n1,7,3,10\n"
+    movies = "movieId,title\n" + movies
+    write_folder(tmp_path, latest_small(ratings, movies))
+    with pytest.raises(ValueError, match="an id and a title"):
+        sources.read_files("latest-small", tmp_path)
+
+
+def test_titles_in_another_encoding_are_refused(tmp_path):
+    files = latest_small("userId,movieId,rating,timestamp\n1,7,3,10\n")
+    files["ml-latest-small/movies.csv"] += "9,é".encode("latin-1")
+    write_folder(tmp_path, files)
+    with pytest.raises(ValueError, match="an id and a title"):
+        sources.read_files("latest-small", tmp_path)
+
+
 def test_nan_ratings_are_refused(tmp_path, three_ratings):
     text = "1\t7\t3\t10\n2\t8\tnan\t20\n1\t8\t1\t30\n"
     write_folder(tmp_path, contents("100k", u_data=text))
@@ -153,6 +213,92 @@ def test_a_changed_byte_in_an_archive_is_noticed(tmp_path, three_ratings):
     whole = bytearray(path.read_bytes())
     whole[whole.index(b"1\t7\t3\t10")] = ord("2")
     path.write_bytes(whole)
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        sources.read_files("100k", path)
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2], ids=["LZMA", "BZIP2"]
+)
+def test_archives_that_unpack_without_a_bound_are_refused(
+    tmp_path, three_ratings, method
+):
+    archive = write_zip(tmp_path / "a.zip", contents("100k"), method)
+    with pytest.raises(ValueError, match=r"by method (LZMA|bzip2)\. Unpack"):
+        sources.read_files("100k", archive)
+
+
+def with_header_byte(path, places, change):
+    """Changes a byte of each header of an archive.
+
+    Args:
+        places: int, int. Of the byte, in a member's own header and in the
+            archive's list of members.
+    """
+    whole = bytearray(path.read_bytes())
+    for mark, place in zip((b"PK\3\4", b"PK\1\2"), places, strict=True):
+        start = whole.find(mark)
+        while start >= 0:
+            whole[start + place] = change(whole[start + place])
+            start = whole.find(mark, start + 4)
+    path.write_bytes(whole)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("places", "change", "message"),
+    [
+        ((6, 8), lambda flags: flags | 1, "which is encrypted"),
+        ((8, 10), lambda method: 99, "packed by method 99"),
+        ((4, 6), lambda version: 99, "damaged or incomplete"),
+    ],
+    ids=["encrypted", "method", "version"],
+)
+def test_archives_that_cannot_be_unpacked_are_refused(
+    tmp_path, three_ratings, places, change, message, capsys
+):
+    archive = write_zip(tmp_path / "a.zip", contents("100k"))
+    with_header_byte(archive, places, change)
+    with pytest.raises(ValueError, match=message):
+        sources.read_files("100k", archive)
+    # And at the command line, in one line.
+    from keras_dp_retrieval import cli
+
+    assert cli.main(["train", "--data-dir", str(archive)]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_files_that_are_much_too_large_are_not_read(
+    tmp_path, three_ratings, packed
+):
+    files = contents("100k", u_data="1\t7\t3\t10\n" * 2**23)  # 80 MiB
+    if packed:
+        path = write_zip(tmp_path / "a.zip", files)
+    else:
+        path = write_folder(tmp_path, files)
+    del files
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"at most 67,108,864 bytes"):
+            sources.read_files("100k", path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**23
+
+
+def test_an_archive_that_says_less_than_it_unpacks_to_is_refused(
+    tmp_path, three_ratings
+):
+    files = contents("100k", u_data="1\t7\t3\t10\n" * 2**20)
+    path = write_zip(tmp_path / "a.zip", files)
+    whole = path.read_bytes()
+    size = (9 * 2**20).to_bytes(4, "little")
+    assert whole.count(size) == 2
+    path.write_bytes(whole.replace(size, (1000).to_bytes(4, "little")))
     with pytest.raises(ValueError, match="damaged or incomplete"):
         sources.read_files("100k", path)
 
@@ -195,6 +341,15 @@ def test_tfds_is_prepared_where_both_parts_are_complete(tmp_path):
         (folder / "dataset_info.json").touch()
     assert sources.tfds_is_prepared("100k", tmp_path)
     assert not sources.tfds_is_prepared("1m", tmp_path)
+
+
+def test_a_damaged_copy_of_tfds_names_the_remedy(tmp_path):
+    for part in ("ratings", "movies"):
+        folder = tmp_path / "movielens" / f"100k-{part}" / "0.1.1"
+        folder.mkdir(parents=True)
+        (folder / "dataset_info.json").write_text("{")
+    with pytest.raises(RuntimeError, match="Delete it and prepare it again"):
+        sources.read_tfds("100k", tmp_path)
 
 
 def test_tfds_looks_in_its_own_folder_by_default(tmp_path, monkeypatch):
