@@ -22,6 +22,9 @@ from keras.src.trainers.data_adapters import (
     data_adapter_utils,
     get_data_adapter,
 )
+from keras.src.trainers.data_adapters.array_data_adapter import (
+    ArrayDataAdapter,
+)
 from keras.src.trainers.data_adapters.array_slicing import (
     train_validation_split,
 )
@@ -33,7 +36,7 @@ from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
 
-from keras_dp_retrieval import _checks, distribution
+from keras_dp_retrieval import _checks, agreement, distribution
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
 
 __all__ = [
@@ -43,6 +46,10 @@ __all__ = [
     "row_weights",
     "train_validation_split",
 ]
+
+
+# The arguments of `fit` that hold data.
+ARRAYS = ("x", "y", "sample_weight")
 
 
 def keras_fuses_steps() -> bool:
@@ -148,10 +155,11 @@ class PaddedBatches(DataAdapter):
     ):
         if data.get("batch_size") is not None:  # Keras takes 0 for 32.
             _checks.positive_int("batch_size", data["batch_size"])
+        self._data = data
         self._inner = _single_process_adapter(data)
         self._check = check
         self._steps_per_group = steps_per_group
-        self._num_devices = distribution.num_devices()
+        self._row_multiple = distribution.row_multiple()
         distribution.check_threads()
         self._in_tensorflow: Any = None
         self._peeked: Iterator | None = None
@@ -165,6 +173,29 @@ class PaddedBatches(DataAdapter):
     @property
     def batch_size(self):
         return self._inner.batch_size
+
+    def identity(self) -> dict:
+        """What all processes must have in common, as far as it is known.
+
+        Of arrays and of the data sets of this package that is everything; of
+        other streams the number and the size of the batches.
+        """
+        rows = contents = None
+        if isinstance(self._inner, ArrayDataAdapter):
+            arrays = [self._data.get(name) for name in ARRAYS]
+            rows = _num_rows(arrays[0])
+            contents = agreement.digest(*arrays)
+        elif isinstance(self._inner, TFDatasetAdapter):
+            dataset = self._inner.get_tf_dataset()
+            if hasattr(dataset, "identity"):
+                rows, contents = dataset.identity()
+        batches = self._data.get("steps_per_epoch") or self.num_batches
+        return {
+            "rows": rows,
+            "steps": None if batches is None else int(batches),
+            "batch size": self.batch_size and int(self.batch_size),
+            "contents": contents,
+        }
 
     def on_epoch_begin(self):
         self._inner.on_epoch_begin()
@@ -271,7 +302,7 @@ class PaddedBatches(DataAdapter):
             )
 
     def _round_up(self, num_rows) -> int:
-        return distribution.round_up(int(num_rows), self._num_devices)
+        return distribution.round_up(int(num_rows), self._row_multiple)
 
     def _own_rows(self, group, num_rows: int):
         if distribution.process_count() == 1:

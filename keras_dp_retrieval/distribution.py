@@ -1,5 +1,6 @@
 """Find the devices, train on all of them, and divide rows between them."""
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -146,15 +147,34 @@ def round_up(num_rows: int, multiple: int) -> int:
     return -(-num_rows // multiple) * multiple
 
 
+def row_multiple() -> int:
+    """The rows of a batch are a multiple of this: devices and processes.
+
+    Every device gets as many rows as the others, and so does every process,
+    also where each of them trains on its own device alone.
+    """
+    return math.lcm(num_devices(), process_count())
+
+
 def process_rows(num_rows: int) -> slice:
     """Returns the rows of a global batch that this process feeds.
 
     Args:
         num_rows: int. Rows of the batch over all processes, a multiple of
-            `num_devices()`.
+            `row_multiple()`.
+
+    Raises:
+        ValueError: If the rows do not divide by the processes: some would
+            belong to none.
     """
     count = process_count()
     _checks.positive_int("num_rows", num_rows)
+    if num_rows % count:
+        raise ValueError(
+            "`num_rows` must be a multiple of the number of processes. "
+            f"Received: num_rows={num_rows} with {count} processes. Use "
+            f"{round_up(num_rows, count)}."
+        )
     share = num_rows // count
     start = process_index() * share
     return slice(start, start + share)

@@ -104,3 +104,17 @@ def test_a_distribution_set_by_hand_ends_no_process():
             env={k: v for k, v in os.environ.items() if "NPROC" not in k},
         )
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("num_rows", [8, 9])
+def test_processes_without_a_common_mesh_share_every_row(monkeypatch, num_rows):
+    """Three processes, no distribution: 8 rows made 2 and 2 and 2."""
+    monkeypatch.setattr(distribution, "process_count", lambda: 3)
+    padded = distribution.round_up(num_rows, distribution.row_multiple())
+    fed = []
+    for process in range(3):
+        monkeypatch.setattr(distribution, "process_index", lambda p=process: p)
+        fed.extend(np.arange(padded)[distribution.process_rows(padded)])
+    assert fed == list(range(9))
+    with pytest.raises(ValueError, match=r"num_rows=8 with 3 .* Use 9\."):
+        distribution.process_rows(8)

@@ -19,6 +19,7 @@ FLOORS = {
     "_jax": 0.5,
     "_lookups": 0,
     "distribution": 1,
+    "agreement": 1.5,
     "embedding": 1,
     "data._tensorflow": 1,
     "data.columns": 0,

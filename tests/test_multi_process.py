@@ -74,3 +74,42 @@ def test_two_processes_give_what_one_device_gives(results):
             np.testing.assert_array_equal(value, expected, name)
         else:
             np.testing.assert_allclose(value, expected, atol=1e-5)
+
+
+UNLIKE = PROGRAM.parent / "fit_unlike.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("second", "differs"),
+    [
+        ((1000, 0), None),
+        ((700, 0), "rows"),
+        ((950, 0), "rows"),
+        ((1000, 1), ""),
+    ],
+)
+def test_processes_with_other_data_are_refused_on_all(second, differs):
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(UNLIKE), *map(str, (port, 2, i, *data))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for i, data in enumerate([(1000, 0), second])
+    ]
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            if differs is None:
+                assert "trained" in output
+            else:
+                assert "refused: All processes must train on" in output
+                assert f"process 0: training {differs}" in output
+                assert f"process 1: training {differs}" in output
+                assert "contents" in output
+    finally:
+        for process in processes:
+            process.kill()

@@ -7,6 +7,8 @@ devices wait for a process that is stuck; unlike files, it needs no shared
 disk.
 """
 
+import time
+
 
 def store():
     """The store of this run, or None where there is none.
@@ -43,3 +45,25 @@ def read(client, key: str, seconds: float) -> str | None:
         return client.blocking_key_value_get(key, max(int(seconds * 1000), 1))
     except Exception:  # jaxlib raises its own kind of RuntimeError.
         return None
+
+
+def gather(
+    client, folder: str, index: int, count: int, text: str, seconds: float
+) -> dict[int, str]:
+    """Every process's note, as far as they come within `seconds`.
+
+    Args:
+        client: What `store()` returned.
+        folder: A key that is used for this exchange alone.
+        index: The number of this process.
+        count: How many processes take part.
+        text: This process's note.
+        seconds: How long to wait for the others, all together.
+    """
+    post(client, f"{folder}/{index}", text)
+    deadline = time.monotonic() + seconds
+    notes = {
+        other: read(client, f"{folder}/{other}", deadline - time.monotonic())
+        for other in range(count)
+    }
+    return {other: note for other, note in notes.items() if note is not None}

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from keras_dp_retrieval import _checks
+from keras_dp_retrieval import _checks, agreement
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import Ratings
 
@@ -126,6 +126,12 @@ class Batches:
             columns.append(self._weights[is_last.astype(int)])
         return columns
 
+    def identity(self, *more) -> tuple[int, str | None]:
+        """How many examples, and a text that differs for other ones."""
+        form = dataclasses.astuple(self._form)
+        names = np.array(repr((form, more)))
+        return self._num_examples, agreement.digest(names, self._columns)
+
     def example(self, *columns):
         """Returns `(x, y)` or `(x, y, sample_weight)` as Keras takes them."""
         users, candidates, *rest = columns
@@ -157,6 +163,7 @@ def fixed_batches(ratings: Ratings, form: BatchFormat):
             yield batches.example(*(column[group] for column in columns))
 
     dataset.numpy_groups = numpy_groups
+    dataset.identity = batches.identity
     return dataset
 
 
@@ -216,6 +223,9 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: Epochs):
         tf.data.experimental.assert_cardinality(batches.num_batches)
     )
     dataset.numpy_groups = functools.partial(_shuffled_groups, batches, epochs)
+    # The next epoch's number too: processes that stand at different ones would
+    # deal different rows.
+    dataset.identity = lambda: batches.identity(epochs.seed, epochs.next)
     return dataset
 
 

@@ -60,8 +60,9 @@ class RetrievalDataset:
     user rows `(batch,)` int32, and `{"movie_id": candidate rows (batch,)
     int32, "rating": (batch,) float32}` with the ratings stretched to 0 to 1;
     without ratings, `"rating"` is absent. All batches have the same number of
-    rows, a multiple of the number of devices: where the interactions do not
-    fill them, valid rows are repeated and a third entry, `sample_weight`, is
+    rows, a multiple of the number of devices at the time you ask for the part
+    (set a distribution before that): where the interactions do not fill them,
+    valid rows are repeated and a third entry, `sample_weight`, is
     0 for those and 1 for the others. A part without interactions is None.
 
     The train part is dealt anew in every epoch, in an order that depends on
@@ -200,11 +201,6 @@ class RetrievalDataset:
                 "validation_in_train=True. Use `split='random'`."
             )
         self.validation_in_train = bool(validation_in_train)
-        # Keras refuses a batch that does not divide by the devices
-        # (keras#21167).
-        self._num_rows = distribution.round_up(
-            self.batch_size, distribution.num_devices()
-        )
 
     # What there is.
 
@@ -360,35 +356,49 @@ class RetrievalDataset:
         """Batches of the train part."""
         return -(-len(self.ratings("train")) // self.batch_size)
 
-    @functools.cached_property
+    @property
     def train(self):
         """`tf.data.Dataset` of the train part, dealt anew in every epoch."""
-        if self.split == "tutorial":
-            return self._fixed("train")
-        dataset = batches.shuffled_batches(
-            self.ratings("train"), self._format, self._epochs
-        )
-        # What resumes a run has only the `tf.data.Dataset` in its hands.
-        dataset.start_at_epoch = self.start_at_epoch
-        return dataset
+        return self._pipeline("train")
 
-    @functools.cached_property
+    @property
     def validation(self):
         """`tf.data.Dataset` of the validation part, in a fixed order."""
         if self.split == "tutorial":
             return self.test
-        return self._fixed("validation")
+        return self._pipeline("validation")
 
-    @functools.cached_property
+    @property
     def test(self):
         """`tf.data.Dataset` of the test part, in a fixed order."""
-        return self._fixed("test")
+        return self._pipeline("test")
 
-    def _fixed(self, part: str):
+    def _pipeline(self, part: str):
+        """A part's batches, for as many devices as there are now.
+
+        Keras refuses a batch that does not divide by the devices
+        (keras#21167), and a distribution may be set after the data set was
+        made. So it is made again when their number has changed.
+        """
+        form = self._format
+        if self._pipelines.get(part, (None,))[0] != form:
+            self._pipelines[part] = (form, self._make_pipeline(part, form))
+        return self._pipelines[part][1]
+
+    @functools.cached_property
+    def _pipelines(self) -> dict:
+        return {}
+
+    def _make_pipeline(self, part: str, form: batches.BatchFormat):
         ratings = self.ratings(part)
         if not len(ratings):
             return None
-        return batches.fixed_batches(ratings, self._format)
+        if part != "train" or self.split == "tutorial":
+            return batches.fixed_batches(ratings, form)
+        dataset = batches.shuffled_batches(ratings, form, self._epochs)
+        # What resumes a run has only the `tf.data.Dataset` in its hands.
+        dataset.start_at_epoch = self.start_at_epoch
+        return dataset
 
     def by_interaction(self, batch_size: int | None = None):
         """Returns the train part in batches of another size than `.train`.
@@ -408,7 +418,7 @@ class RetrievalDataset:
             self._format,
             batch_size=batch_size,
             num_rows=distribution.round_up(
-                batch_size, distribution.num_devices()
+                batch_size, distribution.row_multiple()
             ),
         )
         dataset = batches.shuffled_batches(train, form, epochs)
@@ -481,14 +491,9 @@ class RetrievalDataset:
         # A batch larger than any part would be filler for the most part.
         longest = max(len(ratings) for ratings in self._parts.values())
         batch_size = min(self.batch_size, longest)
-        num_rows = self._num_rows
-        if batch_size < self.batch_size:
-            num_rows = distribution.round_up(
-                batch_size, distribution.num_devices()
-            )
         return batches.BatchFormat(
             batch_size,
-            num_rows,
+            distribution.round_up(batch_size, distribution.row_multiple()),
             self.candidate_key,
             self.rating_key,
             self.rating_range,
@@ -555,7 +560,7 @@ class RetrievalDataset:
         """A copy that has not been divided into parts."""
         other = copy.copy(self)
         cached = ("_parts", "leakage", "seen", "fingerprint", "_epochs")
-        for name in (*cached, *PARTS):
+        for name in (*cached, "_pipelines"):
             other.__dict__.pop(name, None)
         return other
 

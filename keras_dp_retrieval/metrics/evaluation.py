@@ -249,7 +249,7 @@ class RankingTask:
         """Yields the users of this process, a slice of all, and their lists."""
         rank = _ranker(*vectors_of(model, vectors), self)
         # A chunk is divided over all devices of all processes.
-        multiple = max(distribution.num_devices(), distribution.process_count())
+        multiple = distribution.row_multiple()
         for chunk, num_rows, width in self.chunks(multiple):
             users = self.user_rows[chunk]
             filler = np.full(num_rows - len(users), users[0])

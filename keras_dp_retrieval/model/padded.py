@@ -10,7 +10,7 @@ from keras import ops
 # layers add.
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from keras_dp_retrieval import _checks, distribution
+from keras_dp_retrieval import _checks, agreement, distribution
 from keras_dp_retrieval.batches import (
     PaddedBatches,
     keras_fuses_steps,
@@ -222,6 +222,7 @@ class PaddedModel(keras.Model):
                 ),
                 steps_per_epoch=validation_steps,
             )
+        _check_all_processes_agree(train, validation_data)
         own = self.training_callbacks(train)
         with (
             _added(guard, own, callbacks, self) as callbacks,
@@ -475,6 +476,21 @@ def _first(x):
 def _num_rows(x) -> int:
     """Rows of a batch; 1 of an empty one, which is refused later."""
     return max(len(_first(x)), 1)
+
+
+def _check_all_processes_agree(train, validation):
+    """Raises where other processes have other data, or stop elsewhere."""
+    if distribution.process_count() == 1:
+        return  # Reading all data for its identity takes time.
+    parts = {"training": train, "validation": validation}
+    agreement.check(
+        {
+            f"{part} {name}": value
+            for part, batches in parts.items()
+            if batches is not None
+            for name, value in batches.identity().items()
+        }
+    )
 
 
 def _compiled_once(function):

@@ -655,3 +655,42 @@ def test_parquet_ids_with_gaps_are_refused_and_not_rounded(tmp_path):
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="missing values"):
         RetrievalDataset.from_parquet(tmp_path / "a.parquet")
+
+
+class Plain(keras.Model):
+    """Somebody's model, which knows nothing of this package."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.users = keras.layers.Embedding(data.num_users, 2)
+        self.score = keras.layers.Dense(1)
+
+    def call(self, users):
+        return self.score(self.users(users))
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None, training=True):
+        errors = (y_pred[:, 0] - y["rating"]) ** 2
+        return keras.ops.mean(
+            errors * (1.0 if sample_weight is None else sample_weight)
+        )
+
+
+def test_a_distribution_may_be_set_after_the_data_set(on_devices):
+    """In a model of anybody's; all rows divide, and filler has weight 0."""
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(1, 20, (2, 130))
+    data = RetrievalDataset.from_interactions(
+        users, items, np.full(130, 3.0), batch_size=33, seed=0
+    )
+    before = data.train
+    assert data.train is before
+    on_devices(4)
+    model = Plain(data)
+    model.compile("sgd")
+    model.fit(data.train, validation_data=data.validation, verbose=0)
+    assert data.train is not before
+    for part in ("train", "validation", "test"):
+        batches = list(getattr(data, part))
+        assert {len(x) for x, _, _ in batches} == {36}
+        real = sum(int(np.sum(weights)) for _, _, weights in batches)
+        assert real == len(data.ratings(part))

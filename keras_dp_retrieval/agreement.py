@@ -1,0 +1,117 @@
+"""Do all processes train on the same data?
+
+Every process reads all batches and keeps its rows of each. Where they read
+different data, some train on a mixture that is no data set at all, and others
+wait for ever for a step that the rest do not take. So they compare before the
+first step.
+"""
+
+import hashlib
+import itertools
+import json
+
+import keras
+import numpy as np
+
+from keras_dp_retrieval import distribution
+
+# How long a process waits for the others to begin the same `fit`. Some may
+# still be reading their data.
+SECONDS = 600
+
+_fits = itertools.count()
+
+
+def digest(*trees) -> str | None:
+    """A short text that differs where any of the nested arrays do.
+
+    None if something in them is no array.
+    """
+    found = hashlib.blake2b(digest_size=8)
+    for tree in trees:
+        leaves = keras.tree.flatten(tree)
+        # The keys of a dict, not the classes of its values.
+        structure = keras.tree.map_structure(lambda leaf: 0, tree)
+        found.update(repr(structure).encode())
+        for leaf in leaves:
+            if leaf is None:
+                continue
+            array = np.asarray(leaf)
+            found.update(f"{array.dtype} {array.shape}".encode())
+            if array.dtype.hasobject:
+                found.update(repr(array.tolist()).encode())
+            else:
+                found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def check(identity: dict) -> None:
+    """Raises, on every process, unless all bring the same `identity`.
+
+    Does nothing where there is one process.
+
+    Args:
+        identity: dict. What to compare, JSON: names to plain values; None
+            for what cannot be known.
+
+    Raises:
+        ValueError: If the processes' values differ.
+        RuntimeError: If a process does not come within ten minutes.
+    """
+    count = distribution.process_count()
+    if count == 1:
+        return
+    from keras_dp_retrieval._jax import processes
+
+    client = processes.store()
+    if client is None:
+        return
+    number, index = next(_fits), distribution.process_index()
+    text = json.dumps(identity)
+    folder = f"keras_dp_retrieval/fit/{number}"
+    notes = processes.gather(client, folder, index, count, text, SECONDS)
+    if number and index == 0:
+        # Who came to this fit has read the notes of the one before.
+        processes.remove(client, f"keras_dp_retrieval/fit/{number - 1}/")
+    missing = sorted(set(range(count)) - set(notes))
+    if missing:
+        raise RuntimeError(
+            f"All {count} processes must call `fit` together. Received: no "
+            f"call from process {', '.join(map(str, missing))} within "
+            f"{SECONDS} seconds."
+        )
+    compare({process: json.loads(note) for process, note in notes.items()})
+
+
+def compare(identities: dict[int, dict]) -> None:
+    """Raises a ValueError unless all processes' identities are equal.
+
+    Args:
+        identities: `{process: {name: value}}`. A value of None on some
+            process is not known, and equals any.
+    """
+    names = {name: None for seen in identities.values() for name in seen}
+    differing = [
+        name
+        for name in names
+        if len(
+            {
+                json.dumps(seen[name])
+                for seen in identities.values()
+                if seen.get(name) is not None
+            }
+        )
+        > 1
+    ]
+    if not differing:
+        return
+    each = "; ".join(
+        f"process {process}: "
+        + ", ".join(f"{name} {seen.get(name)}" for name in differing)
+        for process, seen in sorted(identities.items())
+    )
+    raise ValueError(
+        "All processes must train on the same data, in the same batches: each "
+        "reads all of it and trains on its rows of every batch. Received: "
+        f"{each}. Give every process the whole data set, with the same seed."
+    )
