@@ -1,5 +1,6 @@
 """The README's Python examples run, in order, as one program."""
 
+import functools
 import os
 import pathlib
 import re
@@ -8,11 +9,25 @@ import sys
 
 import pytest
 
+import keras_dp_retrieval as kdr
+
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
 
 def examples():
     return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+
+
+def test_the_first_example_recommends_something_to_everybody(
+    monkeypatch, capsys
+):
+    fit = kdr.fit_recipe
+    quickly = functools.partial(fit, epochs=1, embedding_dimension=8)
+    monkeypatch.setattr(kdr, "fit_recipe", quickly)
+    exec(examples()[0], {})
+    ids_and_scores = capsys.readouterr().out.split("{")[0]
+    assert re.findall(r"'(?:tea|jam|oats|rye|milk)'", ids_and_scores)
+    assert "''" not in ids_and_scores and "inf" not in ids_and_scores
 
 
 @pytest.mark.realdata
