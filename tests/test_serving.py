@@ -72,6 +72,22 @@ def test_a_list_that_is_too_short_is_filled_with_what_is_no_id():
             assert np.isneginf(scores[0, 1:]).all()
 
 
+@pytest.mark.parametrize("kind", ["numbers", "names"])
+def test_what_has_no_id_is_never_recommended(kind):
+    model = model_of(kind)
+    # Row 0, all that is unknown, was seen in training more than the others.
+    model.candidate_counts.assign([9, 1, 1, 1, 1])
+    known = model.candidate_vocabulary.ids.tolist()
+    assert model.retrievable_ids().tolist() == known
+    user = model.user_vocabulary.ids[:1]
+    for _ in range(2):
+        ids, scores = model.recommend(user, k=5, exclude_seen=False)
+        assert sorted(ids[0, :4].tolist()) == sorted(known)
+        assert np.isneginf(scores[0, 4])
+        assert model.encode_candidates().shape == (4, 4)
+        model.build_index()
+
+
 @pytest.mark.parametrize("filler", [-1, ""])
 def test_no_candidate_may_have_the_id_of_the_filler(filler):
     message = f"must not be {filler!r}, which fills up lists"

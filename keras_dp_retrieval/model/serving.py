@@ -125,7 +125,7 @@ class Serving:
         vectors, so any vector database can serve them.
         """
         if candidate_ids is None:
-            rows = np.flatnonzero(self._retrievable_rows()).astype("int32")
+            rows = self._known_retrievable_rows()
         else:
             rows = self._candidate_rows(candidate_ids)
         return _in_chunks(
@@ -137,7 +137,18 @@ class Serving:
     @reads
     def retrievable_ids(self) -> np.ndarray:
         """Returns the ids of all candidates that can be recommended."""
-        return self._candidate_ids(np.flatnonzero(self._retrievable_rows()))
+        return self._candidate_ids(self._known_retrievable_rows())
+
+    def _known_retrievable_rows(self) -> np.ndarray:
+        """Table rows, int32, rising: those with an id, if there are ids.
+
+        Row 0 stands for candidates that nobody knows. It may have been trained
+        on all the same.
+        """
+        rows = np.flatnonzero(self._retrievable_rows()).astype("int32")
+        if self.candidate_vocabulary is None:
+            return rows
+        return rows[(rows > 0) & (rows < self.candidate_vocabulary.num_rows)]
 
     @reads
     def recommend(
@@ -182,7 +193,8 @@ class Serving:
     def _best(self):
         """A search like `_best_in_index`, in the towers' present vectors."""
         candidates = self.candidate_vectors()
-        allowed = self._retrievable_rows()
+        allowed = np.zeros(self.num_candidates, bool)
+        allowed[self._known_retrievable_rows()] = True
         check_vectors("candidate", candidates, allowed)
 
         def best(vectors, k, excluded_rows):
