@@ -29,6 +29,7 @@ class Histories(keras.layers.Layer):
         # Where a history begins is a row of the list, and it is one longer.
         _checks.table_size("num_interactions", self.num_interactions + 1)
         self.max_length = _checks.positive_int("max_length", max_length)
+        self._damage = ""
         self.starts = self._add_integers("starts", self.num_users + 1)
         # One more than needed, so that there is something to look up in a
         # history without interactions.
@@ -77,18 +78,18 @@ class Histories(keras.layers.Layer):
 
     def load_own_variables(self, store):
         """As in `keras.layers.Layer`; raises if histories do not fit."""
+        if self._damage:  # Keras tries elsewhere, where there is nothing.
+            raise ValueError(self._damage)
         super().load_own_variables(store)
         starts = ops.convert_to_numpy(self.starts)
-        if (
-            starts[0]
-            or starts[-1] > self.num_interactions
-            or (np.diff(starts) < 0).any()
-        ):
-            raise ValueError(
+        rises = starts[0] == 0 and (np.diff(starts) >= 0).all()
+        if not rises or starts[-1] > self.num_interactions:
+            self._damage = (
                 "The saved histories are damaged: where those of users begin "
                 f"must rise from 0 to {self.num_interactions}. Received: "
                 f"{starts[:5].tolist()}, ..., {starts[-1]}."
             )
+            raise ValueError(self._damage)
 
     def call(self, user_rows, lengths=None, max_length=None):
         """Returns int32 `(batch, max_length)`, oldest first, padded with -1.

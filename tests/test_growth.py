@@ -296,3 +296,48 @@ def test_towers_without_a_table_of_rows_are_refused():
         model.add_candidates(1, np.zeros((1, 4)))
     with pytest.raises(ValueError, match="Give the number of rows"):
         model.add_candidates([7])
+
+
+class FeatureTable(keras.layers.Layer):
+    """A candidate's own vector, and what its features add to it."""
+
+    def __init__(self, is_weight):
+        super().__init__()
+        self.table = kdr.RowEmbedding(5, 4)
+        features = np.eye(5, 3, dtype="float32")
+        if is_weight:
+            self.features = self.add_weight(
+                shape=features.shape, trainable=False, name="features"
+            )
+            self.features.assign(features)
+        else:
+            self.features = keras.ops.convert_to_tensor(features)
+        self.dense = keras.layers.Dense(4)
+
+    def call(self, rows):
+        features = keras.ops.take(self.features, rows, axis=0)
+        return self.table(rows) + self.dense(features)
+
+
+@pytest.mark.parametrize(
+    ("is_weight", "message"),
+    [
+        (True, r"`add_candidates` can grow .*/features' of 'feature_table"),
+        (False, "must have a finite vector for each of the new candidates"),
+    ],
+)
+def test_other_tables_by_row_are_refused_and_nothing_changes(
+    is_weight, message
+):
+    model = trained_model(
+        candidate_tower=FeatureTable(is_weight), with_ids=False
+    )
+    variables = [*model.variables, *model.optimizer.variables]
+    before = [np.array(variable.numpy()) for variable in variables]
+    with pytest.raises(ValueError, match=message):
+        model.add_candidates(2)
+    for variable, value in zip(variables, before, strict=True):
+        assert variable.shape == value.shape
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert model.num_candidates == model.candidate_tower.table.input_dim == 5
+    assert np.isfinite(train(model, 5, 5)).all()

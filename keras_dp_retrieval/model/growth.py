@@ -1,5 +1,6 @@
 """Growth: new users and candidates for a model that has learned already."""
 
+import contextlib
 from collections.abc import Callable
 
 import keras
@@ -13,6 +14,14 @@ from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.towers import HistoryTower
 
+# Layers whose weights are never by id, even where their sizes are equal.
+_NOT_BY_ROW = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.BatchNormalization,
+    keras.layers.LayerNormalization,
+)
+
 
 class Growing:
     """The part of `TwoTowerRetrieval` that takes in new ids.
@@ -23,12 +32,15 @@ class Growing:
     Every layer of the towers that holds its size as an attribute `num_users`
     or `num_candidates`, as the towers of this package do, is told the new
     one. A tower of your own whose `get_config` has the size from elsewhere
-    must see to that itself.
+    must see to that itself. Other weights with a row for each id, such as a
+    table of features, cannot grow and are refused.
     """
 
     user_vocabulary: Vocabulary | None
     candidate_vocabulary: Vocabulary | None
     _drop_index: Callable
+    _takes_rows: Callable
+    build: Callable
 
     # What the model brings along.
     num_users: int
@@ -47,8 +59,8 @@ class Growing:
 
         Raises:
             ValueError: If an id is known already or comes twice, or the user
-                tower has no `RowEmbedding` of `num_users` rows. The model
-                stays as it was.
+                tower has no `RowEmbedding` of `num_users` rows, or other
+                weights of so many. The model stays as it was.
         """
         num_new, vocabulary = _extended("user", self.user_vocabulary, ids)
         if num_new:
@@ -104,23 +116,67 @@ class Growing:
         return vectors
 
     def _grow(self, side, num_new, vectors, seed):
+        self.build()
         size = f"num_{side}s"
         old = getattr(self, size)
         tables = self._tables(side, old)
-        for table in tables:
-            _grow_table(table, old + num_new, vectors, seed)
-        for layer in self._flatten_layers():
-            if side == "user" and isinstance(layer, Histories):
-                starts = ops.convert_to_numpy(layer.starts)
-                _resize(layer.starts, np.pad(starts, (0, num_new), "edge"))
-            if getattr(layer, size, None) == old:
-                setattr(layer, size, old + num_new)
-        if side == "candidate":
-            counts = ops.convert_to_numpy(self.candidate_counts)
-            _resize(self.candidate_counts, np.pad(counts, (0, num_new)))
-        _grow_slots(getattr(self, "optimizer", None))
+        self._check_other_weights(side, old)
+        with contextlib.ExitStack() as undo:
+            for table in tables:
+                _grow_table(table, old + num_new, vectors, seed, undo)
+            for layer in self._flatten_layers():
+                if side == "user" and isinstance(layer, Histories):
+                    starts = ops.convert_to_numpy(layer.starts)
+                    longer = np.pad(starts, (0, num_new), "edge")
+                    _resize(layer.starts, longer, undo)
+                if getattr(layer, size, None) == old:
+                    undo.callback(setattr, layer, size, old)
+                    setattr(layer, size, old + num_new)
+            if side == "candidate":
+                counts = ops.convert_to_numpy(self.candidate_counts)
+                longer = np.pad(counts, (0, num_new))
+                _resize(self.candidate_counts, longer, undo)
+            self._check_new_vectors(side, old, num_new)
+            _grow_slots(getattr(self, "optimizer", None), undo)
+            undo.pop_all()  # All went well: nothing is undone.
         # They were compiled for the old shapes.
         self.train_function = self.test_function = self.predict_function = None
+
+    def _check_other_weights(self, side, num_rows):
+        """Refuses weights that have a row for each id and cannot grow."""
+        towers = [getattr(self, f"{side}_tower")]
+        # A tower of users may look up the candidates that they had.
+        if side == "candidate" and self.num_users != num_rows:
+            towers.append(self.user_tower)
+        for layer in (one for t in towers for one in t._flatten_layers()):
+            if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, HistoryTower)):
+                continue
+            own = layer._trainable_variables + layer._non_trainable_variables
+            for weight in own:
+                if weight.shape[:1] != (num_rows,):
+                    continue
+                raise ValueError(
+                    f"`add_{side}s` can grow a `RowEmbedding` alone. Received: "
+                    f"{weight.path!r} of {layer.name!r}, a "
+                    f"{type(layer).__name__}, which has {num_rows} rows "
+                    f"(`num_{side}s`), too. Keep it in a `RowEmbedding`, or "
+                    "make a new model."
+                )
+
+    def _check_new_vectors(self, side, old, num_new):
+        """Refuses a tower that has no vectors for the new rows."""
+        if side == "user" and not self._takes_rows():
+            return
+        rows = ops.arange(old, old + num_new, dtype="int32")
+        vectors = getattr(self, f"_{side}_vectors")(rows, training=False)
+        if np.isfinite(ops.convert_to_numpy(vectors)).all():
+            return
+        tower = getattr(self, f"{side}_tower")
+        raise ValueError(
+            f"The {side} tower {tower.name!r} must have a finite vector for "
+            f"each of the new {side}s. Received: NaN or infinity for some, as "
+            "where a table is too short. Make a new model."
+        )
 
     def _tables(self, side, num_rows) -> list[RowEmbedding]:
         """The tables with a row for each user, or each candidate."""
@@ -180,10 +236,10 @@ def _tables_in(tower, num_rows) -> list[RowEmbedding]:
     ]
 
 
-def _grow_table(table, num_rows, vectors, seed):
-    table.build()
+def _grow_table(table, num_rows, vectors, seed, undo):
     variable = table._embeddings
     old = ops.convert_to_numpy(variable)
+    undo.callback(setattr, table, "input_dim", table.input_dim)
     table.input_dim = num_rows
     if vectors is None:
         # Drawn for the whole table, because some initializers scale with the
@@ -192,7 +248,8 @@ def _grow_table(table, num_rows, vectors, seed):
         shape = (num_rows, table.output_dim)
         drawn = initializer(shape, dtype=variable.dtype)
         vectors = ops.convert_to_numpy(drawn)[len(old) :]
-    _resize(variable, np.concatenate([old, vectors.astype(old.dtype)]))
+    longer = np.concatenate([old, vectors.astype(old.dtype)])
+    _resize(variable, longer, undo)
 
 
 def _seeded(initializer, seed):
@@ -202,7 +259,7 @@ def _seeded(initializer, seed):
     return type(initializer).from_config(config)
 
 
-def _grow_slots(optimizer):
+def _grow_slots(optimizer, undo):
     """Gives each slot the rows that its variable has got.
 
     A new optimizer knows how rows begin in every kind of slot.
@@ -220,15 +277,20 @@ def _grow_slots(optimizer):
         if slot.shape != start.shape:
             rows = np.array(ops.convert_to_numpy(start))
             rows[: slot.shape[0]] = ops.convert_to_numpy(slot)
-            _resize(slot, rows)
+            _resize(slot, rows, undo)
 
 
-def _resize(variable: keras.Variable, value: np.ndarray):
-    """Gives a variable another shape and value.
+def _resize(variable: keras.Variable, value: np.ndarray, undo):
+    """Gives a variable another shape and value; `undo` can take it back.
 
     In place, because layers, models and optimizers know their variables by
     identity and order.
     """
+    undo.callback(_put, variable, variable.shape, variable.value)
     tensor = ops.convert_to_tensor(value, dtype=variable.dtype)
-    variable._shape = tuple(value.shape)
+    _put(variable, tuple(value.shape), tensor)
+
+
+def _put(variable, shape, tensor):
+    variable._shape = shape
     variable._initialize(tensor)

@@ -18,10 +18,12 @@ import contextlib
 import glob
 import itertools
 import json
+import math
 import os
 import pathlib
 import re
 import uuid
+import warnings
 import zipfile
 
 import keras
@@ -49,6 +51,31 @@ _MEMBERS = {
     "assets/ids.npz",
     "assets/titles.json",
     "assets/seeds.npz",
+}
+
+# A file may unpack to so many times its size: trained numbers hardly shrink.
+# Below so many bytes, to anything: tables that are still 0 shrink a lot.
+MOST_EXPANSION = 20
+SMALL_BYTES = 2**26
+
+# Of `config.json`, which also holds the vocabularies of Keras' lookup layers.
+MOST_CONFIG_BYTES = 2**28
+
+# Products of these arguments are numbers that a layer has as weights.
+_TABLES = {
+    "RowEmbedding": [("input_dim", "output_dim")],
+    "Embedding": [("input_dim", "output_dim")],
+    "Dense": [("units",)],
+    "Histories": [("num_users",), ("num_interactions",)],
+    "IdHistoryTower": [
+        ("num_users", "embedding_dimension"),
+        ("num_candidates", "embedding_dimension"),
+    ],
+    "RecencyTower": [
+        ("num_candidates", "embedding_dimension"),
+        ("embedding_dimension", "embedding_dimension"),
+    ],
+    "TwoTowerRetrieval": [("num_candidates",)],
 }
 
 # The end of a temporary file's name.
@@ -136,26 +163,39 @@ class Saving:
             optimizer.build(self.trainable_variables)
 
     @classmethod
-    def load(cls, filepath, custom_objects=None, compile=True):
+    def load(cls, filepath, custom_objects=None, compile=True, safe_mode=True):
         """Returns the model in a `.keras` file, or says what is wrong with it.
 
-        As `keras.saving.load_model` with `safe_mode` on. In addition, the
-        file is checked first, and whatever is wrong with it is one error.
+        As `keras.saving.load_model`. In addition, the file is checked first,
+        before anything in it is unpacked, and whatever is wrong with it is
+        one error.
 
         Args:
             filepath: Path of a file that `save` wrote.
             custom_objects: Optional dict of your own classes by name; those
                 registered with Keras are found without.
             compile: bool. Whether to restore the optimizer.
+            safe_mode: bool. Whether Python code in the file, such as that of
+                a `Lambda` layer, is refused. Only a file that you trust may
+                run its code.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is damaged, incomplete, of a newer format
-                or holds another kind of model.
+            ValueError: If the file is damaged, incomplete, of a newer format,
+                holds another kind of model, unpacks to far more than it is,
+                or holds values that no training gives: NaN, rows out of
+                range.
         """
         _check_file(filepath)
         try:
-            model = keras.saving.load_model(filepath, custom_objects, compile)
+            with warnings.catch_warnings():
+                # Keras goes on without the optimizer's state.
+                warnings.filterwarnings("error", "Skipping variable loading")
+                model = keras.saving.load_model(
+                    filepath, custom_objects, compile, safe_mode
+                )
+            if isinstance(model, cls):
+                _check_values(model)
         except Exception as error:  # Keras raises many kinds.
             raise ValueError(
                 f"The model in {os.fspath(filepath)!r} could not be loaded: "
@@ -387,9 +427,14 @@ def _check_file(filepath):
     advice = "Copy it again from where it was saved, or load an older save."
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_members(archive, os.path.getsize(path))
             damaged = archive.testzip()
             missing = _MEMBERS - set(archive.namelist())
-            is_ours = b'"format_version"' in archive.read("config.json")
+            config = archive.read("config.json")
+            is_ours = b'"format_version"' in config
+            if is_ours and not missing:
+                weights = archive.getinfo("model.weights.h5").file_size
+                _check_config(json.loads(config), weights)
     except Exception as error:  # Damage has many faces, a password among them.
         raise ValueError(
             f"{path!r} is damaged, incomplete, or no `.keras` file "
@@ -401,9 +446,145 @@ def _check_file(filepath):
         raise ValueError(f"{path!r} lacks {sorted(missing)}. {advice}")
 
 
+def _check_members(archive: zipfile.ZipFile, num_bytes: int):
+    """Raises a ValueError unless an archive is safe to unpack.
+
+    Args:
+        archive: Open for reading; nothing is unpacked.
+        num_bytes: int. The size of the archive itself.
+    """
+    members = archive.infolist()
+    for member in members:
+        if member.flag_bits & 1:
+            raise ValueError(f"{member.filename!r} is encrypted")
+        if member.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
+            raise ValueError(
+                f"{member.filename!r} is compressed in a way that `save` does "
+                "not use (only stored or deflated members are read)"
+            )
+    names = [member.filename for member in members]
+    if len(set(names)) < len(names):
+        raise ValueError("some of its members are there twice")
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > max(SMALL_BYTES, MOST_EXPANSION * num_bytes):
+        raise ValueError(
+            f"it would unpack to {unpacked:,} bytes, more than "
+            f"{MOST_EXPANSION} times its own {num_bytes:,}"
+        )
+    for member in members:
+        if member.filename == "config.json" and (
+            member.file_size > MOST_CONFIG_BYTES
+        ):
+            raise ValueError(
+                f"its 'config.json' has {member.file_size:,} bytes, and may "
+                f"have {MOST_CONFIG_BYTES:,}"
+            )
+
+
+def _check_config(config, num_bytes: int):
+    """Raises a ValueError if the weights could not be in the file.
+
+    Args:
+        config: The model's config, any JSON.
+        num_bytes: int. Of the file's weights.
+    """
+    needed = _least_bytes(config, set())
+    if needed > 2 * num_bytes:
+        raise ValueError(
+            f"its config asks for weights of {needed:,} bytes or more, and it "
+            f"holds {num_bytes:,}"
+        )
+
+
+def _least_bytes(config, known: set) -> int:
+    """Bytes that the tables in a config take at least, one a number."""
+    if isinstance(config, list):
+        return sum(_least_bytes(one, known) for one in config)
+    if not isinstance(config, dict):
+        return 0
+    shared = config.get("shared_object_id")
+    if isinstance(shared, int):
+        if shared in known:
+            return 0
+        known.add(shared)
+    inner = config.get("config")
+    own = 0
+    if isinstance(inner, dict):
+        name = config.get("class_name")
+        own = sum(
+            math.prod(_size(inner.get(key)) for key in keys)
+            for keys in _TABLES.get(name, ())
+        )
+    return own + sum(_least_bytes(one, known) for one in config.values())
+
+
+def _size(value) -> int:
+    is_size = isinstance(value, int) and not isinstance(value, bool)
+    return max(value, 0) if is_size else 0
+
+
+def _check_values(model):
+    """Raises a ValueError for values that no training gives."""
+    optimizer = getattr(model, "optimizer", None)
+    slots = [] if optimizer is None else optimizer.variables
+    for variable in [*model.weights, *slots]:
+        if not keras.backend.is_float_dtype(variable.dtype):
+            continue
+        values = ops.convert_to_numpy(ops.cast(variable.value, "float32"))
+        num_bad = int(np.sum(~np.isfinite(values)))
+        if num_bad:
+            raise ValueError(
+                "Weights must be finite. Received: NaN or infinity in "
+                f"{num_bad:,} of the {values.size:,} numbers of "
+                f"{variable.path!r}."
+            )
+    if (ops.convert_to_numpy(model.candidate_counts) < 0).any():
+        raise ValueError(
+            "`candidate_counts` must be 0 or more. Received: negative ones."
+        )
+    if model.histories is not None:
+        model.histories.check_rows(model.num_candidates)
+    if model.candidate_index is not None and not (
+        np.isfinite(model.candidate_index.vectors()).all()
+    ):
+        raise ValueError(
+            "The vectors of the candidate index must be finite. Received: NaN "
+            "or infinity."
+        )
+
+
 def _read_arrays(path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        _check_members(archive, os.path.getsize(path))
+        for member in archive.infolist():
+            with archive.open(member) as stream:
+                _check_array(stream, member)
     with np.load(path, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def _check_array(stream, member: zipfile.ZipInfo):
+    """Raises a ValueError if an array says that it is larger than it is.
+
+    NumPy would take the memory first.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read:
+        raise ValueError(f"{member.filename!r} is in an unknown format.")
+    shape, _, dtype = read[version](stream)
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > member.file_size and not dtype.hasobject:
+        raise ValueError(
+            f"{member.filename!r} must hold {needed:,} bytes of numbers. "
+            f"Received: {member.file_size:,}."
+        )
 
 
 def _index(path) -> CandidateIndex | None:

@@ -261,6 +261,11 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         if self._called_with.spec is None:
             self._called_with.spec = building.spec_of(inputs)
 
+    def _takes_rows(self) -> bool:
+        """Whether the model was made for user rows, as far as is known."""
+        spec = self._called_with.spec
+        return spec is None or spec == building.spec_of_shape((None,))
+
     def build(self, input_shape=None):
         """Makes the variables of both towers.
 
