@@ -194,3 +194,24 @@ def test_processes_divide_each_batch(monkeypatch):
         seen.append(real_rows(adapter.get_jax_iterator()))
     np.testing.assert_array_equal(seen[0], [0, 1, 4, 5])
     np.testing.assert_array_equal(seen[1], [2, 3, 6, 7])
+
+
+def test_a_batch_size_of_nothing_is_refused():
+    model = kdr.TwoTowerRetrieval(5, 7, 4)
+    model.compile("adagrad")
+    for batch_size in (0, -3):
+        with pytest.raises(ValueError, match="`batch_size` must be a whole"):
+            model.fit(
+                np.ones(4, int),
+                {"movie_id": np.ones(4, int)},
+                batch_size=batch_size,
+            )
+
+
+def test_a_batch_larger_than_the_data_is_not_filled_up_to_its_size():
+    data = kdr.RetrievalDataset.from_synthetic(
+        20, 30, 250, batch_size=2**31 - 1
+    )
+    for part in ("train", "validation", "test"):
+        (batch,) = list(getattr(data, part))
+        assert len(batch[0]) <= len(data.ratings("train"))

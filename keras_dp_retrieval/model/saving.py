@@ -62,7 +62,7 @@ SMALL_BYTES = 2**26
 MOST_CONFIG_BYTES = 2**28
 
 # Products of these arguments are numbers that a layer has as weights.
-_TABLES = {
+_TABLES: dict[str, list[tuple[str, ...]]] = {
     "RowEmbedding": [("input_dim", "output_dim")],
     "Embedding": [("input_dim", "output_dim")],
     "Dense": [("units",)],
@@ -513,7 +513,7 @@ def _least_bytes(config, known: set) -> int:
     inner = config.get("config")
     own = 0
     if isinstance(inner, dict):
-        name = config.get("class_name")
+        name = str(config.get("class_name"))
         own = sum(
             math.prod(_size(inner.get(key)) for key in keys)
             for keys in _TABLES.get(name, ())
