@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval import topk as topk_lib
+from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.ratings import refuse_filler
 
 # How vectors are kept. Files hold bfloat16 as its 16 bits, which HDF5 and
@@ -436,22 +437,8 @@ def _as_ids(name, ids):
             f"`{name}` must be a list or an array of ids. Received: a "
             f"{type(ids).__name__}."
         )
-    array = keras.ops.convert_to_numpy(ids) if hasattr(ids, "dtype") else None
-    if array is None or array.dtype.kind == "O":
-        # NumPy would turn a list of both kinds into strings without a word.
-        kinds = {isinstance(one, str) for one in ids}
-        array = np.array(ids, str if kinds == {True} else None)
-        if kinds == {True, False}:
-            array = np.array(ids, object)
-    if not array.size:
-        array = array.astype("int64")
-    fits = array.dtype.kind != "u" or array.max(initial=0) < 2**63
-    if array.ndim != 1 or array.dtype.kind not in "iuU" or not fits:
-        raise ValueError(
-            f"`{name}` must be one row of 64-bit integers or of strings. "
-            f"Received: {array.dtype} values of shape {array.shape}."
-        )
-    return array.astype("int64") if array.dtype.kind != "U" else array
+    array = id_column(name, ids)
+    return array if array.size else array.astype("int64")
 
 
 def _ids_to_numbers(ids):

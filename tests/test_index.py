@@ -140,9 +140,18 @@ def test_rounded_vectors_are_near_and_searched_exactly(candidate_dtype, error):
     [
         (lambda x: x.assign([1, 1, 2], np.eye(3)), "more than once: 1"),
         (lambda x: x.assign([1, 2], np.eye(3)), "2 ids and 3 vectors"),
-        (lambda x: x.assign([1.5, 2, 3], np.eye(3)), "float64"),
+        (lambda x: x.assign([1.5, 2, 3], np.eye(3)), "mixture of: .*float"),
         (lambda x: x.assign([1, "a", 3], np.eye(3)), "strings"),
-        (lambda x: x.assign([2**63, 1, 3], np.eye(3)), "64-bit"),
+        (lambda x: x.assign([2**63, 1, 3], np.eye(3)), "64 bits"),
+        (lambda x: x.assign(["a", "b\0", "c"], np.eye(3)), "NUL character"),
+        (lambda x: x.assign(["a", "b" * 300, "c"], np.eye(3)), "at most 256"),
+        (lambda x: x.assign(["a", np.nan, "c"], np.eye(3)), "missing values"),
+        (
+            lambda x: x.assign(
+                np.ma.array([1, 2, 3], mask=[0, 1, 0]), np.eye(3)
+            ),
+            "missing values",
+        ),
         (lambda x: x.assign([True, False], np.eye(3)[:2]), "bool"),
         (lambda x: x.assign([1], [[1, np.nan, 0]]), "finite.*rows 0"),
         (lambda x: x.assign([1], [[1, 2]]), r"\(any number, 3\)"),
