@@ -46,11 +46,14 @@ def dot_products(user_vectors, candidate_vectors) -> Callable:
 def model_scores(model) -> Callable:
     """`scores` of a model of ours."""
     candidates = keras.ops.convert_to_numpy(model.candidate_vectors())
+    never_listed = ~model.retrievable_mask()
 
     def scores(rows):
         rows = np.asarray(rows, "int32")
         users = keras.ops.convert_to_numpy(model.user_vectors(rows))
-        return users @ candidates.T
+        found = users @ candidates.T
+        found[:, never_listed] = -np.inf
+        return found
 
     return scores
 

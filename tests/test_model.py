@@ -237,7 +237,7 @@ def test_a_new_candidate_has_no_popularity():
     x, y = interactions(200)
     model = compiled_model(popularity_offset=0.5)
     model.fit(x, y, verbose=0)
-    model.add_candidates(2)
+    model.add_candidates(2, np.ones((2, 8)))
     assert model.encode_candidates().shape == (NUM_CANDIDATES + 1, 9)
     np.testing.assert_array_equal(model.encode_candidates()[-2:, -1], [0, 0])
     with pytest.raises(ValueError, match="`popularity_offset` must be a fin"):

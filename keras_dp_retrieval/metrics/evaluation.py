@@ -27,6 +27,7 @@ from keras_dp_retrieval.metrics.of_lists import (
 from keras_dp_retrieval.metrics.vectors import (
     check_protocol,
     check_shapes,
+    recommended,
     vectors_of,
 )
 
@@ -105,7 +106,9 @@ def evaluate(
         model: Anything with the methods `user_vectors(user_rows)`, or
             `encode_users(user_rows)` where there is none, -> `(batch, dim)`,
             and `candidate_vectors()` -> `(num_candidates, dim)`: tensors whose
-            dot products are the scores. `user_rows` are int32 `(batch,)`.
+            dot products are the scores. `user_rows` are int32 `(batch,)`. If
+            it also has `retrievable_mask()` -> bool `(num_candidates,)`, no
+            list holds the others; where they were held out they are misses.
         data: A data set of this package; `RetrievalDataset.from_batches`
             makes one of batches or arrays. From any other object the
             evaluation needs `ratings(split)`, `seen_before(split)`,
@@ -247,7 +250,11 @@ class RankingTask:
 
     def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the users of this process, a slice of all, and their lists."""
-        rank = _ranker(*vectors_of(model, vectors), self)
+        rank = _ranker(
+            *vectors_of(model, vectors),
+            recommended(model, vectors, self.real),
+            self,
+        )
         # A chunk is divided over all devices of all processes.
         multiple = distribution.row_multiple()
         for chunk, num_rows, width in self.chunks(multiple):
@@ -363,7 +370,9 @@ def best_rows(
     return rows
 
 
-def _ranker(encode_users, candidate_vectors, task: RankingTask) -> Callable:
+def _ranker(
+    encode_users, candidate_vectors, may_be_listed, task: RankingTask
+) -> Callable:
     """Returns `rank(user_rows, excluded_rows)` -> rows, NumPy in and out.
 
     `user_rows` are those of all processes, `excluded_rows` and the result
@@ -378,7 +387,7 @@ def _ranker(encode_users, candidate_vectors, task: RankingTask) -> Callable:
             f"{len(task.real)} rows."
         )
     allowed = np.zeros(num_rows, bool)
-    allowed[: len(task.real)] = task.real
+    allowed[: len(task.real)] = may_be_listed
     options = {
         # Beyond the catalogue a list would hold nothing but filler.
         "k": min(task.ks[-1], max(int(task.real.sum()), 1)),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 USER_METHODS = ("user_vectors", "encode_users")
 
 
@@ -75,6 +77,23 @@ def vectors_of(model, vectors: Callable | None) -> tuple[Callable, Any]:
             f"candidates. It returned: {shown!r:.80}."
         )
     return pair[0], pair[1]
+
+
+def recommended(model, vectors: Callable | None, real):
+    """Which candidates may be in a list, bool `(num_candidates,)`.
+
+    Args:
+        model: As in `vectors_of`. Its method `retrievable_mask()`, if it has
+            one, says what it never recommends.
+        vectors: Likewise. With a function, all may.
+        real: bool `(num_candidates,)`. The candidates of the data.
+    """
+    mask = getattr(model, "retrievable_mask", None)
+    if vectors is not None or not callable(mask):
+        return real
+    known = np.asarray(mask(), bool)[: len(real)]
+    # Too few: that is an error of the vectors.
+    return real & np.pad(known, (0, len(real) - len(known)))
 
 
 def check_shapes(user_vectors, candidate_vectors, num_users: int) -> None:

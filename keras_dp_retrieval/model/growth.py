@@ -22,6 +22,10 @@ _NOT_BY_ROW = (
     keras.layers.LayerNormalization,
 )
 
+# What a model knows of each candidate: that training has it, or at least not
+# that it has not; that it has not; or that it has not, but a vector was given.
+PRESENT, ABSENT, ABSENT_WITH_VECTOR = 0, 1, 2
+
 
 class Growing:
     """The part of `TwoTowerRetrieval` that takes in new ids.
@@ -45,6 +49,8 @@ class Growing:
     # What the model brings along.
     num_users: int
     num_candidates: int
+    candidate_counts: keras.Variable
+    absent_candidates: keras.Variable
     user_tower: keras.layers.Layer
     candidate_tower: keras.layers.Layer
 
@@ -69,9 +75,13 @@ class Growing:
 
     @reads
     def add_candidates(self, ids, vectors=None, *, seed=0) -> None:
-        """Makes new candidates known, which can be recommended from now on.
+        """Makes new candidates known.
 
-        The number of times that they were seen in training begins at 0.
+        They can be recommended from now on if `vectors` say where they begin,
+        or the candidate tower knows more of them than their ids; else once
+        they have been trained, as their vectors are noise until then. The
+        number of times that they were seen in training begins at 0, and they
+        are nobody's negatives before it is more.
 
         Args:
             ids: New ids `(n,)`. For a model without a
@@ -136,6 +146,10 @@ class Growing:
                 counts = ops.convert_to_numpy(self.candidate_counts)
                 longer = np.pad(counts, (0, num_new))
                 _resize(self.candidate_counts, longer, undo)
+                absent = ops.convert_to_numpy(self.absent_candidates)
+                new = ABSENT if vectors is None else ABSENT_WITH_VECTOR
+                longer = np.pad(absent, (0, num_new), constant_values=new)
+                _resize(self.absent_candidates, longer, undo)
             self._check_new_vectors(side, old, num_new)
             _grow_slots(getattr(self, "optimizer", None), undo)
             undo.pop_all()  # All went well: nothing is undone.

@@ -39,8 +39,9 @@ from keras_dp_retrieval.model.in_use import reads
 # The number of the layout above. It rises when an older version of this
 # package could not read the file any more. Format 1 had no
 # `popularity_offset`; up to format 2 an index was in the weights, too, and the
-# inputs and weights of the towers were not told.
-FORMAT_VERSION = 3
+# inputs and weights of the towers were not told; up to format 3 neither were
+# the candidates that training does not have.
+FORMAT_VERSION = 4
 
 # How long the other processes wait for process 0 to write the file.
 SAVE_TIMEOUT_SECONDS = 600.0

@@ -47,7 +47,7 @@ class Serving:
     candidate_counts: keras.Variable
     user_vectors: Callable
     candidate_vectors: Callable
-    _retrievable_rows: Callable
+    retrievable_mask: Callable
 
     @property
     def popularity_offset(self) -> float:
@@ -136,7 +136,11 @@ class Serving:
 
     @reads
     def retrievable_ids(self) -> np.ndarray:
-        """Returns the ids of all candidates that can be recommended."""
+        """Returns the ids of all candidates that can be recommended.
+
+        Left out are those whose vector is noise: candidates that training
+        does not have, where the candidate tower knows ids alone.
+        """
         return self._candidate_ids(self._known_retrievable_rows())
 
     def _known_retrievable_rows(self) -> np.ndarray:
@@ -145,7 +149,7 @@ class Serving:
         Row 0 stands for candidates that nobody knows. It may have been trained
         on all the same.
         """
-        rows = np.flatnonzero(self._retrievable_rows()).astype("int32")
+        rows = np.flatnonzero(self.retrievable_mask()).astype("int32")
         if self.candidate_vocabulary is None:
             return rows
         return rows[(rows > 0) & (rows < self.candidate_vocabulary.num_rows)]

@@ -13,7 +13,12 @@ from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import building, known_data
-from keras_dp_retrieval.model.growth import Growing
+from keras_dp_retrieval.model.growth import (
+    ABSENT,
+    ABSENT_WITH_VECTOR,
+    PRESENT,
+    Growing,
+)
 from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
@@ -47,6 +52,12 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
 
     A row with `sample_weight` 0 does not exist: it adds nothing to the loss,
     and nothing to the number of rows that the loss is divided by.
+
+    A candidate that the train part does not have (the model knows if it was
+    made `for_dataset`), or that was added, is nobody's negative until it has
+    been somebody's positive: it would only be pushed away from everyone. Where
+    the candidate tower knows ids alone, its vector is noise until then, and it
+    is not recommended, unless `add_candidates` was given a vector for it.
 
     Args:
         num_users: int. Rows of the user table: for ids 1 to n, n + 1.
@@ -160,6 +171,13 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             trainable=False,
             name="candidate_counts",
         )
+        self.absent_candidates = self.add_weight(
+            shape=(self.num_candidates,),
+            dtype="int8",
+            initializer=_row_zero_is_absent,
+            trainable=False,
+            name="absent_candidates",
+        )
 
     def _table(self, side: str, num_rows: int) -> keras.layers.Layer:
         initializer = "uniform"
@@ -248,6 +266,10 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         model.candidate_vocabulary = data.candidate_vocabulary
         model.candidate_titles = dict(data.movie_titles)
         model.trained_on = known_data.fingerprint_of(data)
+        is_absent = np.asarray(data.candidate_counts("train")) == 0
+        model.absent_candidates.assign(
+            np.where(is_absent, ABSENT, PRESENT).astype("int8")
+        )
         return model
 
     # Towers
@@ -467,15 +489,25 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     def _scale(self, vectors):
         return _normalize(vectors) if self.objective.normalize else vectors
 
+    def _competes(self, counts):
+        """bool `(num_candidates,)`: who is in training, by those counts."""
+        return ops.logical_or(self.absent_candidates == PRESENT, counts > 0)
+
     def _is_retrievable(self):
-        """bool `(num_candidates,)`: all but a row 0 that was never trained.
+        """bool `(num_candidates,)`: whose vector is more than noise.
 
-        Ids that start at 1 leave row 0 untrained, and so its score is noise.
+        Ids that start at 1 leave row 0 untrained under every tower.
         """
-        rows = ops.arange(self.num_candidates)
-        return ops.logical_or(rows > 0, self.candidate_counts > 0)
+        trained = self._competes(self.candidate_counts)
+        if _knows_ids_alone(self.candidate_tower):
+            told = self.absent_candidates == ABSENT_WITH_VECTOR
+        else:
+            told = ops.arange(self.num_candidates) > 0
+        return ops.logical_or(trained, told)
 
-    def _retrievable_rows(self):
+    @reads
+    def retrievable_mask(self) -> np.ndarray:
+        """Which candidates can be recommended, bool `(num_candidates,)`."""
         return ops.convert_to_numpy(self._is_retrievable())
 
     # Training
@@ -571,6 +603,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         if sample_weight is None:
             sample_weight = ops.ones(ops.shape(rows)[:1])
         weights = ops.cast(sample_weight, "float32")
+        counts = self._counts_with(rows, weights)
         batch = losses.ScoredBatch(
             user_vectors=y_pred["user_embeddings"],
             candidate_rows=rows,
@@ -581,6 +614,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 ops.arange(self.num_candidates, dtype="int32")
             ),
             candidate_counts=ops.cast(self.candidate_counts, "float32"),
+            competes=self._competes(counts),
             # Rows with several positives bring them along.
             **(self._known_positives(x) if len(rows.shape) == 1 else {}),
         )
@@ -590,7 +624,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         num_real = ops.sum(ops.cast(weights != 0, "float32"))
         loss = ops.sum(per_example) / ops.maximum(num_real, 1.0)
         if training:
-            self._count_candidates(rows, weights)
+            self.candidate_counts.assign(counts)
         for own in own_losses:
             loss = loss + ops.sum(ops.cast(own, loss.dtype))
         return loss
@@ -601,29 +635,35 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         def num_competitors():
             if self._learns_several_at_once:
                 return None  # Their losses are added up.
+            competes = self._competes(self.candidate_counts)
             return self.objective.num_competitors(
-                max(batches.real_rows, default=1), self.num_candidates - 1
+                max(batches.real_rows, default=1),
+                int(ops.convert_to_numpy(competes).sum()),
             )
 
         return [ChanceAlarm(num_competitors)]
 
-    def _count_candidates(self, rows, weights):
+    def _counts_with(self, rows, weights):
+        """The counts of candidates with the positives of a batch."""
         weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
         weights = ops.broadcast_to(weights, ops.shape(rows))
         if keras.backend.backend() == "jax":
             from keras_dp_retrieval._jax import steps
 
-            counts = steps.add_counts(
-                self.candidate_counts.value, rows, weights
-            )
+            return steps.add_counts(self.candidate_counts.value, rows, weights)
+        real = ops.logical_and(weights != 0, rows >= 0)
+        return self.candidate_counts + ops.segment_sum(
+            ops.reshape(ops.cast(real, "int32"), (-1,)),
+            ops.reshape(ops.maximum(rows, 0), (-1,)),
+            num_segments=self.num_candidates,
+        )
+
+    def load_own_variables(self, store):
+        """As in `keras.Model`; files of before format 4 have fewer."""
+        if set(store.keys()) == {"0"}:
+            self.candidate_counts.assign(store["0"])
         else:
-            real = ops.logical_and(weights != 0, rows >= 0)
-            counts = self.candidate_counts + ops.segment_sum(
-                ops.reshape(ops.cast(real, "int32"), (-1,)),
-                ops.reshape(ops.maximum(rows, 0), (-1,)),
-                num_segments=self.num_candidates,
-            )
-        self.candidate_counts.assign(counts)
+            super().load_own_variables(store)
 
     def train_step(self, *args):
         tables = self._row_sparse_tables()
@@ -728,6 +768,18 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
 def default_objective(num_candidates: int) -> str:
     """The full softmax while a row of all its logits is a small thing."""
     return "full_softmax" if num_candidates <= 100_000 else "in_batch_softmax"
+
+
+def _row_zero_is_absent(shape, dtype=None):
+    """All candidates may be in training; row 0 stands for unknown ones."""
+    return ops.cast(ops.arange(shape[0]) == 0, dtype)  # PRESENT and ABSENT.
+
+
+def _knows_ids_alone(tower) -> bool:
+    """Whether a candidate tower can say nothing of an untrained id."""
+    while isinstance(tower, keras.Sequential) and tower.layers:
+        tower = tower.layers[0]
+    return isinstance(tower, keras.layers.Embedding)
 
 
 def _run(tower, inputs, training):
