@@ -694,3 +694,14 @@ def test_a_distribution_may_be_set_after_the_data_set(on_devices):
         assert {len(x) for x, _, _ in batches} == {36}
         real = sum(int(np.sum(weights)) for _, _, weights in batches)
         assert real == len(data.ratings(part))
+
+
+def test_a_batch_larger_than_the_data_is_as_large_as_the_data(on_devices):
+    on_devices(4)
+    data = RetrievalDataset.from_synthetic(30, 20, 300, batch_size=10**9)
+    for part in ("train", "validation", "test"):
+        ((x, _, *weights),) = getattr(data, part)
+        assert len(x) == -(-len(data.ratings("train")) // 4) * 4
+        real = weights[0].numpy().sum() if weights else len(x)
+        assert real == len(data.ratings(part))
+    assert data.steps_per_epoch == 1
