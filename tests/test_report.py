@@ -7,7 +7,6 @@ import json
 import pytest
 
 from keras_dp_retrieval import report
-from keras_dp_retrieval.callbacks.run_files import append_line
 
 
 def epoch(number, **changes):
@@ -109,7 +108,7 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
         file.write('{"kind": "epoch", "epo')
     assert len(report.read_run(path)["epochs"]) == 1
     # Nor does it spoil what the continued run writes after it.
-    append_line(str(tmp_path), ended(1))
+    report.append_line(str(tmp_path), ended(1))
     assert [r["epoch"] for r in report.read_run(path)["epochs"]] == [0, 1]
 
 
@@ -190,7 +189,7 @@ def test_whatever_went_wrong_is_said_below_the_table():
 def test_an_empty_run_is_said_to_be_empty():
     assert report.table(run_of()) == "No epoch has ended yet."
     with pytest.raises(ValueError, match="nothing to draw"):
-        report.figure([run_of()])
+        report.draw([run_of()])
 
 
 def test_a_long_run_shows_its_beginning_and_its_end():
@@ -238,7 +237,7 @@ def test_the_figure_draws_what_the_record_says(tmp_path):
     pytest.importorskip("matplotlib")
     devices = [device("cpu:0", rate=100.0), device("cpu:1", 0.03, rate=400.0)]
     run = run_of(*[epoch(n, devices=devices) for n in range(3)])
-    figure = report.figure([run], tmp_path / "run.png")
+    figure = report.draw([run], tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes()[:4] == b"\x89PNG"
     lines = {
         line.get_label(): list(line.get_ydata())
@@ -256,7 +255,7 @@ def test_the_figure_draws_what_the_record_says(tmp_path):
 
 def test_lines_that_coincide_are_drawn_as_one():
     pytest.importorskip("matplotlib")
-    figure = report.figure([run_of(epoch(0), epoch(1))])
+    figure = report.draw([run_of(epoch(0), epoch(1))])
     (line,) = shown(figure, 0).lines
     assert line.get_label() == "each of 2 devices"
 
@@ -264,7 +263,7 @@ def test_lines_that_coincide_are_drawn_as_one():
 def test_many_devices_become_a_median_and_a_band():
     pytest.importorskip("matplotlib")
     devices = [device(f"tpu:{i}", rate=100.0 + 50 * i) for i in range(64)]
-    figure = report.figure([run_of(epoch(0, devices=devices))])
+    figure = report.draw([run_of(epoch(0, devices=devices))])
     (line,) = shown(figure, 0).lines
     assert line.get_label() == "median of 64 devices"
 
@@ -272,7 +271,7 @@ def test_many_devices_become_a_median_and_a_band():
 def test_an_epoch_of_compilation_does_not_hide_the_others():
     pytest.importorskip("matplotlib")
     first = epoch(0, compile_seconds=40.0, training_seconds=42.0, seconds=42.9)
-    figure = report.figure([run_of(first, *map(epoch, range(1, 5)))])
+    figure = report.draw([run_of(first, *map(epoch, range(1, 5)))])
     axis = shown(figure, 1)
     assert axis.get_ylim()[1] < 3 * 2.875
     assert "42.9 s" in axis.texts[0].get_text()
@@ -283,7 +282,7 @@ def test_two_runs_share_their_scales():
     run = run_of(epoch(0), epoch(1))
     other = copy.deepcopy(run)
     other["epochs"][0]["devices"] = []  # As on another backend.
-    figure = report.figure([run, other], names=["left", "right"])
+    figure = report.draw([run, other], names=["left", "right"])
     assert len(figure.axes) == 6
     for row in range(3):
         left, right = shown(figure, row, 0), shown(figure, row, 1)
@@ -300,4 +299,4 @@ def test_without_matplotlib_the_error_names_the_command(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", none_of_it)
     with pytest.raises(ImportError, match=r"'keras-dp-retrieval\[plots\]'"):
-        report.figure([run_of(epoch(0))])
+        report.draw([run_of(epoch(0))])

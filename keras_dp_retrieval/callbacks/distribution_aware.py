@@ -12,12 +12,11 @@ import keras
 from keras_dp_retrieval import _checks, distribution, report
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import other_backends, peers
-from keras_dp_retrieval.callbacks.record import epoch_record, process_note
-from keras_dp_retrieval.callbacks.run_files import (
+from keras_dp_retrieval.callbacks.event_file import (
     TensorBoardFile,
-    append_line,
     tensorboard_scalars,
 )
+from keras_dp_retrieval.callbacks.record import epoch_record, process_note
 from keras_dp_retrieval.callbacks.steps import (
     NO_STEP_SEEN,
     StepRecorder,
@@ -264,7 +263,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
                 value = record[name]
                 logs[name] = float("nan") if value is None else float(value)
         if self._writes:
-            append_line(self.log_dir, {"kind": "epoch", **record})
+            report.append_line(self.log_dir, {"kind": "epoch", **record})
             self._tensorboard.add(tensorboard_scalars(record), epoch)
         self._recorder.where = "in another callback"
         self._idle_since = self._clock()
@@ -291,7 +290,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             ImportError: If matplotlib is not installed; names the command
                 that installs it.
         """
-        return report.figure([self._as_run()], path)
+        return report.draw([self._as_run()], path)
 
     def _as_run(self) -> dict:
         return {"run": self.run, "epochs": self.history, "stalls": self.stalls}
@@ -385,7 +384,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         if self._writes:
             names = ("epoch", "callbacks_seconds", "seconds")
             line = {name: record[name] for name in names}
-            append_line(self.log_dir, {"kind": "epoch_closed", **line})
+            report.append_line(self.log_dir, {"kind": "epoch_closed", **line})
 
     def _begin_run(self, first_epoch):
         self._header_written = True
@@ -400,7 +399,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             "model": self._model.name,
         }
         if self._writes:
-            append_line(self.log_dir, {"kind": "run", **self.run})
+            report.append_line(self.log_dir, {"kind": "run", **self.run})
 
     def _end_fit(self):
         """Leaves the model as it was; also after a `fit` that broke off."""
@@ -427,7 +426,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self.stalls.append(stall)
         peers.logger.error(peers.describe(stall))
         if self._writes:
-            append_line(self.log_dir, {"kind": "stall", **stall})
+            report.append_line(self.log_dir, {"kind": "stall", **stall})
         if self.when_stalled == "abort":
             peers.end_process()
 

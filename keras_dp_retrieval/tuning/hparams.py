@@ -2,9 +2,10 @@
 
 import os
 import pathlib
-import time
 
 import numpy as np
+
+from keras_dp_retrieval.callbacks.event_file import append_events
 
 
 def write(folder: pathlib.Path, trial, objective: str) -> None:
@@ -19,30 +20,16 @@ def write(folder: pathlib.Path, trial, objective: str) -> None:
         objective: str. Name of what is optimized.
     """
     try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import summary_v2
-        from tensorboard.summary.writer.record_writer import RecordWriter
     except ImportError:
-        return  # `DistributionAwareCallback` has said so.
+        return  # `DistributionAwareCallback` has warned of it.
     values = {
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in trial.chosen.items()
     }
     began = summary_v2.hparams_pb(values, trial_id=trial.trial_id)
-    now = time.time()
-    events = [
-        Event(wall_time=now, file_version="brain.Event:2"),
-        Event(wall_time=now, summary=began),
-    ]
-    for step, value in enumerate(trial.curve):
-        scalar = Summary.Value(tag=objective, simple_value=value)
-        events.append(
-            Event(wall_time=now, step=step, summary=Summary(value=[scalar]))
-        )
+    curve = enumerate({objective: value} for value in trial.curve)
     name = f"events.out.tfevents.0.{os.getpid()}.hparams"
     path = folder / f"trial_{trial.trial_id}" / name
-    with open(path, "wb") as file:
-        writer = RecordWriter(file)
-        for event in events:
-            writer.write(event.SerializeToString())
+    path.unlink(missing_ok=True)
+    append_events(path, [(0, began), *curve])

@@ -10,6 +10,7 @@ import statistics
 
 import keras
 
+from keras_dp_retrieval.report import text_table
 from keras_dp_retrieval.tuning import progress
 
 BEST_MODEL = "best.keras"
@@ -184,7 +185,7 @@ class SearchResult:
             ]
             for trial in ordered
         ]
-        return _columns(headers, rows)
+        return text_table(headers, rows, left=-1)
 
     def plot(self, path: str | os.PathLike | None = None):
         """Returns a matplotlib figure: the trials' scores, and their curves.
@@ -196,9 +197,9 @@ class SearchResult:
             ImportError: If matplotlib is not installed; names the command
                 that installs it.
         """
-        from keras_dp_retrieval.tuning import figure
+        from keras_dp_retrieval.tuning import trials_figure
 
-        return figure.draw(self, path)
+        return trials_figure.draw(self, path)
 
 
 def _shown(value, digits: int = 3, grouped: bool = False) -> str:
@@ -209,16 +210,3 @@ def _shown(value, digits: int = 3, grouped: bool = False) -> str:
     if isinstance(value, float):
         return f"{value:.{digits}g}"
     return str(value)
-
-
-def _columns(headers, rows) -> str:
-    """Columns of text: the last to the left, the others to the right."""
-    lines = [headers, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == len(headers) - 1 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )

@@ -2,20 +2,20 @@
 
 import statistics
 
-from keras_dp_retrieval import report
+from keras_dp_retrieval.report import new_figure
 
 
 def draw(result, path=None):
     """Returns the figure of a `SearchResult`; writes it to `path`."""
     names = _numeric_names(result)
-    drawing = report.new_figure(5 * (1 + len(names)), 4.2)
-    axes = drawing.subplots(1, 1 + len(names), squeeze=False)[0]
+    figure = new_figure(5 * (1 + len(names)), 4.2)
+    axes = figure.subplots(1, 1 + len(names), squeeze=False)[0]
     _draw_curves(axes[0], result)
     for axis, name in zip(axes[1:], names, strict=True):
         _draw_scores(axis, result, name)
     if path is not None:
-        drawing.savefig(path, dpi=120)
-    return drawing
+        figure.savefig(path, dpi=120)
+    return figure
 
 
 def _numeric_names(result) -> list[str]:
