@@ -31,7 +31,9 @@ import numpy as np
 
 from keras_dp_retrieval import TwoTowerRetrieval, metrics
 from keras_dp_retrieval._jax import evaluation as jax_evaluation
-from keras_dp_retrieval.data.ratings import Interactions, Ratings, Vocabulary
+from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.metrics import evaluation
 
 

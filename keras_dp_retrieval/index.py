@@ -7,7 +7,7 @@ import numpy as np
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval import topk as topk_lib
 from keras_dp_retrieval.data.columns import id_column
-from keras_dp_retrieval.data.ratings import refuse_filler
+from keras_dp_retrieval.data.padding import refuse_padding_ids
 
 # How vectors are kept. Files hold bfloat16 as its 16 bits, which HDF5 and
 # NumPy can write without knowing the type.
@@ -108,7 +108,7 @@ class CandidateIndex(keras.layers.Layer):
                 finite, or the shapes do not fit.
         """
         ids = _as_ids("candidate_ids", candidate_ids)
-        refuse_filler("candidate_ids", ids)
+        refuse_padding_ids("candidate_ids", ids)
         vectors = self._as_vectors("vectors", vectors)
         if len(ids) != len(vectors):
             raise ValueError(

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.data.ratings import Interactions
+from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.histories import Histories
 
 PACKAGE = "test_building"

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.data.ratings import Interactions, Vocabulary
+from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
 

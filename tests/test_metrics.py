@@ -16,8 +16,10 @@ import pytest
 from hypothesis import strategies as st
 
 from keras_dp_retrieval import metrics
+from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
-from keras_dp_retrieval.data.ratings import Interactions, Ratings, Vocabulary
+from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.metrics import evaluation
 
 # ---------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import pytest
 
 from keras_dp_retrieval import metrics
 from keras_dp_retrieval.callbacks.retrieval_metrics import RetrievalMetrics
-from keras_dp_retrieval.data.ratings import Interactions, Ratings, Vocabulary
+from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 NUM_USERS, NUM_CANDIDATES = 12, 20
 

@@ -18,7 +18,7 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
-from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.model import saving
 
 HERE = pathlib.Path(__file__).parent

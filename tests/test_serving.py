@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.model import serving
 
 USERS = [10, 10, 10, 20, 20, 30, 40, 40, 50]

@@ -5,7 +5,7 @@ from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import towers
-from keras_dp_retrieval.data.ratings import Interactions
+from keras_dp_retrieval.data.interactions import Interactions
 
 HISTORIES = np.array([[1, 2, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]])
 

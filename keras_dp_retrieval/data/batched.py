@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.ratings import Interactions, Ratings
+from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.ratings import Ratings
 
 PARTS = ("train", "validation", "test")
 

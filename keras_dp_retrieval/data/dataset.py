@@ -13,39 +13,21 @@ import numpy as np
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data import (
     batched,
-    batches,
     examples,
+    pipelines,
     splits,
     synthetic,
     tables,
 )
 from keras_dp_retrieval.data.columns import id_column
-from keras_dp_retrieval.data.ratings import (
-    Interactions,
-    Ratings,
-    RawRatings,
-    Vocabulary,
-)
+from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.leakage import LeakageReport, leakage_report
+from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.raw_data import RawData, RawRatings
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 PARTS = ("train", "validation", "test")
 _COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Given:
-    """What a data set is made of: raw interactions, and titles.
-
-    Args:
-        interactions: `RawRatings`, to be split.
-        validation: Optional `RawRatings`, used as they are.
-        test: Optional `RawRatings`, used as they are.
-        titles: dict. Raw candidate id to title.
-    """
-
-    interactions: RawRatings
-    validation: RawRatings | None = None
-    test: RawRatings | None = None
-    titles: dict = dataclasses.field(default_factory=dict)
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -152,17 +134,17 @@ class RetrievalDataset:
         self.rating_range = _rating_range(rating_range)
         self.is_synthetic = bool(is_synthetic)
         interactions = RawRatings(user_ids, candidate_ids, ratings, timestamps)
-        given = Given(
+        raw_data = RawData(
             interactions,
             _held_out("validation", validation, interactions),
             _held_out("test", test, None),
             _titles(candidate_titles, interactions.candidate_ids),
         )
-        for part in (given.interactions, given.validation, given.test):
+        for part in (raw_data.interactions, raw_data.validation, raw_data.test):
             if part is not None:
                 part.check_range(*self.rating_range)
                 part.check_same_clock(interactions)
-        self._given = given
+        self._raw_data = raw_data
         _ = self._parts  # Whatever is wrong with the split shows up here.
 
     def _set_options(
@@ -204,11 +186,11 @@ class RetrievalDataset:
 
     # What there is.
 
-    def _read(self) -> Given:
-        return self._given
+    def _read(self) -> RawData:
+        return self._raw_data
 
     @functools.cached_property
-    def _loaded(self) -> Given:
+    def _loaded(self) -> RawData:
         return self._read()
 
     @functools.cached_property
@@ -222,8 +204,8 @@ class RetrievalDataset:
         return self._vocabulary("candidate_ids")
 
     def _vocabulary(self, column: str) -> Vocabulary:
-        given = self._loaded
-        parts = (given.interactions, given.validation, given.test)
+        raw = self._loaded
+        parts = (raw.interactions, raw.validation, raw.test)
         return Vocabulary.from_ids(
             *(getattr(part, column) for part in parts if part is not None)
         )
@@ -253,22 +235,22 @@ class RetrievalDataset:
 
     @functools.cached_property
     def _parts(self) -> dict[str, Ratings]:
-        given = self._loaded
-        ratings = self._to_rows(given.interactions)
+        raw = self._loaded
+        ratings = self._to_rows(raw.interactions)
         split = splits.make_split(
             self.split,
             ratings,
-            test_fraction=0 if given.test else self.test_fraction,
+            test_fraction=0 if raw.test else self.test_fraction,
             validation_fraction=(
-                0 if given.validation else self.validation_fraction
+                0 if raw.validation else self.validation_fraction
             ),
             seed=self.seed,
         )
         parts = {part: ratings.take(getattr(split, part)) for part in PARTS}
-        if given.validation:
-            parts["validation"] = self._to_rows(given.validation)
-        if given.test:
-            parts["test"] = self._to_rows(given.test)
+        if raw.validation:
+            parts["validation"] = self._to_rows(raw.validation)
+        if raw.test:
+            parts["test"] = self._to_rows(raw.test)
         if self.validation_in_train:
             nothing = parts["validation"].take(slice(0))
             parts["train"] = parts["train"].concatenate(parts["validation"])
@@ -281,10 +263,8 @@ class RetrievalDataset:
             )
         self._note = split.note
         if not self.validation_in_train:  # Said when it was tuned.
-            leakage = splits.leakage_report(
-                parts["train"], parts["test"], split.note
-            )
-            for sentence in leakage.warnings:
+            report = leakage_report(parts["train"], parts["test"], split.note)
+            for sentence in report.warnings:
                 warnings.warn(sentence, stacklevel=2)
         return parts
 
@@ -293,10 +273,10 @@ class RetrievalDataset:
         return self._parts[_checks.one_of("split", split, PARTS)]
 
     @functools.cached_property
-    def leakage(self) -> splits.LeakageReport:
+    def leakage(self) -> LeakageReport:
         """What the test part shares with the train part."""
         parts = self._parts
-        return splits.leakage_report(parts["train"], parts["test"], self._note)
+        return leakage_report(parts["train"], parts["test"], self._note)
 
     @functools.cached_property
     def seen(self) -> Interactions:
@@ -389,13 +369,13 @@ class RetrievalDataset:
     def _pipelines(self) -> dict:
         return {}
 
-    def _make_pipeline(self, part: str, form: batches.BatchFormat):
+    def _make_pipeline(self, part: str, form: pipelines.BatchFormat):
         ratings = self.ratings(part)
         if not len(ratings):
             return None
         if part != "train" or self.split == "tutorial":
-            return batches.fixed_batches(ratings, form)
-        dataset = batches.shuffled_batches(ratings, form, self._epochs)
+            return pipelines.fixed_batches(ratings, form)
+        dataset = pipelines.shuffled_batches(ratings, form, self._epochs)
         # What resumes a run has only the `tf.data.Dataset` in its hands.
         dataset.start_at_epoch = self.start_at_epoch
         return dataset
@@ -413,7 +393,7 @@ class RetrievalDataset:
             batch_size = self.batch_size
         batch_size = _checks.positive_int("batch_size", batch_size)
         train = self.ratings("train")
-        epochs = batches.Epochs(len(train), self.seed)
+        epochs = pipelines.EpochShuffle(len(train), self.seed)
         form = dataclasses.replace(
             self._format,
             batch_size=batch_size,
@@ -421,7 +401,7 @@ class RetrievalDataset:
                 batch_size, distribution.row_multiple()
             ),
         )
-        dataset = batches.shuffled_batches(train, form, epochs)
+        dataset = pipelines.shuffled_batches(train, form, epochs)
         dataset.start_at_epoch = epochs.start_at
         return dataset
 
@@ -445,7 +425,7 @@ class RetrievalDataset:
         return examples.shuffled(
             positives.look_up,
             lambda x, *y: (x, dict(zip(keys, y, strict=False))),
-            batches.Epochs(len(positives.user_rows), self.seed),
+            pipelines.EpochShuffle(len(positives.user_rows), self.seed),
             batch_size,
         )
 
@@ -487,11 +467,11 @@ class RetrievalDataset:
         )
 
     @property
-    def _format(self) -> batches.BatchFormat:
+    def _format(self) -> pipelines.BatchFormat:
         # A batch larger than any part would be filler for the most part.
         longest = max(len(ratings) for ratings in self._parts.values())
         batch_size = min(self.batch_size, longest)
-        return batches.BatchFormat(
+        return pipelines.BatchFormat(
             batch_size,
             distribution.round_up(batch_size, distribution.row_multiple()),
             self.candidate_key,
@@ -500,8 +480,8 @@ class RetrievalDataset:
         )
 
     @functools.cached_property
-    def _epochs(self) -> batches.Epochs:
-        return batches.Epochs(len(self.ratings("train")), self.seed)
+    def _epochs(self) -> pipelines.EpochShuffle:
+        return pipelines.EpochShuffle(len(self.ratings("train")), self.seed)
 
     def start_at_epoch(self, epoch: int) -> None:
         """Makes the next pass over `.train` the epoch of this number.
@@ -756,16 +736,16 @@ class RetrievalDataset:
         }
 
     def get_config(self) -> dict:
-        given = self._given
+        raw = self._raw_data
         return {
-            **_as_lists(given.interactions),
+            **_as_lists(raw.interactions),
             **self._option_config(),
-            "test": given.test and list(_as_lists(given.test).values()),
-            "validation": given.validation
-            and list(_as_lists(given.validation).values()),
+            "test": raw.test and list(_as_lists(raw.test).values()),
+            "validation": raw.validation
+            and list(_as_lists(raw.validation).values()),
             # Pairs, as JSON would make strings of whole-number keys.
             "candidate_titles": [
-                [_plain(key), title] for key, title in given.titles.items()
+                [_plain(key), title] for key, title in raw.titles.items()
             ],
             "rating_range": list(self.rating_range),
             "is_synthetic": self.is_synthetic,
@@ -776,7 +756,7 @@ class RetrievalDataset:
         return cls(**config)
 
     def _shown(self) -> str:
-        return f"{len(self._given.interactions):,} interactions"
+        return f"{len(self._raw_data.interactions):,} interactions"
 
     def __repr__(self) -> str:
         made_up = ", SYNTHETIC data" if self.is_synthetic else ""

@@ -4,8 +4,9 @@ import numpy as np
 
 from keras_dp_retrieval import agreement
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
-from keras_dp_retrieval.data.batches import Epochs
-from keras_dp_retrieval.data.ratings import PADDING, Ratings, user_order
+from keras_dp_retrieval.data.padding import PADDING, pad_indices
+from keras_dp_retrieval.data.pipelines import EpochShuffle
+from keras_dp_retrieval.data.ratings import Ratings, user_order
 
 
 class ByUser:
@@ -45,14 +46,13 @@ class ByUser:
         """
         users = self.user_rows[places]
         first, last = self._starts[users], self._starts[users + 1]
-        where = first[:, None] + np.arange(self.longest)
-        inside = where < last[:, None]
-        where = np.where(inside, where, 0)
-        rows = np.where(inside, self._ratings.candidate_rows[where], PADDING)
+        indices, mask = pad_indices(last - first, self.longest)
+        indices += first[:, None]
+        rows = np.where(mask, self._ratings.candidate_rows[indices], PADDING)
         columns = [users, rows]
         if self._ratings.ratings is not None:
             low, high = self._range
-            ratings = self._ratings.ratings[where]
+            ratings = self._ratings.ratings[indices]
             columns.append((ratings - low) / np.float32(high - low))
         return columns
 
@@ -130,20 +130,20 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
         ]
 
     dataset = shuffled(
-        look_up, example, Epochs(len(later), epochs_seed), batch_size
+        look_up, example, EpochShuffle(len(later), epochs_seed), batch_size
     )
     dataset.timeline = timeline
     return dataset
 
 
-def shuffled(look_up, example, epochs: Epochs, batch_size: int):
+def shuffled(look_up, example, epochs: EpochShuffle, batch_size: int):
     """Returns a `tf.data.Dataset` that deals the examples anew in every pass.
 
     Args:
         look_up: Function from places `(batch,)` to columns `(batch, ...)`.
         example: Function from the columns of a batch to `(x, y)`.
-        epochs: `Epochs` of `n` examples: a pass counts when its last batch is
-            handed over.
+        epochs: `EpochShuffle` of the examples. A pass counts when its last
+            batch is handed over.
         batch_size: int. The last batch of a pass may be smaller.
     """
     tf = import_tensorflow()

@@ -7,7 +7,8 @@ import keras
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import sources, splits, synthetic
-from keras_dp_retrieval.data.dataset import Given, RetrievalDataset
+from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.raw_data import RawData
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -92,14 +93,14 @@ class MovieLensRetrievalDataset(RetrievalDataset):
         self.is_synthetic = source == "synthetic"
         sources.check_data_dir(source, self.data_dir)
 
-    def _read(self) -> Given:
+    def _read(self) -> RawData:
         if self.source == "synthetic":
             made_up = self._make_up()
-            return Given(made_up.ratings, titles=made_up.titles)
+            return RawData(made_up.ratings, titles=made_up.titles)
         readers = {"tfds": sources.read_tfds, "files": sources.read_files}
         read = readers[self.source](self.version, self.data_dir)
         read.ratings.check_range(*self.rating_range)
-        return Given(read.ratings, titles=read.titles)
+        return RawData(read.ratings, titles=read.titles)
 
     def _make_up(self) -> synthetic.SyntheticRatings:
         known = sources.VERSIONS[self.version]

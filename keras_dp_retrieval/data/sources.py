@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
-from keras_dp_retrieval.data.ratings import RawRatings
+from keras_dp_retrieval.data.raw_data import RawRatings
 
 SOURCES = ("tfds", "files", "synthetic")
 

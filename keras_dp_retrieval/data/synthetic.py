@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.ratings import RawRatings
+from keras_dp_retrieval.data.raw_data import RawRatings
 
 # A user's next interaction belongs to the taste of the one before with this
 # probability, so that the recent past says more than the whole of it.

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dp_retrieval.data.ratings import RawRatings
+from keras_dp_retrieval.data.raw_data import RawRatings
 
 _SEPARATORS = ",;\t"
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution, topk
-from keras_dp_retrieval.data.ratings import Interactions
+from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.metrics.of_lists import (
     hit_rate_at_k,

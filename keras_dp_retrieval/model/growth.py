@@ -8,7 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.ratings import Vocabulary, refuse_filler
+from keras_dp_retrieval.data.padding import refuse_padding_ids
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.model.in_use import reads
@@ -238,7 +239,7 @@ def _extended(side, vocabulary, ids):
         return _checks.positive_int("ids", ids), None
     longer = vocabulary.extended(ids)
     if side == "candidate":
-        refuse_filler("ids", longer.ids[len(vocabulary.ids) :])
+        refuse_padding_ids("ids", longer.ids[len(vocabulary.ids) :])
     return longer.num_rows - vocabulary.num_rows, longer
 
 

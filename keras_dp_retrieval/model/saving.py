@@ -31,7 +31,7 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import distribution
-from keras_dp_retrieval.data.ratings import Vocabulary
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.finite import warn_if_saved
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.model.in_use import reads

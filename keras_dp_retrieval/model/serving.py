@@ -8,7 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.ratings import PADDING, Vocabulary, id_column
+from keras_dp_retrieval.data.columns import id_column
+from keras_dp_retrieval.data.padding import PADDING
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.index import CandidateIndex

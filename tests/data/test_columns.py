@@ -12,7 +12,8 @@ from keras_dp_retrieval.data.columns import (
     rating_column,
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
-from keras_dp_retrieval.data.ratings import RawRatings, Vocabulary
+from keras_dp_retrieval.data.raw_data import RawRatings
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 NAN = float("nan")
 

@@ -180,10 +180,10 @@ def _record(seen, x):
 
 
 def test_long_passes_are_looked_up_in_pieces(monkeypatch):
-    from keras_dp_retrieval.data import batches
+    from keras_dp_retrieval.data import pipelines
 
     whole = made_up(num=1_000)
-    monkeypatch.setattr(batches, "_EXAMPLES_A_CALL", 64)
+    monkeypatch.setattr(pipelines, "_EXAMPLES_A_CALL", 64)
     pieces = made_up(num=1_000)
     for _ in range(2):
         np.testing.assert_array_equal(
@@ -196,9 +196,9 @@ def test_long_passes_are_looked_up_in_pieces(monkeypatch):
 def test_numpy_groups_are_what_tensorflow_would_give(
     monkeypatch, part, num_examples_a_call
 ):
-    from keras_dp_retrieval.data import batches
+    from keras_dp_retrieval.data import pipelines
 
-    monkeypatch.setattr(batches, "_EXAMPLES_A_CALL", num_examples_a_call)
+    monkeypatch.setattr(pipelines, "_EXAMPLES_A_CALL", num_examples_a_call)
     fast, slow = (getattr(made_up(num=107), part) for _ in range(2))
     for steps in (1, 3, 100):  # Each pass is another epoch.
         expected = list(slow.as_numpy_iterator())
@@ -350,7 +350,7 @@ def test_titles_can_be_a_series():
     none = pandas.Series([], dtype=str)
     assert not RetrievalDataset(
         [1] * 9, [1] * 9, candidate_titles=none
-    )._given.titles
+    )._raw_data.titles
 
 
 @pytest.mark.parametrize("data", [None, [1, 2], {"user_id": [1]}])

@@ -27,8 +27,8 @@ def test_every_interaction_is_in_exactly_one_part(split, num):
         validation_fraction=0.1,
         seed=42,
     )
-    places = np.concatenate([made.train, made.validation, made.test])
-    np.testing.assert_array_equal(np.sort(places), np.arange(num))
+    indices = np.concatenate([made.train, made.validation, made.test])
+    np.testing.assert_array_equal(np.sort(indices), np.arange(num))
     assert len(made.train)
 
 
@@ -51,8 +51,8 @@ def test_time_split_never_looks_ahead(num_times):
     ratings = make_ratings(1_000, num_times=num_times)
     made = splits.split_by_time(ratings)
     train, validation, test = (
-        ratings.timestamps[places]
-        for places in (made.train, made.validation, made.test)
+        ratings.timestamps[indices]
+        for indices in (made.train, made.validation, made.test)
     )
     assert train.max() < validation.min()
     assert validation.max() < test.min()
@@ -116,29 +116,3 @@ def test_tutorial_split_is_what_its_pipeline_gives():
 def test_tutorial_split_would_lose_rows_of_other_sizes_so_it_refuses():
     with pytest.raises(ValueError, match=r"100,000 .* Received: 100,836"):
         splits.split_tutorial(100_836)
-
-
-def test_leakage_is_counted():
-    train = Ratings(
-        np.array([1, 1, 2]), np.array([5, 6, 5]), None, np.array([1, 2, 30])
-    )
-    test = Ratings(
-        np.array([1, 2, 2, 3]),
-        np.array([5, 6, 7, 7]),
-        None,
-        np.array([3, 30, 40, 29]),
-    )
-    report = splits.leakage_report(train, test)
-    assert report.num_repeated == 1  # (1, 5)
-    assert report.num_before_train_end == 2  # 3 and 29; 30 is not older
-    assert report.num_unseen_users == 1
-    assert report.num_unseen_candidates == 1
-    assert "50% of the test" in str(report)
-    assert "1 of 4 test interactions" in str(report)
-
-
-def test_a_clean_split_has_nothing_to_warn_of():
-    train = Ratings(np.array([1]), np.array([5]), None, np.array([1]))
-    test = Ratings(np.array([1]), np.array([6]), None, np.array([2]))
-    assert splits.leakage_report(train, test).warnings == []
-    assert splits.leakage_report(train, test.take(slice(0))).warnings == []

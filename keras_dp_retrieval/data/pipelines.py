@@ -63,7 +63,7 @@ class BatchFormat:
     rating_range: tuple[float, float]
 
 
-class Epochs:
+class EpochShuffle:
     """Which pass over the train part is next, and the order of each.
 
     Args:
@@ -172,7 +172,7 @@ def fixed_batches(ratings: Ratings, form: BatchFormat):
 _EXAMPLES_A_CALL = 2**18
 
 
-def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: Epochs):
+def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     """Returns a `tf.data.Dataset` that deals the rows anew in every pass.
 
     A pass counts when its last batch is handed over. So the look at one batch
@@ -229,7 +229,7 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: Epochs):
     return dataset
 
 
-def _shuffled_groups(batches: Batches, epochs: Epochs, steps: int):
+def _shuffled_groups(batches: Batches, epochs: EpochShuffle, steps: int):
     """The same pass without TensorFlow: `steps` batches at a time."""
     epoch = epochs.next
     order = epochs.order(epoch)

@@ -1,0 +1,100 @@
+"""What the test part shares with what a model learns from."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_dp_retrieval.data.ratings import Ratings
+
+
+@dataclasses.dataclass(frozen=True)
+class LeakageReport:
+    """What the test part has in common with what was learned from.
+
+    Args:
+        num_train: int. Interactions of the train part.
+        num_test: int. Interactions of the test part.
+        num_repeated: int. Test interactions whose user and candidate also are
+            a pair of the train part.
+        num_before_train_end: int or None. Test interactions older than the
+            newest one of the train part; None without timestamps.
+        num_unseen_users: int. Users of the test part without an interaction
+            in the train part.
+        num_unseen_candidates: int. Likewise, candidates.
+        note: str. The note of the split.
+    """
+
+    num_train: int
+    num_test: int
+    num_repeated: int
+    num_before_train_end: int | None
+    num_unseen_users: int
+    num_unseen_candidates: int
+    note: str = ""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes the figures look better than they are, in sentences."""
+        found = []
+        if self.note:
+            found.append(f"{self.note[0].upper()}{self.note[1:]}.")
+        if self.num_repeated:
+            found.append(
+                f"{self.num_repeated:,} of {self.num_test:,} test "
+                "interactions are also in the train part: a model that leaves "
+                "out what was seen cannot find them, another is told them."
+            )
+        if self.num_before_train_end:
+            share = self.num_before_train_end / self.num_test
+            found.append(
+                f"{share:.0%} of the test interactions are older than the "
+                "newest one learned from: the figures do not say how well the "
+                "future is predicted. `split='by_time'` does."
+            )
+        return found
+
+    def __str__(self) -> str:
+        unknown = "no timestamps"
+        before = self.num_before_train_end
+        return "\n".join(
+            [
+                f"test interactions             {self.num_test:>12,}",
+                f"  also in train               {self.num_repeated:>12,}",
+                "  older than newest in train  "
+                + (f"{unknown:>12}" if before is None else f"{before:>12,}"),
+                f"users only in test            {self.num_unseen_users:>12,}",
+                "candidates only in test       "
+                f"{self.num_unseen_candidates:>12,}",
+                *self.warnings,
+            ]
+        )
+
+
+def leakage_report(
+    train: Ratings, test: Ratings, note: str = ""
+) -> LeakageReport:
+    """Compares the test part with the train part."""
+    before = None
+    if train.timestamps is not None and test.timestamps is not None:
+        newest = train.timestamps.max(initial=np.iinfo(np.int64).min)
+        before = int(np.sum(test.timestamps < newest))
+    return LeakageReport(
+        num_train=len(train),
+        num_test=len(test),
+        num_repeated=int(np.isin(_pairs(test), _pairs(train)).sum()),
+        num_before_train_end=before,
+        num_unseen_users=_num_new(train.user_rows, test.user_rows),
+        num_unseen_candidates=_num_new(
+            train.candidate_rows, test.candidate_rows
+        ),
+        note=note,
+    )
+
+
+def _pairs(ratings: Ratings) -> np.ndarray:
+    """One int64 for each pair of rows, which are below 2**31."""
+    return (ratings.user_rows.astype(np.int64) << 32) | ratings.candidate_rows
+
+
+def _num_new(known: np.ndarray, rows: np.ndarray) -> int:
+    return len(np.setdiff1d(rows, known))
