@@ -48,7 +48,7 @@ def ours(num_rows, by_row, arguments):
 
     from keras_dp_retrieval import optimizers
     from keras_dp_retrieval._jax import train_step
-    from keras_dp_retrieval.embedding import RowEmbedding
+    from keras_dp_retrieval.towers.embedding import RowEmbedding
 
     class Pairs(keras.Model):
         def __init__(self):

@@ -15,8 +15,6 @@ from keras_dp_retrieval.callbacks import (
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel, reserve_threads
-from keras_dp_retrieval.embedding import RowEmbedding
-from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.losses import (
     FullSoftmax,
@@ -29,6 +27,8 @@ from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import fit_recipe
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
+from keras_dp_retrieval.towers.embedding import RowEmbedding
+from keras_dp_retrieval.towers.histories import Histories
 
 # Whoever sets a distribution by hand starts the devices by himself.
 reserve_threads()

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_dp_retrieval import optimizers
 from keras_dp_retrieval._jax import train_step
-from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 
 @keras.saving.register_keras_serializable(package="tests")

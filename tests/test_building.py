@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.interactions import Interactions
-from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.towers.histories import Histories
 
 PACKAGE = "test_building"
 

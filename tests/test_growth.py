@@ -7,8 +7,8 @@ import pytest
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
+from keras_dp_retrieval.towers.histories import Histories
 
 OLD_MOVIES = ["b", "d", "f", "h"]
 NEW_MOVIES = ["a", "é", "c"]

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.embedding import RowEmbedding
+from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 NUM_USERS, NUM_CANDIDATES, DIM = 8, 6, 4
 X = np.array([1, 2, 3, 4, 5, 6, 7, 1])

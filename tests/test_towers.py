@@ -4,8 +4,8 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval import towers
 from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.towers.id_history import pool
 
 HISTORIES = np.array([[1, 2, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]])
 
@@ -63,7 +63,7 @@ def test_both_ways_to_pool_are_the_plain_sum(num_rows):
     table.build()
     histories = rng.integers(-1, 40, (7, 9))
     weights = rng.random((7, 9)) * (histories >= 0)
-    got = towers.pool(table, histories, weights.astype("float32"))
+    got = pool(table, histories, weights.astype("float32"))
     vectors = ops.convert_to_numpy(table.embeddings)
     expected = [
         sum(w * vectors[row] for w, row in zip(ws, rows, strict=True))

@@ -11,8 +11,8 @@ from keras import ops
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import optimizers
 from keras_dp_retrieval._jax import train_step
-from keras_dp_retrieval.embedding import RowEmbedding
 from keras_dp_retrieval.model import two_tower
+from keras_dp_retrieval.towers.embedding import RowEmbedding
 from tests.row_models import PairModel, assert_equal, pairs, trained, values
 
 

@@ -7,7 +7,7 @@ of the first batch, and the file keeps what these were.
 
 import keras
 
-from keras_dp_retrieval.histories import Histories
+from keras_dp_retrieval.towers.histories import Histories
 
 # Keras turns the wide types into these when it makes tensors of arrays.
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}

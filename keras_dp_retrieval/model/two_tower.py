@@ -9,8 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, losses, optimizers
-from keras_dp_retrieval.embedding import RowEmbedding
-from keras_dp_retrieval.histories import Histories
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import building, known_data
 from keras_dp_retrieval.model.growth import (
@@ -25,6 +23,8 @@ from keras_dp_retrieval.model.saving import Saving, without_format
 from keras_dp_retrieval.model.serving import Serving, check_rows
 from keras_dp_retrieval.topk import top_k, top_k_by_sorting
 from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers.embedding import RowEmbedding
+from keras_dp_retrieval.towers.histories import Histories
 
 EMBEDDING_UPDATES = ("auto", "dense", "row_sparse")
 

@@ -1,0 +1,83 @@
+"""IdHistoryTower: who a user is, and the items in no order."""
+
+import keras
+from keras import ops
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.towers.base import HistoryTower
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class IdHistoryTower(HistoryTower):
+    """Who a user is, plus what the user has had, in no order.
+
+        user = id_vector + sum of the history's item vectors / sqrt(length)
+
+    The items have a table of their own, apart from the candidate tower's.
+    A user who is not in the table is the history alone, so the tower serves
+    users whom nobody has seen in training.
+
+    Args:
+        num_users: int. Rows of the user table.
+        num_candidates: int. Likewise, and the others, as in `HistoryTower`.
+        stddev: float. Of the normal distribution both tables start from.
+    """
+
+    def __init__(
+        self,
+        num_users,
+        num_candidates,
+        embedding_dimension,
+        *,
+        stddev=0.05,
+        **kwargs,
+    ):
+        super().__init__(num_candidates, embedding_dimension, **kwargs)
+        self.num_users = _checks.table_size("num_users", num_users)
+        self.stddev = _checks.number_between("stddev", stddev, 0, open_low=True)
+        self.ids = self._table(self.num_users, "user_ids", stddev)
+        self.items = self._table(self.num_candidates, "history_items", stddev)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """Returns `(batch, dim)` for `(user_rows, histories)`."""
+        user_rows, histories = inputs
+        kept = self._kept(histories, training)
+        length = ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1.0)
+        pooled = pool(self.items, histories, kept) * ops.rsqrt(length)
+        known = ops.cast(user_rows > 0, "float32")[:, None]
+        vectors = self.ids(user_rows) * known + pooled
+        return self._drop_coordinates(vectors, training)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_users": self.num_users,
+            "stddev": self.stddev,
+        }
+
+
+def pool(table, histories, weights):
+    """The weighted sum of each history's rows, `(batch, dim)`.
+
+    Args:
+        table: `RowEmbedding`.
+        histories: int `(batch, length)`; rows below 0 must have weight 0.
+        weights: float `(batch, length)`.
+    """
+    rows = ops.maximum(histories, 0)
+    num_rows, length = table.input_dim, histories.shape[1]
+    # Long histories fill a good part of a small catalogue: then one matrix
+    # product is many times quicker than to gather and scatter padded lists
+    # (943 users of up to 737 of 1,682 movies: 4 against 60 ms a step).
+    if num_rows > 16 * length:
+        return ops.einsum("bl,bld->bd", weights, table(rows))
+    batch = ops.shape(rows)[0]
+    places = rows + num_rows * ops.arange(batch, dtype="int32")[:, None]
+    counts = ops.segment_sum(
+        ops.reshape(weights, (-1,)),
+        ops.reshape(places, (-1,)),
+        num_segments=batch * num_rows,
+    )
+    counts = ops.reshape(counts, (-1, num_rows))
+    return ops.matmul(counts, table.embeddings)
