@@ -4,8 +4,11 @@ Several virtual devices on one CPU prove that results agree and say nothing
 about speed.
 """
 
+import gc
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 # Compiling takes most of the tests' time; the level changes how well the
@@ -19,21 +22,55 @@ os.environ.setdefault(
 # each other for ever (`_jax/devices.py` says why).
 os.environ.setdefault("NPROC", "16")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# One compilation cache for the run: the workers and the programs that tests
+# start inherit it, so that a program of one shape is compiled once. Whoever
+# makes the folder removes it.
+OWN_CACHE = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    OWN_CACHE = tempfile.mkdtemp(prefix="keras_dp_retrieval_tests_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import jax
 import keras
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_finish():
+    # What the imports made stays. Without it a garbage collection looks
+    # through a few hundred objects, not through those of TensorFlow and JAX.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    if OWN_CACHE:
+        shutil.rmtree(OWN_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
 def clean_keras_state():
     """No test sees another's distribution, names or random numbers."""
     keras.distribution.set_distribution(None)
-    keras.utils.clear_session()
+    # A collection for every test would take a third of the tests' time.
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     yield
     keras.distribution.set_distribution(None)
+
+
+@pytest.fixture
+def no_compilation_cache():
+    """For tests of compilation itself: JAX compiles as in a first run."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()  # JAX looks at the folder once.
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -363,6 +363,7 @@ def test_recompilation_is_blamed_on_its_step_and_warned_about_once(
     assert callback.history[1]["compiled_steps"] == []
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_the_real_compiler_is_heard():
     model = linear_model()
     callback = DistributionAwareCallback()

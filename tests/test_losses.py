@@ -296,6 +296,7 @@ def test_chunked_equals_whole_with_gradients(mask):
         )
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_memory_of_the_chunked_softmax_follows_the_chunk():
     batch, num_candidates, dim, chunk_size = 64, 40_000, 8, 1_000
     users = np.ones((batch, dim), "float32")
@@ -633,6 +634,7 @@ def test_known_lists_give_what_padded_lists_give(objective):
     )
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_one_long_history_costs_nobody_else_anything():
     # Memory stands for time: both follow the padding, if there is any.
     def extra_bytes(objective, longest):

@@ -586,6 +586,7 @@ def test_no_intermediate_is_larger_than_users_times_candidates_in_a_chunk():
     assert bound < num_users * num_candidates / 8  # Else it proves nothing.
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_compiled_memory_does_not_grow_with_users_times_catalogue():
     def temporary_bytes(num_candidates):
         program = ranking_program(64, num_candidates, 512).lower().compile()

@@ -354,6 +354,7 @@ def test_any_number_of_devices_gives_what_one_gives(
             np.testing.assert_array_equal(got[name], expected[name])
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 @pytest.mark.parametrize("num_devices", [1, 4])
 def test_a_step_is_compiled_once(on_devices, num_devices):
     on_devices(num_devices)

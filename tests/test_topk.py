@@ -167,6 +167,7 @@ def test_scores_of_narrow_vectors_are_computed_in_float32(dtype):
     np.testing.assert_allclose(scores, expected[0], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("no_compilation_cache")
 def test_extra_memory_is_that_of_a_chunk():
     # What XLA reserves beyond arguments and result, for ten times the rows.
     def extra_bytes(num_candidates, num_excluded):
