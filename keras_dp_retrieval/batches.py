@@ -7,7 +7,6 @@ filler repeats a real row and has sample weight 0.
 """
 
 import functools
-import inspect
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,49 +15,18 @@ from typing import Any
 import keras
 import numpy as np
 
-# `get_data_adapter` hands a `DataAdapter` through unchanged: the one way in
-# for a `Model` that prepares its batches itself. Neither is exported.
-from keras.src.trainers.data_adapters import (
-    data_adapter_utils,
-    get_data_adapter,
-)
-from keras.src.trainers.data_adapters.array_data_adapter import (
+from keras_dp_retrieval import _checks, agreement, distribution
+from keras_dp_retrieval._keras import adapters
+from keras_dp_retrieval._keras.adapters import (
     ArrayDataAdapter,
-)
-from keras.src.trainers.data_adapters.array_slicing import (
-    train_validation_split,
-)
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
-from keras.src.trainers.data_adapters.py_dataset_adapter import (
+    DataAdapter,
     PyDatasetAdapter,
-)
-from keras.src.trainers.data_adapters.tf_dataset_adapter import (
     TFDatasetAdapter,
 )
-
-from keras_dp_retrieval import _checks, agreement, distribution
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
-
-__all__ = [
-    "PaddedBatches",
-    "keras_fuses_steps",
-    "pad_batch",
-    "row_weights",
-    "train_validation_split",
-]
-
 
 # The arguments of `fit` that hold data.
 ARRAYS = ("x", "y", "sample_weight")
-
-
-def keras_fuses_steps() -> bool:
-    """Whether Keras on JAX runs `steps_per_execution` steps as one program.
-
-    One that does (keras#23527, after 3.15) asks its adapters for groups.
-    """
-    arguments = inspect.signature(DataAdapter.get_jax_iterator).parameters
-    return "super_batch" in arguments
 
 
 def pad_batch(batch: tuple, num_rows: int) -> tuple:
@@ -230,9 +198,7 @@ class PaddedBatches(DataAdapter):
         return as_dataset(self.get_numpy_iterator, self.first_batch())
 
     def get_torch_dataloader(self):
-        return data_adapter_utils.get_torch_dataloader(
-            self.get_numpy_iterator()
-        )
+        return adapters.torch_dataloader(self.get_numpy_iterator())
 
     def first_batch(self) -> tuple:
         """Returns a padded batch, to build a model with.
@@ -267,11 +233,9 @@ class PaddedBatches(DataAdapter):
 
     def _batch_zero(self) -> Iterator:
         """Batch 0 of a `PyDataset`, if it has any, without its workers."""
-        inner = self._inner
-        batches = inner.py_dataset
-        if inner.num_batches == 0:
+        if self._inner.num_batches == 0:
             return iter(())
-        return iter([inner._standardize_batch(batches[0])])
+        return iter([adapters.first_of_py_dataset(self._inner)])
 
     def _groups(self, steps: int, stacked: Iterator | None = None) -> Iterator:
         """Padded batches, this process's rows: `(steps, batch, ...)`."""
@@ -334,7 +298,7 @@ def _for_keras(group, steps: int):
     num_steps = len(group[2])
     if num_steps == steps:
         return group
-    return data_adapter_utils.PartialBatchList(
+    return adapters.partial_batch_list(
         _map(lambda rows, i=i: rows[i], group) for i in range(num_steps)
     )
 
@@ -418,7 +382,7 @@ def _single_process_adapter(data: dict) -> DataAdapter:
             # `fit` shuffles by default; that a data set orders itself is no
             # news to whoever passed one.
             warnings.filterwarnings("ignore", "`shuffle=True` was passed")
-            return get_data_adapter(**data)
+            return adapters.get_data_adapter(**data)
     finally:
         keras.distribution.set_distribution(current)
 

@@ -38,6 +38,8 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from keras_dp_retrieval._keras.slots import decays, slots_of
+
 
 @dataclasses.dataclass(frozen=True)
 class RowRule:
@@ -49,14 +51,11 @@ class RowRule:
             others are lazy: they leave untouched rows alone where the dense
             step would still change them.
         optimizer: The `keras.optimizers.Optimizer` the rule speaks for.
-        slot_names: The optimizer's attributes that hold its slots, each a
-            list in the order of the variables it was built with.
     """
 
     name: str
     exact: bool
     optimizer: keras.optimizers.Optimizer
-    slot_names: tuple[str, ...]
     _update: Callable = dataclasses.field(repr=False)
 
     def get_config(self) -> dict:
@@ -65,10 +64,7 @@ class RowRule:
 
     def slots(self, variable) -> list:
         """The optimizer's slot variables of `variable`, in rule order."""
-        index = self.optimizer._get_variable_index(variable)
-        return [
-            getattr(self.optimizer, name)[index] for name in self.slot_names
-        ]
+        return slots_of(self.optimizer, variable)
 
     def update(self, variable, table, slots, touched):
         """Returns `(table, *slots)` after one step on the touched rows.
@@ -86,9 +82,7 @@ class RowRule:
 
         optimizer = self.optimizer
         rate = ops.cast(optimizer.learning_rate, table.dtype)
-        if optimizer.weight_decay is not None and optimizer._use_weight_decay(
-            variable
-        ):
+        if decays(optimizer, variable):
             table = row_sparse.decay(
                 table, touched, rate * optimizer.weight_decay
             )
@@ -146,9 +140,9 @@ _warned: weakref.WeakSet = weakref.WeakSet()
 
 
 def _find_rule(optimizer) -> RowRule:
-    name, slot_names, update = _KINDS[type(optimizer)]
+    name, update = _KINDS[type(optimizer)]
     exact = not name.startswith("lazy") and not optimizer.weight_decay
-    return RowRule(name, exact, optimizer, slot_names, update)
+    return RowRule(name, exact, optimizer, update)
 
 
 def _sgd(optimizer, rate, table, slots, touched):
@@ -196,19 +190,11 @@ def _lazy_adam(optimizer, rate, table, slots, touched):
     )
 
 
-# Optimizer -> name of its rule, attributes that hold its slots, the rule.
-_KINDS: dict[type, tuple[str, tuple[str, ...], Callable]] = {
-    keras.optimizers.SGD: ("sgd", (), _sgd),
-    keras.optimizers.Adagrad: ("adagrad", ("_accumulators",), _adagrad),
-    keras.optimizers.RMSprop: ("rmsprop", ("_velocities",), _rmsprop),
-    keras.optimizers.Adam: (
-        "lazy_adam",
-        ("_momentums", "_velocities"),
-        _lazy_adam,
-    ),
-    keras.optimizers.AdamW: (
-        "lazy_adamw",
-        ("_momentums", "_velocities"),
-        _lazy_adam,
-    ),
+# Optimizer -> name of its rule, the rule.
+_KINDS: dict[type, tuple[str, Callable]] = {
+    keras.optimizers.SGD: ("sgd", _sgd),
+    keras.optimizers.Adagrad: ("adagrad", _adagrad),
+    keras.optimizers.RMSprop: ("rmsprop", _rmsprop),
+    keras.optimizers.Adam: ("lazy_adam", _lazy_adam),
+    keras.optimizers.AdamW: ("lazy_adamw", _lazy_adam),
 }

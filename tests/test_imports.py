@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(keras_dp_retrieval.__file__).parent
 FLOORS = {
     "_version": 0,
     "_checks": 0,
+    "_keras": 0.25,
     "_jax": 0.5,
     "_lookups": 0,
     "distribution": 1,

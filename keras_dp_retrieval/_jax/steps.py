@@ -10,6 +10,8 @@ import keras
 from jax import lax
 from jax import numpy as jnp
 
+from keras_dp_retrieval._keras.trainer import loss_and_updates
+
 
 def train_step(model, state, data):
     """One step of any Keras optimizer, with `loss` counted over real rows.
@@ -17,21 +19,16 @@ def train_step(model, state, data):
     Returns:
         `(logs, state)`.
     """
-    trainable, non_trainable, optimizer_variables, metrics = state
+    trainable, *others = state
+    optimizer_variables = state[2]
     x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-    differentiate = jax.value_and_grad(
-        model.compute_loss_and_updates, has_aux=True
-    )
-    (_, aux), gradients = differentiate(
-        trainable,
-        non_trainable,
-        metrics,
-        x,
-        y,
-        weights,
-        training=True,
-        optimizer_variables=optimizer_variables,
-    )
+
+    def loss(trainable):
+        return loss_and_updates(
+            model, (trainable, *others), x, y, weights, training=True
+        )
+
+    (_, aux), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
     loss, y_pred, non_trainable, metrics = aux
     trainable, optimizer_variables = model.optimizer.stateless_apply(
         optimizer_variables, gradients, trainable
@@ -44,8 +41,13 @@ def test_step(model, state, data):
     """The loss of one batch; returns `(logs, state)`."""
     trainable, non_trainable, metrics = state
     x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-    _, aux = model.compute_loss_and_updates(
-        trainable, non_trainable, metrics, x, y, weights, training=False
+    _, aux = loss_and_updates(
+        model,
+        (trainable, non_trainable, None, metrics),
+        x,
+        y,
+        weights,
+        training=False,
     )
     loss, y_pred, non_trainable, metrics = aux
     logs, metrics = update_metrics(model, metrics, loss, x, y, y_pred, weights)

@@ -8,6 +8,7 @@ No array of a table's size is made, only the tables and slots themselves,
 which are updated in place.
 """
 
+import functools
 import warnings
 
 import jax
@@ -17,6 +18,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from keras_dp_retrieval import _lookups
 from keras_dp_retrieval._jax import row_sparse, steps
+from keras_dp_retrieval._keras import slots, trainer
 
 
 def train_step(
@@ -46,19 +48,13 @@ def train_step(
     Returns:
         `(logs, state)`.
     """
-    trainable, non_trainable, optimizer_values, metrics = state
+    trainable, *others = state
+    optimizer_values = state[2]
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
     def compute_loss(trainable):
-        return model.compute_loss_and_updates(
-            trainable,
-            non_trainable,
-            metrics,
-            x,
-            y,
-            sample_weight,
-            training=True,
-            optimizer_variables=optimizer_values,
+        return trainer.loss_and_updates(
+            model, (trainable, *others), x, y, sample_weight, training=True
         )
 
     variables = model.trainable_variables
@@ -79,7 +75,7 @@ def train_step(
     trainable, optimizer_values = _apply(
         rule, variables, trainable, optimizer_values, gradients, touched
     )
-    update = update_metrics or model._update_metrics_variables
+    update = update_metrics or functools.partial(trainer.update_metrics, model)
     logs, metrics = update(metrics, loss, x, y, y_pred, sample_weight)
     return logs, (trainable, non_trainable, optimizer_values, metrics)
 
@@ -245,14 +241,14 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
     with keras.StatelessScope(state_mapping=mapping) as scope:
         for place, rows in touched.items():
             table = variables[place]
-            slots = rule.slots(table)
+            memory = rule.slots(table)
             updated = rule.update(
                 table,
                 scope.get_current_value(table),
-                [scope.get_current_value(slot) for slot in slots],
+                [scope.get_current_value(slot) for slot in memory],
                 rows,
             )
-            for update in zip([table, *slots], updated, strict=True):
+            for update in zip([table, *memory], updated, strict=True):
                 scope.add_update(update)
             if table.constraint is not None:
                 # A constraint speaks of the whole table: a norm along axis 0
@@ -266,7 +262,7 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
                 list(gradients.values()), [variables[i] for i in gradients]
             )
         else:
-            optimizer._iterations.assign_add(1)
+            slots.count_step(optimizer)
     values = [scope.get_current_value(v) for v in everything]
     return values[: len(variables)], values[len(variables) :]
 
@@ -287,8 +283,9 @@ def _clip(optimizer, variables, gradients, touched):
         for place, gradient in gradients.items()
         if not variables[place].overwrite_with_gradient
     }
-    clipped = optimizer._clip_gradients(
-        [*descended.values(), *(rows.gradients for rows in touched.values())]
+    clipped = slots.clip(
+        optimizer,
+        [*descended.values(), *(rows.gradients for rows in touched.values())],
     )
     dense = gradients | dict(zip(descended, clipped, strict=False))
     rows = zip(touched.items(), clipped[len(descended) :], strict=True)

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_dp_retrieval import _checks, distribution, report
+from keras_dp_retrieval._keras.callbacks import model_of
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import other_backends, peers
 from keras_dp_retrieval.callbacks.event_file import (
@@ -165,7 +166,8 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         copied.history = copy.deepcopy(self.history, memo)
         copied.stalls = copy.deepcopy(self.stalls, memo)
         copied.run = copy.deepcopy(self.run, memo)
-        copied._model = copied._recorder = copied._timed = copied._peers = None
+        copied.set_model(None)
+        copied._recorder = copied._timed = copied._peers = None
         copied._epoch = None
         return copied
 
@@ -222,7 +224,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             return
         if recorder.armed or not recorder.training:
             self._begin_training()
-        if self._model.train_function is not self._timed:
+        if model_of(self).train_function is not self._timed:
             self._stand_in()
         # The next call of the train function is a step of this `fit`.
         recorder.armed = True
@@ -299,7 +301,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
 
     def _stand_in(self):
         """Puts the timed train function in the model's place for it."""
-        model = self._model
+        model = model_of(self)
         if model.train_function is None:
             return  # Its step is none that could be seen.
         if self._timed is None or not self._timed.is_in_use():
@@ -396,7 +398,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             "backend": keras.backend.backend(),
             "processes": distribution.process_count(),
             "versions": _versions(),
-            "model": self._model.name,
+            "model": model_of(self).name,
         }
         if self._writes:
             report.append_line(self.log_dir, {"kind": "run", **self.run})

@@ -8,6 +8,13 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval._keras import slots
+from keras_dp_retrieval._keras.layers import (
+    embedding_table,
+    own_variables,
+    sublayers,
+)
+from keras_dp_retrieval._keras.variables import reshape
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.model.in_use import reads
@@ -46,6 +53,7 @@ class Growing:
     _drop_index: Callable
     _takes_rows: Callable
     build: Callable
+    forget_compiled: Callable
 
     # What the model brings along.
     num_users: int
@@ -135,7 +143,7 @@ class Growing:
         with contextlib.ExitStack() as undo:
             for table in tables:
                 _grow_table(table, old + num_new, vectors, seed, undo)
-            for layer in self._flatten_layers():
+            for layer in sublayers(self):
                 if side == "user" and isinstance(layer, Histories):
                     starts = ops.convert_to_numpy(layer.starts)
                     longer = np.pad(starts, (0, num_new), "edge")
@@ -155,7 +163,7 @@ class Growing:
             _grow_slots(getattr(self, "optimizer", None), undo)
             undo.pop_all()  # All went well: nothing is undone.
         # They were compiled for the old shapes.
-        self.train_function = self.test_function = self.predict_function = None
+        self.forget_compiled()
 
     def _check_other_weights(self, side, num_rows):
         """Refuses weights that have a row for each id and cannot grow."""
@@ -163,11 +171,10 @@ class Growing:
         # A tower of users may look up the candidates that they had.
         if side == "candidate" and self.num_users != num_rows:
             towers.append(self.user_tower)
-        for layer in (one for t in towers for one in t._flatten_layers()):
+        for layer in (one for t in towers for one in sublayers(t)):
             if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, HistoryTower)):
                 continue
-            own = layer._trainable_variables + layer._non_trainable_variables
-            for weight in own:
+            for weight in own_variables(layer):
                 if weight.shape[:1] != (num_rows,):
                     continue
                 raise ValueError(
@@ -246,13 +253,13 @@ def _extended(side, vocabulary, ids):
 def _tables_in(tower, num_rows) -> list[RowEmbedding]:
     return [
         layer
-        for layer in tower._flatten_layers()
+        for layer in sublayers(tower)
         if isinstance(layer, RowEmbedding) and layer.input_dim == num_rows
     ]
 
 
 def _grow_table(table, num_rows, vectors, seed, undo):
-    variable = table._embeddings
+    variable = embedding_table(table)
     old = ops.convert_to_numpy(variable)
     undo.callback(setattr, table, "input_dim", table.input_dim)
     table.input_dim = num_rows
@@ -281,11 +288,11 @@ def _grow_slots(optimizer, undo):
     """
     if optimizer is None or not optimizer.built:
         return
-    variables = optimizer._trainable_variables
+    variables = slots.built_for(optimizer)
     new = type(optimizer).from_config(optimizer.get_config())
     new.build(variables)
     if new.use_ema:  # The average of a new row begins where the row does.
-        averages = new._model_variables_moving_average
+        averages = slots.moving_averages(new)
         for average, variable in zip(averages, variables, strict=True):
             average.assign(variable)
     for slot, start in zip(optimizer.variables, new.variables, strict=True):
@@ -301,11 +308,6 @@ def _resize(variable: keras.Variable, value: np.ndarray, undo):
     In place, because layers, models and optimizers know their variables by
     identity and order.
     """
-    undo.callback(_put, variable, variable.shape, variable.value)
+    undo.callback(reshape, variable, variable.shape, variable.value)
     tensor = ops.convert_to_tensor(value, dtype=variable.dtype)
-    _put(variable, tuple(value.shape), tensor)
-
-
-def _put(variable, shape, tensor):
-    variable._shape = shape
-    variable._initialize(tensor)
+    reshape(variable, tuple(value.shape), tensor)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import threading
 
-import keras
+from keras_dp_retrieval._keras.trainer import reattach_weights
 
 _DOING = {
     "fit": "trained",
@@ -108,10 +108,10 @@ def _marked(method, use):
     @functools.wraps(method)
     def checked(self, *args, **kwargs):
         with use(self._in_use, method.__name__) as inside_a_loop:
-            if inside_a_loop and keras.backend.backend() == "jax":
+            if inside_a_loop:
                 # A callback of this thread's own loop: the weights are in the
                 # last step's results.
-                self.jax_state_sync()
+                reattach_weights(self)
             return method(self, *args, **kwargs)
 
     return checked

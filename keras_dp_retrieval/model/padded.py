@@ -6,22 +6,18 @@ import keras
 import numpy as np
 from keras import ops
 
-# Which scope is in force is not exported, and only it can tell which losses
-# layers add.
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-
 from keras_dp_retrieval import _checks, agreement, distribution
-from keras_dp_retrieval.batches import (
-    PaddedBatches,
+from keras_dp_retrieval._keras.adapters import (
     keras_fuses_steps,
-    row_weights,
     train_validation_split,
 )
+from keras_dp_retrieval._keras.trainer import Trainer
+from keras_dp_retrieval.batches import PaddedBatches, row_weights
 from keras_dp_retrieval.finite import NonFiniteGuard
 from keras_dp_retrieval.model.in_use import InUse, loops, reads
 
 
-class PaddedModel(keras.Model):
+class PaddedModel(Trainer):
     """Trains, evaluates and predicts on any number of rows and devices.
 
     Batches reach the subclass through `PaddedBatches`: all of one size, always
@@ -42,11 +38,6 @@ class PaddedModel(keras.Model):
         return []
 
     # Steps on JAX
-
-    @property
-    def loss_tracker(self):
-        """The `keras.metrics.Mean` behind the log entry `loss`."""
-        return self._loss_tracker
 
     def train_step(self, *args):
         if keras.backend.backend() != "jax":
@@ -79,21 +70,15 @@ class PaddedModel(keras.Model):
         outputs, non_trainable = super().predict_step(*args)
         return steps.replicate(outputs), non_trainable
 
-    def make_train_function(self, force=False):
-        if self.train_function is not None and not force:
-            return
-        if self._fuses_steps():
-            from keras_dp_retrieval._jax import steps
+    def own_train_function(self):
+        if not self._fuses_steps():
+            return None
+        from keras_dp_retrieval._jax import steps
 
-            self.train_function = steps.fused_train_function(self)
-        else:
-            super().make_train_function(force)
-        self.train_function = _compiled_once(self.train_function)
+        return steps.fused_train_function(self)
 
-    def make_test_function(self, force=False):
-        if self.test_function is None or force:
-            super().make_test_function(force)
-            self.test_function = _compiled_once(self.test_function)
+    def finish_function(self, function):
+        return _compiled_once(function)
 
     def _fuses_steps(self) -> bool:
         """Whether a group of `steps_per_execution` steps is one program.
@@ -108,37 +93,6 @@ class PaddedModel(keras.Model):
             and self.jit_compile
             and not self.run_eagerly
         )
-
-    @contextlib.contextmanager
-    def added_losses(self, layer):
-        """Gives the list of what `layer` adds to the loss inside the block.
-
-        That is `add_loss` and activity regularizers; the list is filled at
-        its end, and nobody else counts them. Keras itself drops what layers
-        add that are called in `compute_loss`.
-        """
-        added: list = []
-        scope = get_stateless_scope()
-        if scope is None:
-            layers = layer._flatten_layers()
-            before = [(one, list(one._losses)) for one in layers]
-            for one, _ in before:
-                one._losses.clear()
-            try:
-                yield added
-                for one, _ in before:
-                    added.extend(one._losses)
-            finally:
-                for one, losses in before:
-                    one._losses[:] = losses
-            return
-        before = scope.collect_losses, scope.losses
-        scope.collect_losses, scope.losses = True, []
-        try:
-            yield added
-            added.extend(scope.losses)
-        finally:
-            scope.collect_losses, scope.losses = before
 
     # Any data, on any number of devices
 
@@ -188,7 +142,7 @@ class PaddedModel(keras.Model):
             RuntimeError: If Keras does not run on JAX.
         """
         distribution.require_jax("`fit`")
-        self._assert_compile_called("fit")
+        self.check_compiled("fit")
         guard = NonFiniteGuard(non_finite)
         _refuse_class_weight(class_weight)
         if validation_split and validation_data is None:
@@ -226,7 +180,7 @@ class PaddedModel(keras.Model):
         own = self.training_callbacks(train)
         with (
             _added(guard, own, callbacks, self) as callbacks,
-            self._keep_weights(),
+            self.keep_weights(),
         ):
             return super().fit(
                 train,
@@ -257,12 +211,12 @@ class PaddedModel(keras.Model):
 
         `keras_dp_retrieval.evaluate` has the metrics of the retrieved lists.
         """
-        self._assert_compile_called("evaluate")
+        self.check_compiled("evaluate")
         batches = self._batches(
             x, y, sample_weight, batch_size, steps_per_epoch=steps
         )
         self._build_on(batches)
-        with self._keep_weights():
+        with self.keep_weights():
             return super().evaluate(
                 batches,
                 verbose=verbose,
@@ -288,7 +242,7 @@ class PaddedModel(keras.Model):
             x, None, None, batch_size, steps_per_epoch=steps
         )
         self._build_on(batches)
-        with self._keep_weights():
+        with self.keep_weights():
             outputs = super().predict(
                 batches, verbose=verbose, steps=steps, callbacks=callbacks
             )
@@ -315,7 +269,7 @@ class PaddedModel(keras.Model):
             RuntimeError: If Keras does not run on JAX.
         """
         distribution.require_jax("`train_on_batch`")
-        self._assert_compile_called("train_on_batch")
+        self.check_compiled("train_on_batch")
         _refuse_class_weight(class_weight)
         batches = self._batches(x, y, sample_weight, _num_rows(x))
         self._build_on(batches)
@@ -331,7 +285,7 @@ class PaddedModel(keras.Model):
         Raises:
             ValueError: As in `fit`.
         """
-        self._assert_compile_called("test_on_batch")
+        self.check_compiled("test_on_batch")
         return PaddedModel.evaluate(
             self,
             x,
@@ -389,30 +343,6 @@ class PaddedModel(keras.Model):
                 lambda rows: keras.KerasTensor(rows.shape, str(rows.dtype)), x
             )
         )
-
-    @contextlib.contextmanager
-    def _keep_weights(self):
-        """Puts the weights back when a loop over the data fails.
-
-        Keras detaches them before it asks for the first batch, and loses them
-        when that fails.
-        """
-        if keras.backend.backend() != "jax":
-            yield
-            return
-        variables = [*self.variables, *self.metrics_variables]
-        optimizer = getattr(self, "optimizer", None)  # Unless compiled.
-        if optimizer is not None:
-            variables += optimizer.variables
-        saved = [(variable, variable.value) for variable in variables]
-        try:
-            yield
-        except BaseException:
-            self.jax_state_sync()
-            for variable, value in saved:
-                if variable._value is None:
-                    variable.assign(value)
-            raise
 
 
 def _refuse_class_weight(class_weight):

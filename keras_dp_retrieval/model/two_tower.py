@@ -9,6 +9,12 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, losses, optimizers
+from keras_dp_retrieval._keras.layers import (
+    added_losses,
+    embedding_table,
+    sublayers,
+    takes_training,
+)
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import building, known_data
 from keras_dp_retrieval.model.growth import (
@@ -411,7 +417,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     def _best_rows(self, vectors):
         # What the candidate tower adds to the loss is counted where the loss
         # is computed; this pass is not part of it.
-        with self.added_losses(self.candidate_tower):
+        with added_losses(self.candidate_tower):
             arrays = self._with_one(vectors), self.candidate_vectors()
         allowed = self._is_retrievable()
         if self._is_exported and keras.backend.backend() == "jax":
@@ -593,7 +599,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         own_losses = list(self.losses)
 
         def candidate_vectors(rows):
-            with self.added_losses(self.candidate_tower) as added:
+            with added_losses(self.candidate_tower) as added:
                 vectors = self._candidate_vectors(rows, training)
             own_losses.extend(added)
             return vectors
@@ -618,7 +624,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             # Rows with several positives bring them along.
             **(self._known_positives(x) if len(rows.shape) == 1 else {}),
         )
-        with self.added_losses(self.objective) as added:
+        with added_losses(self.objective) as added:
             per_example = self.objective(batch) * weights
         own_losses.extend(added)
         num_real = ops.sum(ops.cast(weights != 0, "float32"))
@@ -689,9 +695,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         if not self.objective.uses_all_candidates:
             towers.append(self.candidate_tower)
         tables = [
-            layer._embeddings
+            embedding_table(layer)
             for tower in towers
-            for layer in tower._flatten_layers()
+            for layer in sublayers(tower)
             if isinstance(layer, RowEmbedding) and layer.trainable
         ]
         if self.embedding_updates == "auto":
@@ -783,7 +789,7 @@ def _knows_ids_alone(tower) -> bool:
 
 
 def _run(tower, inputs, training):
-    if getattr(tower, "_call_has_training_arg", False):
+    if takes_training(tower):
         return tower(inputs, training=training)
     return tower(inputs)
 

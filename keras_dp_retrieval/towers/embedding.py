@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_dp_retrieval import _checks, _lookups
+from keras_dp_retrieval._keras.layers import embedding_table
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -39,7 +40,7 @@ class RowEmbedding(keras.layers.Embedding):
     def call(self, inputs):
         if inputs.dtype not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
-        rows = _lookups.lookup(self._embeddings, inputs)
+        rows = _lookups.lookup(embedding_table(self), inputs)
         if rows is None:
             return super().call(inputs)
         return ops.cast(rows, dtype=self.compute_dtype)

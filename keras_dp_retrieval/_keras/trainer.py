@@ -1,0 +1,137 @@
+"""What `keras.Model` keeps to itself of how it trains on JAX.
+
+`Trainer` overrides what `fit` calls to make its compiled functions. Names are
+of `keras/src/trainers/trainer.py` and `keras/src/backend/jax/trainer.py`.
+`train_step(state, data)` and `test_step(state, data)` are documented (Keras'
+guide on custom train steps in JAX); these are not, or have an underscore.
+"""
+
+import contextlib
+
+import keras
+
+from keras_dp_retrieval._keras import variables
+
+
+class Trainer(keras.Model):
+    """A `keras.Model` with doors where Keras has none."""
+
+    @property
+    def loss_tracker(self):
+        """The `keras.metrics.Mean` behind the log entry `loss`.
+
+        `Model.metrics` has it too, at a place that depends on the others.
+        Keras counts padding rows in it, so our steps update it themselves.
+        """
+        return self._loss_tracker
+
+    def check_compiled(self, method: str) -> None:
+        """Raises Keras' own ValueError if the model was not compiled."""
+        self._assert_compile_called(method)
+
+    def own_train_function(self):
+        """Returns a train function in place of Keras', or None.
+
+        Called with `(state, iterator)`; returns `(logs, state)`.
+        """
+        return None
+
+    def finish_function(self, function):
+        """Returns what `fit` and `evaluate` are to call for `function`."""
+        return function
+
+    # `fit` calls these two once, before its first batch, and `evaluate` the
+    # second. No public argument of `compile` says how steps are compiled. Go
+    # when Keras fuses steps (keras#23527) and compiles them once on a single
+    # device too.
+
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        own = self.own_train_function()
+        if own is None:
+            super().make_train_function(force)
+            own = self.train_function
+        self.train_function = self.finish_function(own)
+
+    def make_test_function(self, force=False):
+        if self.test_function is None or force:
+            super().make_test_function(force)
+            self.test_function = self.finish_function(self.test_function)
+
+    def forget_compiled(self) -> None:
+        """Has the next call of `fit`, `evaluate` or `predict` compile anew."""
+        self.train_function = self.test_function = self.predict_function = None
+
+    @contextlib.contextmanager
+    def keep_weights(self):
+        """Puts the weights back when a loop over the data fails.
+
+        Keras detaches them before it asks for the first batch, and loses them
+        when that fails: only `fit` reattaches them then (keras#21019), and
+        only after a first step. Goes when all loops do.
+        """
+        if keras.backend.backend() != "jax":
+            yield
+            return
+        every = [*self.variables, *self.metrics_variables]
+        optimizer = getattr(self, "optimizer", None)  # Unless compiled.
+        if optimizer is not None:
+            every += optimizer.variables
+        saved = [(variable, variable.value) for variable in every]
+        try:
+            yield
+        except BaseException:
+            reattach_weights(self)
+            for variable, value in saved:
+                if variables.is_detached(variable):
+                    variable.assign(value)
+            raise
+
+
+def reattach_weights(model) -> None:
+    """Gives the variables of a model that is being trained their values.
+
+    Inside `fit` on JAX they are in the last step's results alone. Keras does
+    this itself where a callback reads `self.model`, but not where the model
+    is reached in another way. Does nothing outside and on other backends.
+    """
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+
+
+def loss_and_updates(model, state, x, y, sample_weight, *, training):
+    """Keras' stateless forward pass and loss of a batch.
+
+    `compute_loss_and_updates` is what `JAXTrainer.train_step` differentiates;
+    the guide on custom train steps calls it, the reference does not have it.
+
+    Args:
+        state: `(trainable, non_trainable, optimizer, metrics)` lists of
+            arrays; `optimizer` is None in a test step.
+
+    Returns:
+        `(scaled loss, (loss, y_pred, non_trainable, metrics))`.
+    """
+    trainable, non_trainable, optimizer, metrics = state
+    return model.compute_loss_and_updates(
+        trainable,
+        non_trainable,
+        metrics,
+        x,
+        y,
+        sample_weight,
+        training=training,
+        optimizer_variables=optimizer,
+    )
+
+
+def update_metrics(model, metrics_variables, loss, x, y, y_pred, weights):
+    """Keras' own update of metrics, for a model that is not ours.
+
+    Returns:
+        `(logs, metrics_variables)`. The loss counts padding rows.
+    """
+    return model._update_metrics_variables(
+        metrics_variables, loss, x, y, y_pred, weights
+    )
