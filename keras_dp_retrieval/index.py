@@ -7,7 +7,12 @@ import numpy as np
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval import topk as topk_lib
 from keras_dp_retrieval.data.columns import id_column
-from keras_dp_retrieval.data.padding import refuse_padding_ids
+from keras_dp_retrieval.data.padding import (
+    PADDING,
+    next_power_of_two,
+    pad_lists,
+    refuse_padding_ids,
+)
 
 # How vectors are kept. Files hold bfloat16 as its 16 bits, which HDF5 and
 # NumPy can write without knowing the type.
@@ -182,14 +187,14 @@ class CandidateIndex(keras.layers.Layer):
                 "Give either `exclude` or `excluded_rows`. Received: both."
             )
         # Each new shape is compiled, so there are few: powers of two.
-        more = _power_of_two(num_queries) - num_queries
+        more = next_power_of_two(num_queries) - num_queries
         if excluded_rows is not None:
             width = excluded_rows.shape[1]
-            more_columns = _power_of_two(width) - width
+            more_columns = next_power_of_two(width) - width
             excluded_rows = np.pad(
                 excluded_rows,
                 ((0, more), (0, more_columns)),
-                constant_values=-1,
+                constant_values=PADDING,
             )
         scores, rows = self._search(
             np.pad(queries, ((0, more), (0, 0))),
@@ -347,12 +352,10 @@ class CandidateIndex(keras.layers.Layer):
                 "`exclude` must have an array of ids for each query. Received: "
                 f"{len(exclude)} for {num_queries} queries."
             )
-        longest = max(map(len, exclude), default=0)
-        padded = np.full((num_queries, longest), -1, "int32")
-        for row, ids in zip(padded, exclude, strict=True):
+        for ids in exclude:
             self._check_kind("exclude", ids)
-            row[: len(ids)] = self._rows(ids)
-        return padded
+        longest = max(map(len, exclude), default=0)
+        return pad_lists([self._rows(ids) for ids in exclude], longest)
 
     def _as_rows(self, rows, num_queries):
         rows = np.asarray(keras.ops.convert_to_numpy(rows))
@@ -460,10 +463,6 @@ def _ids_from_numbers(saved):
     return np.array(
         [whole[a:b].decode() for a, b in zip(starts, ends, strict=True)], str
     )
-
-
-def _power_of_two(number):
-    return 1 << (max(number, 1) - 1).bit_length()
 
 
 def _some(values):

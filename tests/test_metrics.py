@@ -354,12 +354,11 @@ def test_without_a_vocabulary_every_row_is_a_candidate():
     assert result["coverage_at_2"] == 2 / 3
 
 
-def test_diverged_model_finds_nothing():
+def test_diverged_model_is_refused():
     data, model = random_case(seed=0)
     model.users[:] = np.nan
-    result = metrics.evaluate(model, data, ks=(5,))
-    assert result["recall_at_5"] == result["coverage_at_5"] == 0.0
-    assert math.isnan(result["popularity_percentile_at_5"])
+    with pytest.raises(ValueError, match="user vectors must be finite"):
+        metrics.evaluate(model, data, ks=(5,))
 
 
 def test_results_are_plain_floats_under_readable_names():

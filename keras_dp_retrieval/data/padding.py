@@ -1,5 +1,7 @@
 """What fills up arrays of a fixed shape, and where it stands in them."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 PADDING = -1  # Pads lists of rows: no row is negative.
@@ -32,3 +34,28 @@ def refuse_padding_ids(name: str, ids: np.ndarray) -> None:
             f"shorter than `k`. Received: {padding!r} in row {row}. Leave it "
             "out if it stands for a missing id, or give the candidate another."
         )
+
+
+def pad_lists(lists: Sequence, width: int) -> np.ndarray:
+    """Lists of rows as one array, padded with -1 at the end.
+
+    Args:
+        lists: int arrays `(length,)`.
+        width: int. At least the length of the longest list.
+
+    Returns:
+        int32 `(num_lists, width)`.
+    """
+    padded = np.full((len(lists), width), PADDING, "int32")
+    for row, values in zip(padded, lists, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def next_power_of_two(number: int) -> int:
+    """The smallest power of two that is not less than `number`; 1 for 0.
+
+    Each new shape of an array costs a compilation, so widths are rounded up to
+    these, of which there are few.
+    """
+    return 1 << max(number - 1, 0).bit_length()

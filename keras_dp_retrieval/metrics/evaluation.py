@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks, distribution, topk
 from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
 from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.metrics.of_lists import (
     hit_rate_at_k,
@@ -295,7 +296,7 @@ class RankingTask:
         lengths = np.diff(self.seen.indptr)[self.user_rows]
         start = 0
         while start < len(self.user_rows):
-            width = max(16, _next_power_of_two(int(lengths[start])))
+            width = max(16, next_power_of_two(int(lengths[start])))
             num_rows = min(most, max(room // width, 1))
             num_rows = distribution.round_up(num_rows, multiple)
             yield slice(start, start + num_rows), num_rows, width
@@ -304,9 +305,8 @@ class RankingTask:
     def _excluded(self, user_rows, width: int) -> np.ndarray:
         """What those users have had: int32, `(batch, width)`, -1 at the end."""
         seen = self.seen.padded(user_rows)
-        excluded = np.full((len(user_rows), width), -1, "int32")
-        excluded[:, : seen.shape[1]] = seen
-        return excluded
+        missing = ((0, 0), (0, width - seen.shape[1]))
+        return np.pad(seen, missing, constant_values=PADDING)
 
 
 def check_ks(ks) -> tuple[int, ...]:
@@ -346,10 +346,6 @@ def _real_candidates(data) -> np.ndarray:
         real[0] = False
         real[len(vocabulary.ids) + 1 :] = False
     return real
-
-
-def _next_power_of_two(number: int) -> int:
-    return 1 << max(number - 1, 0).bit_length()
 
 
 def best_rows(

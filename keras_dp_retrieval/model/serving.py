@@ -9,7 +9,11 @@ from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.columns import id_column
-from keras_dp_retrieval.data.padding import PADDING
+from keras_dp_retrieval.data.padding import (
+    PADDING,
+    next_power_of_two,
+    pad_lists,
+)
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.index import CandidateIndex
@@ -417,13 +421,9 @@ def _padded(lists, most=None) -> np.ndarray:
     `longest` is rounded up to a power of two, or to `most`, so that few shapes
     occur.
     """
-    longest = max(max(map(len, lists)), 1)
-    width = 1 << (longest - 1).bit_length()
+    width = next_power_of_two(max(map(len, lists)))
     width = width if most is None else min(width, most)
-    padded = np.full((len(lists), width), PADDING, "int32")
-    for row, rows in zip(padded, lists, strict=True):
-        row[: len(rows)] = rows
-    return padded
+    return pad_lists(lists, width)
 
 
 def _parts(length, size) -> list[slice]:

@@ -5,6 +5,11 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.padding import (
+    PADDING,
+    next_power_of_two,
+    pad_indices,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -171,10 +176,8 @@ class Histories(keras.layers.Layer):
         starts, rows = _view(self.starts), _view(self.candidate_rows)
         first, last = starts[user_rows], starts[np.asarray(user_rows) + 1]
         longest = int((last - first).max(initial=0))
-        width = 1 << max(longest - 1, 0).bit_length()
-        places = first[:, None] + np.arange(width)
-        inside = places < last[:, None]
-        return np.where(inside, rows[np.where(inside, places, 0)], -1)
+        indices, mask = pad_indices(last - first, next_power_of_two(longest))
+        return np.where(mask, rows[first[:, None] + indices], PADDING)
 
     def get_config(self):
         return {
