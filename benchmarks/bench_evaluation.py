@@ -30,7 +30,7 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import TwoTowerRetrieval, metrics
-from keras_dp_retrieval._jax import evaluation as jax_evaluation
+from keras_dp_retrieval._jax import ranking
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
@@ -162,9 +162,9 @@ def temporary_bytes(task):
     """What the compiled ranking of the largest chunk asks for."""
     _, num_rows, width = max(task.chunks(1), key=lambda c: c[1] * c[2])
     num_candidates = len(task.real)
-    program = jax_evaluation.compiled_ranker(
+    program = ranking.compiled_ranker(
         evaluation.best_rows,
-        jax_evaluation.local_mesh(),
+        ranking.local_mesh(),
         task.ks[-1],
         task.candidate_chunk_size,
     )

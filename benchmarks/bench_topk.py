@@ -26,8 +26,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from keras_dp_retrieval import topk
-from keras_dp_retrieval.index import CandidateIndex
+from keras_dp_retrieval.index import CandidateIndex, exact
 
 
 def contenders(queries, candidates, k, faiss_index):
@@ -41,7 +40,7 @@ def contenders(queries, candidates, k, faiss_index):
         return lambda: jax.block_until_ready(function(*on_device))
 
     calls = {
-        "ours": waiting(lambda q, c: topk.top_k(q, c, k)),
+        "ours": waiting(lambda q, c: exact.top_k(q, c, k)),
         "matmul_max": waiting(queries_first),
         "matmul_max_other_way_round": waiting(candidates_first),
         "matmul_top_k": waiting(whole),
@@ -83,11 +82,11 @@ def recall_against_exact(queries, candidates, candidate_dtype, k):
     index = CandidateIndex.from_vectors(
         ids, candidates, candidate_dtype=candidate_dtype
     )
-    _, exact = topk.top_k(queries, candidates, k)
+    _, best_rows = exact.top_k(queries, candidates, k)
     found, _ = index.search(queries, k)
     shares = [
         len(np.intersect1d(one, other)) / k
-        for one, other in zip(found, np.asarray(exact), strict=True)
+        for one, other in zip(found, np.asarray(best_rows), strict=True)
     ]
     width = {"bfloat16": 2, "int8": 1}[candidate_dtype]
     scales = 4 * len(ids) * (candidate_dtype == "int8")

@@ -393,22 +393,22 @@ def test_any_number_of_devices_gives_the_same_result(on_devices, num_users):
 
 
 def test_each_device_ranks_its_own_users(on_devices):
-    from keras_dp_retrieval._jax import evaluation as jax_evaluation
+    from keras_dp_retrieval._jax import ranking
 
     strategy = on_devices(4)
-    mesh = jax_evaluation.local_mesh(strategy.device_mesh)
+    mesh = ranking.local_mesh(strategy.device_mesh)
     seen_shapes = []
 
     def rank(users, candidates, excluded, allowed, k, chunk_size):
         seen_shapes.append((users.shape, candidates.shape, excluded.shape))
         return users[:, :k]
 
-    program = jax_evaluation.compiled_ranker(rank, mesh, 3, 5)
+    program = ranking.compiled_ranker(rank, mesh, 3, 5)
     ranked = program(
-        jax_evaluation.divide(np.ones((8, 6), "float32"), mesh),
-        jax_evaluation.replicate(np.ones((10, 6), "float32"), mesh),
-        jax_evaluation.divide(np.ones((8, 2), "int32"), mesh),
-        jax_evaluation.replicate(np.ones(10, bool), mesh),
+        ranking.shard_rows(np.ones((8, 6), "float32"), mesh),
+        ranking.replicate(np.ones((10, 6), "float32"), mesh),
+        ranking.shard_rows(np.ones((8, 2), "int32"), mesh),
+        ranking.replicate(np.ones(10, bool), mesh),
     )
     assert seen_shapes == [((2, 6), (10, 6), (2, 2))]
     assert len(ranked.addressable_shards) == 4
@@ -516,7 +516,7 @@ def test_chunks_cover_every_user_once_and_keep_to_their_room():
 
 
 def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
-    best_of_rows, asked = evaluation.topk.best_of_rows, []
+    best_of_rows, asked = evaluation.chunks.best_of_rows, []
 
     def spy(users, candidates, excluded, allowed, *, chunk_size, **options):
         asked.append((users.shape[0], excluded.shape, chunk_size))
@@ -529,7 +529,7 @@ def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
             **options,
         )
 
-    monkeypatch.setattr(evaluation.topk, "best_of_rows", spy)
+    monkeypatch.setattr(evaluation.chunks, "best_of_rows", spy)
     data, model = random_case(seed=6)
     # Sizes no other test has: the program is compiled here, with the spy.
     metrics.evaluate(
@@ -562,10 +562,10 @@ def largest_intermediate(jaxpr):
 def ranking_program(num_users, num_candidates, chunk_size, dim=4):
     import jax
 
-    from keras_dp_retrieval._jax import evaluation as jax_evaluation
+    from keras_dp_retrieval._jax import ranking
 
-    program = jax_evaluation.compiled_ranker(
-        evaluation.best_rows, jax_evaluation.local_mesh(), 10, chunk_size
+    program = ranking.compiled_ranker(
+        evaluation.best_rows, ranking.local_mesh(), 10, chunk_size
     )
     return program.trace(
         jax.ShapeDtypeStruct((num_users, dim), "float32"),

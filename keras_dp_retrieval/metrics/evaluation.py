@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import keras
 import numpy as np
 
-from keras_dp_retrieval import _checks, distribution, topk
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
 from keras_dp_retrieval.finite import check_vectors
+from keras_dp_retrieval.index import chunks
 from keras_dp_retrieval.metrics.of_lists import (
     hit_rate_at_k,
     mrr_at_k,
@@ -245,9 +246,9 @@ class RankingTask:
             found[places] = ndcg_at_k(hits, self.num_held_out[places], k)
         if distribution.process_count() == 1:
             return found
-        from keras_dp_retrieval._jax import evaluation
+        from keras_dp_retrieval._jax import ranking
 
-        return evaluation.sum_over_processes(found)
+        return ranking.sum_over_processes(found)
 
     def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the users of this process, a slice of all, and their lists."""
@@ -352,7 +353,7 @@ def best_rows(
     user_vectors, candidate_vectors, excluded_rows, allowed, *, k, chunk_size
 ):
     """The rows of the best `k` candidates of each user, -1 where none is."""
-    _, rows = topk.best_of_rows(
+    _, rows = chunks.best_of_rows(
         user_vectors,
         candidate_vectors,
         excluded_rows,
@@ -412,27 +413,27 @@ def _ranker(
 
 def _jax_ranker(encode_users, candidates, allowed, options) -> Callable:
     """A `_ranker` that divides this process's users over its devices."""
-    from keras_dp_retrieval._jax import evaluation
+    from keras_dp_retrieval._jax import ranking
 
     strategy = keras.distribution.distribution()
-    mesh = evaluation.local_mesh(strategy and strategy.device_mesh)
-    program = evaluation.compiled_ranker(best_rows, mesh, **options)
-    candidates = evaluation.local_copy(candidates)
+    mesh = ranking.local_mesh(strategy and strategy.device_mesh)
+    program = ranking.compiled_ranker(best_rows, mesh, **options)
+    candidates = ranking.local_copy(candidates)
     check_vectors("candidate", candidates, allowed)
-    candidates = evaluation.replicate(candidates, mesh)
-    allowed = evaluation.replicate(allowed, mesh)
+    candidates = ranking.replicate(candidates, mesh)
+    allowed = ranking.replicate(allowed, mesh)
 
     def rank(user_rows, excluded_rows):
         # Every process computes the vectors of all users of the chunk: the
         # model may be one program over all processes, so they call it alike.
-        vectors = evaluation.local_copy(encode_users(user_rows))
+        vectors = ranking.local_copy(encode_users(user_rows))
         check_vectors("user", vectors)
         if len(excluded_rows) < len(user_rows):
             vectors = vectors[distribution.process_rows(len(user_rows))]
         rows = program(
-            evaluation.divide(vectors, mesh),
+            ranking.shard_rows(vectors, mesh),
             candidates,
-            evaluation.divide(excluded_rows, mesh),
+            ranking.shard_rows(excluded_rows, mesh),
             allowed,
         )
         return np.asarray(rows)
@@ -490,13 +491,13 @@ class _Sums:
         """The sums of all processes."""
         if distribution.process_count() == 1:
             return self
-        from keras_dp_retrieval._jax import evaluation
+        from keras_dp_retrieval._jax import ranking
 
         return _Sums(
-            of_users=evaluation.sum_over_processes(self.of_users),
-            of_lists=evaluation.sum_over_processes(self.of_lists),
-            num_users=evaluation.sum_over_processes(self.num_users),
-            shown=evaluation.any_over_processes(self.shown),
+            of_users=ranking.sum_over_processes(self.of_users),
+            of_lists=ranking.sum_over_processes(self.of_lists),
+            num_users=ranking.sum_over_processes(self.num_users),
+            shown=ranking.any_over_processes(self.shown),
         )
 
     def means(self, task: RankingTask) -> dict[str, float]:

@@ -17,8 +17,8 @@ from keras_dp_retrieval.data.padding import (
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.index import CandidateIndex
+from keras_dp_retrieval.index.exact import DEFAULT_CHUNK_SIZE, check_k, top_k
 from keras_dp_retrieval.model.in_use import loops, reads
-from keras_dp_retrieval.topk import DEFAULT_CHUNK_SIZE, check_k, top_k
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.histories import Histories
 

@@ -15,6 +15,7 @@ from keras_dp_retrieval._keras.layers import (
     sublayers,
     takes_training,
 )
+from keras_dp_retrieval.index.exact import top_k, top_k_by_sorting
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import building, known_data
 from keras_dp_retrieval.model.growth import (
@@ -27,7 +28,6 @@ from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
 from keras_dp_retrieval.model.serving import Serving, check_rows
-from keras_dp_retrieval.topk import top_k, top_k_by_sorting
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories

@@ -5,7 +5,6 @@ import ml_dtypes
 import numpy as np
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval import topk as topk_lib
 from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.padding import (
     PADDING,
@@ -13,6 +12,7 @@ from keras_dp_retrieval.data.padding import (
     pad_lists,
     refuse_padding_ids,
 )
+from keras_dp_retrieval.index import exact
 
 # How vectors are kept. Files hold bfloat16 as its 16 bits, which HDF5 and
 # NumPy can write without knowing the type.
@@ -175,7 +175,7 @@ class CandidateIndex(keras.layers.Layer):
                 "The index has no candidates to search. Use `assign()` or "
                 "`add()` first."
             )
-        k = topk_lib.check_k(k, len(self))
+        k = exact.check_k(k, len(self))
         queries = self._as_vectors("query_vectors", query_vectors)
         num_queries = len(queries)
         if excluded_rows is None:
@@ -385,7 +385,7 @@ class CandidateIndex(keras.layers.Layer):
         return mask
 
     def _search(self, queries, k, excluded_rows, allowed):
-        mesh, axis = topk_lib.mesh_and_axis()
+        mesh, axis = exact.mesh_and_axis()
         if self._placed is None or self._placed[0] != mesh:
             scales = self._scales if self.candidate_dtype == "int8" else None
             self._placed = (
@@ -396,7 +396,7 @@ class CandidateIndex(keras.layers.Layer):
         if len(vectors) > len(self) and allowed is None:
             allowed = np.ones(len(self), bool)  # And no padding.
         (allowed,) = _place((allowed,), mesh, axis)
-        return topk_lib.top_k(
+        return exact.top_k(
             queries,
             vectors,
             k,
@@ -412,10 +412,10 @@ def _place(arrays, mesh, axis):
     if mesh is None:
         put = keras.ops.convert_to_tensor
     else:
-        from keras_dp_retrieval._jax import topk
+        from keras_dp_retrieval._jax import sharded_search
 
         def put(array):
-            return topk.divide(array, mesh, axis)
+            return sharded_search.shard(array, mesh, axis)
 
     return [None if array is None else put(array) for array in arrays]
 

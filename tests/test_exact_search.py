@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dp_retrieval import topk
+from keras_dp_retrieval.index import exact
 
 
 def sorted_top_k(queries, candidates, k, excluded=None, allowed=None):
@@ -51,7 +51,7 @@ def assert_same(found, expected):
 def test_equals_a_full_sort(on_devices, num_devices, chunk_size, k):
     on_devices(num_devices)
     queries, candidates = tied_vectors()
-    found = topk.top_k(queries, candidates, k, chunk_size=chunk_size)
+    found = exact.top_k(queries, candidates, k, chunk_size=chunk_size)
     assert_same(found, sorted_top_k(queries, candidates, k))
 
 
@@ -63,7 +63,7 @@ def test_filters_equal_a_full_sort(on_devices, num_devices, chunk_size):
     rng = np.random.default_rng(1)
     excluded = rng.integers(-1, 100, (5, 30))
     allowed = rng.random(100) < 0.5
-    found = topk.top_k(
+    found = exact.top_k(
         queries,
         candidates,
         40,
@@ -88,7 +88,7 @@ def test_blocks_equal_a_full_sort(on_devices, num_devices, order, k):
         candidates[:, 0] = step * np.arange(3_000) // 7
         queries[:, 0] = 1
     excluded = np.random.default_rng(1).integers(-1, 3_000, (5, 300))
-    found = topk.top_k(
+    found = exact.top_k(
         queries, candidates, k, excluded_rows=excluded, chunk_size=1_024
     )
     assert_same(found, sorted_top_k(queries, candidates, k, excluded))
@@ -106,13 +106,13 @@ def test_any_sizes_equal_a_full_sort(
     seed, num_candidates, k, chunk_size, num_queries
 ):
     vectors = tied_vectors(num_queries, num_candidates, seed=seed)
-    found = topk.top_k(*vectors, k, chunk_size=chunk_size)
+    found = exact.top_k(*vectors, k, chunk_size=chunk_size)
     assert_same(found, sorted_top_k(*vectors, k))
 
 
 def test_ties_across_signed_zeros_go_to_the_lower_row():
     # XLA sorts 0.0 before -0.0 and so would begin with row 1.
-    scores, rows = topk.top_k([[1.0]], [[-0.0], [0.0], [-0.0]], 3)
+    scores, rows = exact.top_k([[1.0]], [[-0.0], [0.0], [-0.0]], 3)
     assert rows[0].tolist() == [0, 1, 2]
     assert not np.signbit(scores).any()
 
@@ -121,16 +121,16 @@ def test_ties_across_signed_zeros_go_to_the_lower_row():
 def test_scores_that_are_no_numbers_are_never_returned(num_candidates):
     candidates = np.full((num_candidates, 1), -np.inf, "float32")
     candidates[:4, 0] = [np.nan, 2.0, -np.inf, np.inf]
-    scores, rows = topk.top_k([[1.0]], candidates, 4)
+    scores, rows = exact.top_k([[1.0]], candidates, 4)
     assert rows[0].tolist() == [3, 1, -1, -1]
     assert scores[0].tolist() == [np.inf, 2.0, -np.inf, -np.inf]
 
 
 def test_an_empty_catalogue_and_no_queries():
-    scores, rows = topk.top_k(np.ones((2, 3)), np.ones((0, 3)), 2)
+    scores, rows = exact.top_k(np.ones((2, 3)), np.ones((0, 3)), 2)
     assert np.array(rows).tolist() == [[-1, -1]] * 2
     assert np.isneginf(scores).all()
-    assert topk.top_k(np.ones((0, 3)), np.ones((50, 3)), 2)[1].shape == (0, 2)
+    assert exact.top_k(np.ones((0, 3)), np.ones((50, 3)), 2)[1].shape == (0, 2)
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
@@ -142,7 +142,7 @@ def test_works_within_jit_and_takes_no_part_in_gradients(
 
     @jax.jit
     def best(queries, candidates, excluded):
-        scores, rows = topk.top_k(
+        scores, rows = exact.top_k(
             queries, candidates, 4, excluded_rows=excluded, chunk_size=32
         )
         return scores.sum(), (scores, rows)
@@ -161,7 +161,7 @@ def test_scores_of_narrow_vectors_are_computed_in_float32(dtype):
     queries += np.float32(1e-5)  # Lost if the queries were narrowed, too.
     scales = np.random.default_rng(2).random(100).astype("float32")
     narrow = keras.ops.cast(candidates, dtype)
-    scores, rows = topk.top_k(queries, narrow, 5, candidate_scales=scales)
+    scores, rows = exact.top_k(queries, narrow, 5, candidate_scales=scales)
     expected = sorted_top_k(queries, candidates * scales[:, None], 5)
     np.testing.assert_array_equal(rows, expected[1])
     np.testing.assert_allclose(scores, expected[0], rtol=1e-6)
@@ -175,7 +175,7 @@ def test_extra_memory_is_that_of_a_chunk():
         arrays = [jax.ShapeDtypeStruct(shape, "float32") for shape in shapes]
         excluded = jax.ShapeDtypeStruct((64, num_excluded), "int32")
         compiled = jax.jit(
-            lambda queries, candidates, excluded: topk.top_k(
+            lambda queries, candidates, excluded: exact.top_k(
                 queries, candidates, 10, excluded_rows=excluded, chunk_size=4096
             )
         ).lower(*arrays, excluded)
@@ -190,10 +190,10 @@ def test_extra_memory_is_that_of_a_chunk():
 def test_devices_exchange_only_their_best(on_devices, num_candidates):
     on_devices(4)
     queries, candidates = tied_vectors(num_candidates=num_candidates)
-    found = topk.top_k(queries, candidates, 10)
+    found = exact.top_k(queries, candidates, 10)
     assert_same(found, sorted_top_k(queries, candidates, 10))
     text = (
-        jax.jit(lambda queries, rows: topk.top_k(queries, rows, 10))
+        jax.jit(lambda queries, rows: exact.top_k(queries, rows, 10))
         .lower(queries, candidates)
         .compile()
         .as_text()
@@ -219,16 +219,16 @@ def test_errors_say_what_does_not_fit(arguments, message):
     queries, candidates = tied_vectors()
     given = {"query_vectors": queries, "candidate_vectors": candidates, "k": 3}
     with pytest.raises(ValueError, match=message):
-        topk.top_k(**{**given, **arguments})
+        exact.top_k(**{**given, **arguments})
 
 
 ON_ANOTHER_BACKEND = """
 import numpy as np
 import keras
-from keras_dp_retrieval import topk
+from keras_dp_retrieval.index import exact
 queries, candidates, excluded = (np.load("in.npz")[x] for x in "abc")
 for number, options in enumerate(({}, {"chunk_size": 256})):
-    found = topk.top_k(
+    found = exact.top_k(
         queries, candidates, 5, excluded_rows=excluded, **options
     )
     found = [keras.ops.convert_to_numpy(x) for x in found]

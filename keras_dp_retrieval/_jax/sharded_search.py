@@ -1,4 +1,4 @@
-"""Runs a top-k search compiled, with the catalogue divided over a mesh."""
+"""Runs a top-k search compiled, with the catalogue sharded over a mesh."""
 
 import functools
 
@@ -17,8 +17,8 @@ def run(search, arrays, options, mesh=None, axis=None):
             and scales, and a range of rows, that returns `(scores, rows)`.
         arrays: The first five; the last three may be None.
         options: dict of hashable options of `search`, `k` among them.
-        mesh: Optional `jax.sharding.Mesh` to divide the candidates over.
-        axis: Optional str. The axis of `mesh` to use.
+        mesh: Optional `jax.sharding.Mesh` to shard the candidates over.
+        axis: Optional str. The axis of `mesh` to shard them on.
 
     Returns:
         `(scores, rows)`, each of shape `(batch, k)`, the same on all devices.
@@ -45,8 +45,8 @@ def _sharded(search, arrays, k, mesh, axis):
     num_devices = mesh.shape[axis]
     num_candidates = arrays[1].shape[0]
     divides = num_candidates % num_devices == 0
-    # Rows that divide are handed out. Otherwise every device sees all rows and
-    # looks at its share: under `DataParallel` it has them all anyway.
+    # Rows that divide evenly are sharded. Otherwise every device is given all
+    # rows and searches its share: under `DataParallel` it has them all anyway.
     rows = P(axis) if divides else P()
     share = -(-num_candidates // num_devices)
 
@@ -64,7 +64,7 @@ def _sharded(search, arrays, k, mesh, axis):
             )
             best = scores, jnp.where(found >= 0, found + first, -1)
         # In the order of the devices, which is the order of the rows, so that
-        # ties stay in order. `top_k` itself must not see a divided axis: it
+        # ties stay in order. `top_k` itself must not see a sharded axis: it
         # would be gathered whole (jax#19271).
         scores, found = jax.lax.all_gather(best, axis, axis=1, tiled=True)
         scores, columns = jax.lax.top_k(scores, k)
@@ -88,8 +88,8 @@ def _onto(mesh, axis, array):
     return jax.device_put(array, NamedSharding(mesh, P()))
 
 
-def divide(array, mesh, axis):
-    """`array` with its rows divided over `axis`, zeros added where it needs.
+def shard(array, mesh, axis):
+    """`array` with its rows sharded over `axis`, padded with zeros at the end.
 
     Each device receives its rows alone, so no padded copy of all is made.
     """

@@ -1,4 +1,4 @@
-"""Rank users on the devices of this process; add up what processes found."""
+"""Rank users on the devices of this process; sum over all processes."""
 
 import functools
 
@@ -10,19 +10,19 @@ from jax.sharding import PartitionSpec as P
 
 
 def local_mesh(device_mesh=None) -> Mesh:
-    """The devices of a `keras.distribution.DeviceMesh` that are here, in a row.
+    """This process's devices of a `keras.distribution.DeviceMesh`, on one axis.
 
     Without a mesh: the one device JAX computes on by default.
     """
     if device_mesh is None:
         return Mesh(np.array(jax.local_devices()[:1]), ("users",))
     devices = device_mesh.backend_mesh.devices.flatten()
-    here = [d for d in devices if d.process_index == jax.process_index()]
-    return Mesh(np.array(here), ("users",))
+    local = [d for d in devices if d.process_index == jax.process_index()]
+    return Mesh(np.array(local), ("users",))
 
 
 def local_copy(array):
-    """What this process sees of an array that may lie on several processes.
+    """This process's copy of an array that may lie on several processes.
 
     A program of this process alone cannot read a global array, not even one
     of which every device holds a copy.
@@ -39,8 +39,8 @@ def replicate(array, mesh: Mesh):
     return jax.device_put(array, NamedSharding(mesh, P()))
 
 
-def divide(array, mesh: Mesh):
-    """Gives every device of the mesh its share of the rows of `array`."""
+def shard_rows(array, mesh: Mesh):
+    """Shards the rows of `array` over the devices of the mesh."""
     return jax.device_put(array, NamedSharding(mesh, P("users")))
 
 
@@ -49,7 +49,7 @@ def compiled_ranker(rank, mesh: Mesh, k: int, chunk_size: int):
     """Compiles `rank` so that each device ranks its own users.
 
     `shard_map`, not a sharding constraint: the partitioner is free to gather
-    the operand of a `top_k` that is divided by rows, and each device needs
+    the operand of a `top_k` that is sharded by rows, and each device needs
     nothing from the others here.
 
     Args:
@@ -87,7 +87,7 @@ def sum_over_processes(array: np.ndarray) -> np.ndarray:
     """
     if jax.process_count() == 1:
         return array
-    # JAX computes in 32 bits: float64 crosses as the pairs of words it is.
+    # JAX computes in 32 bits: float64 is sent as pairs of 32-bit words.
     words = np.ascontiguousarray(array).view(np.uint32)
     gathered = np.asarray(multihost_utils.process_allgather(words))
     return np.ascontiguousarray(gathered).view(np.float64).sum(axis=0)
