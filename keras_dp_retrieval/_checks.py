@@ -7,6 +7,7 @@ behind the door trusts them.
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -64,10 +65,14 @@ def number_between(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Returns `value` as a float if it is finite and inside the interval."""
+    """Returns `value` as a float if it is finite and inside the interval.
+
+    Text and truth values are no numbers, whatever Python makes of them.
+    """
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        is_text = isinstance(value, (str, bytes, bool, np.bool_))
+        number = math.nan if is_text else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     inside = (number > low if open_low else number >= low) and (
         number < high if open_high else number <= high
@@ -133,6 +138,58 @@ def text(name: str, value) -> str:
         raise ValueError(
             f"`{name}` must be a string that is not empty. "
             f"Received: {name}={value!r}."
+        )
+    return value
+
+
+def seed(name: str, value) -> int | None:
+    """Returns `value` as a Python int from 0 to 2**32 - 1; None stays None."""
+    if value is None:
+        return None
+    number = _whole_number(value)
+    if number is None or not 0 <= number < 2**32:
+        raise ValueError(
+            f"`{name}` must be a whole number from 0 to 2**32 - 1, or None. "
+            f"Received: {name}={value!r}."
+        )
+    return number
+
+
+def flag(name: str, value) -> bool:
+    """Returns `value` if it is True or False, of Python or NumPy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(
+            f"`{name}` must be True or False. Received: {name}={value!r}."
+        )
+    return bool(value)
+
+
+def path(name: str, value) -> str:
+    """Returns a path, given as text or as a `pathlib.Path`, as text."""
+    if not isinstance(value, (str, os.PathLike)) or "\0" in os.fspath(value):
+        raise ValueError(
+            f"`{name}` must be a path, as text or as a `pathlib.Path`. "
+            f"Received: {name}={value!r}."
+        )
+    return os.fspath(value)
+
+
+def texts(name: str, values) -> list[str]:
+    """Returns `values` as a list if it is a list of non-empty strings."""
+    if not isinstance(values, (list, tuple)) or not all(
+        isinstance(value, str) and value for value in values
+    ):
+        raise ValueError(
+            f"`{name}` must be a list of names. Received: {name}={values!r}."
+        )
+    return list(values)
+
+
+def instance(name: str, value, kind: type):
+    """Returns `value` if it is of the class `kind`."""
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"`{name}` must be a `{kind.__name__}`. Received: {name}={value!r}."
         )
     return value
 

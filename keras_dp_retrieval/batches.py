@@ -6,6 +6,7 @@ Here every batch is filled up to one fixed number of rows that divides; the
 filler repeats a real row and has sample weight 0.
 """
 
+import contextlib
 import functools
 import itertools
 import warnings
@@ -373,6 +374,19 @@ def _map(function, arrays):
     return keras.tree.map_structure(function, arrays, none_is_leaf=False)
 
 
+@contextlib.contextmanager
+def read_by_keras():
+    """Says what data can be, where Keras cannot read what it was given."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise ValueError(
+            "The data must be arrays with one entry for each row, dicts of "
+            "such arrays, a `tf.data.Dataset`, a `PyDataset` or a generator "
+            f"of `(x, y)` batches. Keras could not read it: {error}"
+        ) from error
+
+
 def _single_process_adapter(data: dict) -> DataAdapter:
     """Keras' own adapter, which must not know of other processes or devices."""
     current = keras.distribution.distribution()
@@ -382,7 +396,8 @@ def _single_process_adapter(data: dict) -> DataAdapter:
             # `fit` shuffles by default; that a data set orders itself is no
             # news to whoever passed one.
             warnings.filterwarnings("ignore", "`shuffle=True` was passed")
-            return adapters.get_data_adapter(**data)
+            with read_by_keras():
+                return adapters.get_data_adapter(**data)
     finally:
         keras.distribution.set_distribution(current)
 

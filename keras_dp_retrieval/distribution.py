@@ -31,13 +31,13 @@ def data_parallel(devices: Sequence[str] | None = None):
     require_jax("`data_parallel()`")
     known = device_names()
     if devices is not None:
+        devices = _checks.texts("devices", devices)
         missing = [name for name in devices if name not in known]
         if missing or not devices:
             raise ValueError(
                 "`devices` must name devices of this machine. "
-                f"Received: devices={list(devices)}. There are: {known}."
+                f"Received: devices={devices}. There are: {known}."
             )
-        devices = list(devices)
     # `auto_shard_dataset` would split tf.data by whole batches: processes then
     # hang or disagree when the rows do not divide. `TwoTowerRetrieval` takes
     # each process's rows out of every batch instead.

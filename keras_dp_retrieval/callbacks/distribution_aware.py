@@ -122,8 +122,12 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         clock: Callable[[], float] | None = None,
     ):
         super().__init__()
-        self.log_dir = None if log_dir is None else os.fspath(log_dir)
-        self.baseline = None if baseline is None else os.fspath(baseline)
+        self.log_dir = (
+            None if log_dir is None else _checks.path("log_dir", log_dir)
+        )
+        self.baseline = (
+            None if baseline is None else _checks.path("baseline", baseline)
+        )
         self.stalled_seconds = _checks.number_between(
             "stalled_seconds", stalled_seconds, low=0.0, open_low=True
         )

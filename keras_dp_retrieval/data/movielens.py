@@ -1,6 +1,5 @@
 """MovieLensRetrievalDataset: MovieLens, from where you have it."""
 
-import os
 from collections.abc import Mapping
 
 import keras
@@ -88,7 +87,9 @@ class MovieLensRetrievalDataset(RetrievalDataset):
         known = sources.VERSIONS[version]
         if split == "tutorial":
             splits.check_tutorial_size(known.num_ratings)
-        self.data_dir = None if data_dir is None else os.fspath(data_dir)
+        self.data_dir = (
+            None if data_dir is None else _checks.path("data_dir", data_dir)
+        )
         self.rating_range = known.rating_range
         self.is_synthetic = source == "synthetic"
         sources.check_data_dir(source, self.data_dir)

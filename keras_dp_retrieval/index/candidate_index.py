@@ -66,7 +66,7 @@ class CandidateIndex(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.embedding_dimension = _checks.positive_int(
+        self.embedding_dimension = _checks.table_size(
             "embedding_dimension", embedding_dimension
         )
         self.candidate_dtype = _checks.one_of(

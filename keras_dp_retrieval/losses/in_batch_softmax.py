@@ -97,7 +97,9 @@ class InBatchSoftmax(SoftmaxObjective):
             **kwargs,
         )
         self.logq = _checks.one_of("logq", logq, LOGQ)
-        self.mask_accidental_hits = bool(mask_accidental_hits)
+        self.mask_accidental_hits = _checks.flag(
+            "mask_accidental_hits", mask_accidental_hits
+        )
         if hard_negatives is not None:
             hard_negatives = _checks.positive_int(
                 "hard_negatives", hard_negatives
@@ -106,9 +108,9 @@ class InBatchSoftmax(SoftmaxObjective):
         self.num_uniform_negatives = _checks.non_negative_int(
             "num_uniform_negatives", num_uniform_negatives
         )
-        self.seed = seed
+        self.seed = _checks.seed("seed", seed)
         if self.num_uniform_negatives:
-            self.seed_generator = keras.random.SeedGenerator(seed)
+            self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def call(self, batch):
         rows = one_positive_each(batch, type(self).__name__)

@@ -31,9 +31,13 @@ class SoftmaxObjective(Objective):
         self.temperature = _checks.number_between(
             "temperature", temperature, 0, open_low=True
         )
-        self.learn_temperature = bool(learn_temperature)
-        self.normalize = bool(normalize)
-        self.mask_known_positives = bool(mask_known_positives)
+        self.learn_temperature = _checks.flag(
+            "learn_temperature", learn_temperature
+        )
+        self.normalize = _checks.flag("normalize", normalize)
+        self.mask_known_positives = _checks.flag(
+            "mask_known_positives", mask_known_positives
+        )
         if self.learn_temperature:
             _checks.number_between(
                 "temperature", temperature, *LEARNED_TEMPERATURES

@@ -142,6 +142,7 @@ def evaluate(
             infinite, as after a training that diverged.
     """
     check_protocol(model, vectors)
+    check_data(data)
     check = getattr(model, "check_evaluation", None)
     if check is not None:
         check(data, split, allow_trained=allow_trained)
@@ -195,6 +196,7 @@ class RankingTask:
         candidate_chunk_size: int = CANDIDATE_CHUNK_SIZE,
     ) -> "RankingTask":
         """Arguments and errors as in `evaluate`."""
+        check_data(data)
         ks = check_ks(ks)
         held_out = _held_out_pairs(data, split)
         users, num_held_out = np.unique(
@@ -312,7 +314,9 @@ class RankingTask:
 
 def check_ks(ks) -> tuple[int, ...]:
     """Returns the lengths in `ks` as a tuple of rising, distinct ints."""
-    is_list = isinstance(ks, Iterable) and not isinstance(ks, (str, bytes))
+    # An array without dimensions says that it can be iterated over.
+    is_list = isinstance(ks, Iterable) and getattr(ks, "shape", None) != ()
+    is_list = is_list and not isinstance(ks, (str, bytes))
     ks = list(ks) if is_list else ks
     if not is_list or not ks:
         raise ValueError(
@@ -320,6 +324,20 @@ def check_ks(ks) -> tuple[int, ...]:
             f"Received: ks={ks!r}."
         )
     return tuple(sorted({_checks.positive_int("ks", k) for k in ks}))
+
+
+def check_data(data):
+    """Raises unless `data` has what an evaluation reads."""
+    needed = ("ratings", "seen_before", "num_candidates", "candidate_counts")
+    missing = [name for name in needed if not hasattr(data, name)]
+    if missing:
+        raise TypeError(
+            "`data` must be a data set of this package, or have "
+            f"{', '.join(f'`{name}`' for name in needed)}. Received: a "
+            f"{type(data).__name__} without {', '.join(missing)}. Make one "
+            "with `RetrievalDataset.from_interactions` or, of batches, "
+            "`RetrievalDataset.from_batches`."
+        )
 
 
 def _held_out_pairs(data, split: str) -> np.ndarray:

@@ -77,6 +77,7 @@ class Growing:
                 tower has no `RowEmbedding` of `num_users` rows, or other
                 weights of so many. The model stays as it was.
         """
+        seed = _checks.seed("seed", seed)
         num_new, vocabulary = _extended("user", self.user_vocabulary, ids)
         if num_new:
             self._grow("user", num_new, None, seed)
@@ -107,6 +108,7 @@ class Growing:
                 `RowEmbedding` of `num_candidates` rows. The model stays as it
                 was.
         """
+        seed = _checks.seed("seed", seed)
         num_new, vocabulary = _extended(
             "candidate", self.candidate_vocabulary, ids
         )

@@ -12,7 +12,11 @@ from keras_dp_retrieval._keras.adapters import (
     train_validation_split,
 )
 from keras_dp_retrieval._keras.trainer import Trainer
-from keras_dp_retrieval.batches import PaddedBatches, row_weights
+from keras_dp_retrieval.batches import (
+    PaddedBatches,
+    read_by_keras,
+    row_weights,
+)
 from keras_dp_retrieval.finite import NonFiniteGuard
 from keras_dp_retrieval.model.in_use import InUse, loops, reads
 
@@ -145,10 +149,17 @@ class PaddedModel(Trainer):
         self.check_compiled("fit")
         guard = NonFiniteGuard(non_finite)
         _refuse_class_weight(class_weight)
+        epochs = _checks.positive_int("epochs", epochs)
+        initial_epoch = _checks.non_negative_int("initial_epoch", initial_epoch)
+        validation_split = _checks.number_between(
+            "validation_split", validation_split or 0, 0, 1, open_high=True
+        )
+        _check_validation_freq(validation_freq)
         if validation_split and validation_data is None:
-            (x, y, sample_weight), validation_data = train_validation_split(
-                (x, y, sample_weight), validation_split=validation_split
-            )
+            with read_by_keras():
+                (x, y, sample_weight), validation_data = train_validation_split(
+                    (x, y, sample_weight), validation_split=validation_split
+                )
         train = self._batches(
             x,
             y,
@@ -311,8 +322,15 @@ class PaddedModel(Trainer):
     def _batches(self, x, y, sample_weight, batch_size, **kwargs):
         if isinstance(x, PaddedBatches):
             return x
+        if x is None:
+            raise ValueError(
+                "`x` must hold the users, as arrays or as batches. Received: "
+                "x=None."
+            )
         if batch_size is not None:
             batch_size = _checks.positive_int("batch_size", batch_size)
+        if kwargs.get("steps_per_epoch") is not None:
+            _checks.positive_int("steps", kwargs["steps_per_epoch"])
         if sample_weight is not None:
             sample_weight = row_weights(sample_weight)
         check = self.check_batch
@@ -343,6 +361,12 @@ class PaddedModel(Trainer):
                 lambda rows: keras.KerasTensor(rows.shape, str(rows.dtype)), x
             )
         )
+
+
+def _check_validation_freq(epochs):
+    """Raises unless it is a number of epochs, or a list of their numbers."""
+    for number in epochs if isinstance(epochs, (list, tuple)) else [epochs]:
+        _checks.positive_int("validation_freq", number)
 
 
 def _refuse_class_weight(class_weight):

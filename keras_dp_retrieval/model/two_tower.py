@@ -138,8 +138,8 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             "embedding_dimension", embedding_dimension
         )
         self.k = _checks.table_size("k", k)
-        self.candidate_key = candidate_key
-        self.rating_key = rating_key
+        self.candidate_key = _checks.text("candidate_key", candidate_key)
+        self.rating_key = _checks.text("rating_key", rating_key)
         if isinstance(objective, str) and objective == "auto":
             objective = default_objective(self.num_candidates)
         self.objective = losses.get(objective)
@@ -148,13 +148,20 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 "initial_stddev", initial_stddev, 0, open_low=True
             )
         self.initial_stddev = initial_stddev
-        self.user_tower = user_tower or self._table("user", self.num_users)
-        self.candidate_tower = candidate_tower or self._table(
-            "candidate", self.num_candidates
+        if user_tower is None:
+            user_tower = self._table("user", self.num_users)
+        if candidate_tower is None:
+            candidate_tower = self._table("candidate", self.num_candidates)
+        layer = keras.layers.Layer
+        self.user_tower = _checks.instance("user_tower", user_tower, layer)
+        self.candidate_tower = _checks.instance(
+            "candidate_tower", candidate_tower, layer
         )
         self.embedding_updates = _checks.one_of(
             "embedding_updates", embedding_updates, EMBEDDING_UPDATES
         )
+        if histories is not None:
+            histories = _checks.instance("histories", histories, Histories)
         self.histories = histories
         if isinstance(self.user_tower, HistoryTower) and histories is None:
             raise ValueError(

@@ -54,8 +54,8 @@ class HistoryTower(keras.layers.Layer):
         self.query_dropout = _checks.number_between(
             "query_dropout", query_dropout, 0, 1, open_high=True
         )
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed = _checks.seed("seed", seed)
+        self.seed_generator = keras.random.SeedGenerator(self.seed)
 
     def get_config(self):
         return {

@@ -35,8 +35,10 @@ class IdHistoryTower(HistoryTower):
         super().__init__(num_candidates, embedding_dimension, **kwargs)
         self.num_users = _checks.table_size("num_users", num_users)
         self.stddev = _checks.number_between("stddev", stddev, 0, open_low=True)
-        self.ids = self._table(self.num_users, "user_ids", stddev)
-        self.items = self._table(self.num_candidates, "history_items", stddev)
+        self.ids = self._table(self.num_users, "user_ids", self.stddev)
+        self.items = self._table(
+            self.num_candidates, "history_items", self.stddev
+        )
         self.built = True
 
     def call(self, inputs, training=False):

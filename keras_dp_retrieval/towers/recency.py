@@ -45,7 +45,9 @@ class RecencyTower(HistoryTower):
         )
         self.decays = _checks.numbers_between("decays", decays, 0, 1)
         self.stddev = _checks.number_between("stddev", stddev, 0, open_low=True)
-        self.items = self._table(self.num_candidates, "history_items", stddev)
+        self.items = self._table(
+            self.num_candidates, "history_items", self.stddev
+        )
         self.projections = [
             self.add_weight(
                 shape=(self.embedding_dimension,) * 2,

@@ -11,6 +11,7 @@ from keras_dp_retrieval.callbacks import (
     DistributionAwareCallback,
     RetrievalMetrics,
 )
+from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.model.two_tower import default_objective
 from keras_dp_retrieval.tuning.progress import EpochHooks, TrialProgress
@@ -85,7 +86,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         tunable: bool = True,
     ):
         super().__init__(name=name, tunable=tunable)
-        self.data = data
+        self.data = _checks.instance("data", data, RetrievalDataset)
         self.embedding_dimension = [
             _checks.positive_int("embedding_dimension", value)
             for value in _listed("embedding_dimension", embedding_dimension)
@@ -94,17 +95,17 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         self.temperature = _positive("temperature", temperature)
         self.weight_decay = _positive("weight_decay", weight_decay)
         self.model_objective = _objectives(model_objective, data, temperature)
-        self.optimizer = optimizer
+        self.optimizer = _checks.text("optimizer", optimizer)
         self.steps_per_execution = _checks.positive_int(
             "steps_per_execution", steps_per_execution
         )
-        self.ks = [_checks.positive_int("ks", k) for k in ks]
+        self.ks = [_checks.positive_int("ks", k) for k in _listed("ks", ks)]
         distribution.require_jax("`RetrievalHyperModel`")
-        self.devices = None if devices is None else list(devices)
-        self._wanted = self.devices or distribution.device_names()
-        self.seed = (
-            None if seed is None else _checks.non_negative_int("seed", seed)
+        self.devices = (
+            None if devices is None else _checks.texts("devices", devices)
         )
+        self._wanted = self.devices or distribution.device_names()
+        self.seed = _checks.seed("seed", seed)
         self._metrics: RetrievalMetrics | None = None
 
     def get_config(self):
@@ -337,7 +338,9 @@ def _objectives(given, data, temperature):
     """One name, or a list of names."""
     given = [given] if isinstance(given, str) else given
     names = [
-        default_objective(data.num_candidates) if name == "auto" else name
+        default_objective(data.num_candidates)
+        if isinstance(name, str) and name == "auto"
+        else name
         for name in _listed("model_objective", given)
     ]
     for name in names:
