@@ -46,9 +46,9 @@ def ours(num_rows, by_row, arguments):
     import keras
     from keras import ops
 
-    from keras_dp_retrieval import optimizers
-    from keras_dp_retrieval._jax import train_step
+    from keras_dp_retrieval._jax import row_sparse_step
     from keras_dp_retrieval.towers.embedding import RowEmbedding
+    from keras_dp_retrieval.training import row_rules
 
     class Pairs(keras.Model):
         def __init__(self):
@@ -64,8 +64,8 @@ def ours(num_rows, by_row, arguments):
             if not by_row:
                 return super().train_step(state, data)
             tables = [self.users.embeddings, self.candidates.embeddings]
-            rule = optimizers.row_rule(self.optimizer)
-            return train_step.train_step(self, state, data, tables, rule)
+            rule = row_rules.row_rule(self.optimizer)
+            return row_sparse_step.train_step(self, state, data, tables, rule)
 
     model = Pairs()
     model.compile(keras.optimizers.Adagrad(0.1), "mse")

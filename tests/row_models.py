@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dp_retrieval import optimizers
-from keras_dp_retrieval._jax import train_step
+from keras_dp_retrieval._jax import row_sparse_step
 from keras_dp_retrieval.towers.embedding import RowEmbedding
+from keras_dp_retrieval.training import row_rules
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -34,8 +34,8 @@ class PairModel(keras.Model):
     def train_step(self, state, data):
         if not self.by_row:
             return super().train_step(state, data)
-        rule = optimizers.row_rule(self.optimizer)
-        return train_step.train_step(self, state, data, self.tables, rule)
+        rule = row_rules.row_rule(self.optimizer)
+        return row_sparse_step.train_step(self, state, data, self.tables, rule)
 
     def get_config(self):
         return {

@@ -8,7 +8,7 @@ import pytest
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import agreement, distribution
 from keras_dp_retrieval._jax import processes
-from keras_dp_retrieval.batches import PaddedBatches
+from keras_dp_retrieval.training.padded_batches import PaddedBatches
 
 X = np.arange(1, 41)
 Y = {"movie_id": np.arange(1, 41) % 9 + 1}

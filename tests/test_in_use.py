@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.model.in_use import InUse
+from keras_dp_retrieval.training.in_use import InUse
 
 IDS = np.arange(1, 33)
 LABELS = {"movie_id": np.arange(1, 33) % 20 + 1}

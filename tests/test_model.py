@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval.training import step_plan
 
 NUM_USERS, NUM_CANDIDATES = 30, 20
 OBJECTIVES = ["rating", "full_softmax", "in_batch_softmax"]
@@ -404,7 +405,7 @@ def test_large_tables_are_updated_row_by_row_where_it_is_the_same():
         )
         model.compile(optimizer)
         model.build()
-        return len(model._row_sparse_tables())
+        return len(step_plan.plan(model).tables)
 
     assert tables(50_000, keras.optimizers.Adagrad(0.1)) == 2
     assert tables(50, keras.optimizers.Adagrad(0.1)) == 0

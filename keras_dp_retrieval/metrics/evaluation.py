@@ -16,7 +16,6 @@ import numpy as np
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
-from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.index import chunks
 from keras_dp_retrieval.metrics.of_lists import (
     hit_rate_at_k,
@@ -32,6 +31,7 @@ from keras_dp_retrieval.metrics.vectors import (
     recommended,
     vectors_of,
 )
+from keras_dp_retrieval.training.finite import check_vectors
 
 # A device scores its share of `USER_CHUNK_SIZE` users against
 # `CANDIDATE_CHUNK_SIZE` candidates at a time: 64 MB of float32 scores on one

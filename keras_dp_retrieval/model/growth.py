@@ -17,10 +17,10 @@ from keras_dp_retrieval._keras.layers import (
 from keras_dp_retrieval._keras.variables import reshape
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.model.in_use import reads
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
+from keras_dp_retrieval.training.in_use import reads
 
 # Layers whose weights are never by id, even where their sizes are equal.
 _NOT_BY_ROW = (

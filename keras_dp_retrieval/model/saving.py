@@ -32,9 +32,9 @@ from keras import ops
 
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.finite import warn_if_saved
 from keras_dp_retrieval.index import CandidateIndex
-from keras_dp_retrieval.model.in_use import reads
+from keras_dp_retrieval.training.finite import warn_if_saved
+from keras_dp_retrieval.training.in_use import reads
 
 # The number of the layout above. It rises when an older version of this
 # package could not read the file any more. Format 1 had no

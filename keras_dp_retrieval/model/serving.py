@@ -15,12 +15,12 @@ from keras_dp_retrieval.data.padding import (
     pad_lists,
 )
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.finite import check_vectors
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.index.exact import DEFAULT_CHUNK_SIZE, check_k, top_k
-from keras_dp_retrieval.model.in_use import loops, reads
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.histories import Histories
+from keras_dp_retrieval.training.finite import check_vectors
+from keras_dp_retrieval.training.in_use import loops, reads
 
 # Users ranked, and candidates encoded, at a time: with the chunks of `top_k`,
 # what bounds the memory.

@@ -1,6 +1,5 @@
 """TwoTowerRetrieval: which candidates does this user want to see?"""
 
-import functools
 import types
 import warnings
 
@@ -8,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dp_retrieval import _checks, losses, optimizers
+from keras_dp_retrieval import _checks, losses
 from keras_dp_retrieval._keras.layers import (
     added_losses,
     embedding_table,
@@ -24,19 +23,14 @@ from keras_dp_retrieval.model.growth import (
     PRESENT,
     Growing,
 )
-from keras_dp_retrieval.model.in_use import reads
-from keras_dp_retrieval.model.padded import PaddedModel
 from keras_dp_retrieval.model.saving import Saving, without_format
 from keras_dp_retrieval.model.serving import Serving, check_rows
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
-
-EMBEDDING_UPDATES = ("auto", "dense", "row_sparse")
-
-# From this many rows on, `"auto"` updates row by row. Below it, a dense step
-# of two tables is about as fast.
-LARGE_TABLE = 20_000
+from keras_dp_retrieval.training import step_plan
+from keras_dp_retrieval.training.in_use import reads
+from keras_dp_retrieval.training.padded_model import PaddedModel
 
 # The square of a larger rating, summed over a batch, overflows a float32.
 LARGEST_RATING = 1e15
@@ -84,7 +78,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         embedding_updates: `"dense"` updates whole tables at every step, as
             Keras does. `"row_sparse"`, on JAX, updates the looked-up rows
             alone, so that a step costs what the batch costs; see
-            `optimizers.py` for what that means for each optimizer. `"auto"`
+            `row_rules.py` for what that means for each optimizer. `"auto"`
             does so where tables are large and the result is the same.
         initial_stddev: Optional float. Starts the default towers from a
             normal distribution of this width; by default they start as
@@ -158,7 +152,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             "candidate_tower", candidate_tower, layer
         )
         self.embedding_updates = _checks.one_of(
-            "embedding_updates", embedding_updates, EMBEDDING_UPDATES
+            "embedding_updates", embedding_updates, step_plan.EMBEDDING_UPDATES
         )
         if histories is not None:
             histories = _checks.instance("histories", histories, Histories)
@@ -678,49 +672,17 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         else:
             super().load_own_variables(store)
 
-    def train_step(self, *args):
-        tables = self._row_sparse_tables()
-        if not tables:
-            return super().train_step(*args)
-        from keras_dp_retrieval._jax import steps, train_step
-
-        return train_step.train_step(
-            self,
-            *args,
-            tables,
-            optimizers.row_rule(self.optimizer),
-            update_metrics=functools.partial(steps.update_metrics, self),
-        )
-
-    def _row_sparse_tables(self) -> list:
-        """The tables whose looked-up rows alone are updated; maybe none."""
-        if self.embedding_updates == "dense" or (
-            keras.backend.backend() != "jax"
-        ):
-            return []
+    def row_tables(self) -> list:
+        """The tables that a step reads by looking up rows: `step_plan.py`."""
         towers = [self.user_tower]
         if not self.objective.uses_all_candidates:
             towers.append(self.candidate_tower)
-        tables = [
+        return [
             embedding_table(layer)
             for tower in towers
             for layer in sublayers(tower)
             if isinstance(layer, RowEmbedding) and layer.trainable
         ]
-        if self.embedding_updates == "auto":
-            # A regularizer has a gradient for every row.
-            tables = [table for table in tables if table.regularizer is None]
-        is_large = any(table.shape[0] >= LARGE_TABLE for table in tables)
-        if self.embedding_updates == "auto" and (
-            not is_large or optimizers.dense_reason(self.optimizer)
-        ):
-            return []
-        rule = optimizers.row_rule(self.optimizer)
-        if rule is None or (
-            self.embedding_updates == "auto" and not rule.exact
-        ):
-            return []
-        return tables
 
     def check_batch(self, x, y):
         """Raises if an id has no row: JAX would answer NaN or a wrong row."""

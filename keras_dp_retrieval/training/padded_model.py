@@ -1,24 +1,23 @@
 """PaddedModel: a Keras model for any number of rows and devices."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, agreement, distribution
-from keras_dp_retrieval._keras.adapters import (
-    keras_fuses_steps,
-    train_validation_split,
-)
+from keras_dp_retrieval._keras.adapters import train_validation_split
 from keras_dp_retrieval._keras.trainer import Trainer
-from keras_dp_retrieval.batches import (
+from keras_dp_retrieval.training import step_plan
+from keras_dp_retrieval.training.finite import NonFiniteGuard
+from keras_dp_retrieval.training.in_use import InUse, loops, reads
+from keras_dp_retrieval.training.padded_batches import (
     PaddedBatches,
     read_by_keras,
     row_weights,
 )
-from keras_dp_retrieval.finite import NonFiniteGuard
-from keras_dp_retrieval.model.in_use import InUse, loops, reads
 
 
 class PaddedModel(Trainer):
@@ -41,14 +40,29 @@ class PaddedModel(Trainer):
         """Callbacks of the model's own that `fit` adds to the user's."""
         return []
 
-    # Steps on JAX
+    # Steps: `step_plan.py` says which
 
-    def train_step(self, *args):
-        if keras.backend.backend() != "jax":
-            return super().train_step(*args)
-        from keras_dp_retrieval._jax import steps
+    # What `step_plan` asks; see there.
+    embedding_updates = "dense"
 
-        return steps.train_step(self, *args)
+    def row_tables(self) -> list:
+        """The embedding tables that a step reads by looking up rows."""
+        return []
+
+    def train_step(self, state, data):
+        from keras_dp_retrieval._jax import row_sparse_step, steps
+
+        plan = step_plan.plan(self)
+        if not plan.tables:
+            return steps.train_step(self, state, data)
+        return row_sparse_step.train_step(
+            self,
+            state,
+            data,
+            plan.tables,
+            plan.rule,
+            update_metrics=functools.partial(steps.update_metrics, self),
+        )
 
     def test_step(self, *args):
         if keras.backend.backend() != "jax":
@@ -75,7 +89,7 @@ class PaddedModel(Trainer):
         return steps.replicate(outputs), non_trainable
 
     def own_train_function(self):
-        if not self._fuses_steps():
+        if not step_plan.fuses_steps(self):
             return None
         from keras_dp_retrieval._jax import steps
 
@@ -83,20 +97,6 @@ class PaddedModel(Trainer):
 
     def finish_function(self, function):
         return _compiled_once(function)
-
-    def _fuses_steps(self) -> bool:
-        """Whether a group of `steps_per_execution` steps is one program.
-
-        Keras 3.15 on JAX calls a compiled step that many times from Python. A
-        later one fuses them itself (keras#23527): then this is left to it.
-        """
-        return (
-            keras.backend.backend() == "jax"
-            and not keras_fuses_steps()
-            and self.steps_per_execution > 1
-            and self.jit_compile
-            and not self.run_eagerly
-        )
 
     # Any data, on any number of devices
 
@@ -124,9 +124,9 @@ class PaddedModel(Trainer):
     ):
         """Trains as `keras.Model.fit` does, on any number of rows.
 
-        All arguments but the last and the returned `History` are Keras'. See
-        `batches.py` for what happens to a batch that does not divide by the
-        devices.
+        All arguments but the last and the returned `History` are Keras'.
+        `padded_batches.py` has what happens to a batch that does not divide
+        by the devices.
 
         Args:
             sample_weight: `(batch,)`, finite and not negative. A row of
@@ -168,7 +168,7 @@ class PaddedModel(Trainer):
             shuffle=shuffle,
             steps_per_epoch=steps_per_epoch,
             steps_per_group=(
-                self.steps_per_execution if self._fuses_steps() else 1
+                self.steps_per_execution if step_plan.fuses_steps(self) else 1
             ),
         )
         self._build_on(train)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.batches import PaddedBatches, pad_batch
+from keras_dp_retrieval.training.padded_batches import PaddedBatches, pad_batch
 
 
 def batches_of(x, y=None, **options):

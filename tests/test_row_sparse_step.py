@@ -9,10 +9,9 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval import optimizers
-from keras_dp_retrieval._jax import train_step
-from keras_dp_retrieval.model import two_tower
+from keras_dp_retrieval._jax import row_sparse_step
 from keras_dp_retrieval.towers.embedding import RowEmbedding
+from keras_dp_retrieval.training import row_rules, step_plan
 from tests.row_models import PairModel, assert_equal, pairs, trained, values
 
 
@@ -156,9 +155,9 @@ class RowModel(keras.Model):
     def train_step(self, state, data):
         if not self.by_row:
             return super().train_step(state, data)
-        rule = optimizers.row_rule(self.optimizer)
+        rule = row_rules.row_rule(self.optimizer)
         tables = [layer.embeddings for layer in self.layers_with_tables]
-        return train_step.train_step(self, state, data, tables, rule)
+        return row_sparse_step.train_step(self, state, data, tables, rule)
 
 
 def whole_table(table, other):
@@ -288,7 +287,7 @@ CONSTRAINTS = {
 @pytest.mark.parametrize("updates", ["row_sparse", "auto"])
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_constraints_hold_as_in_the_dense_step(name, updates, monkeypatch):
-    monkeypatch.setattr(two_tower, "LARGE_TABLE", 1)
+    monkeypatch.setattr(step_plan, "LARGE_TABLE", 1)
     towers = [{"embeddings_constraint": c} for c in CONSTRAINTS[name]]
     dense = two_towers("dense", adagrad(), *towers)
     with warnings.catch_warnings():
@@ -334,7 +333,7 @@ def test_a_frozen_table_stays_and_the_other_learns():
 def test_auto_does_not_go_by_row_where_a_regularizer_reads_the_table(
     monkeypatch,
 ):
-    monkeypatch.setattr(two_tower, "LARGE_TABLE", 1)
+    monkeypatch.setattr(step_plan, "LARGE_TABLE", 1)
     towers = [{"embeddings_regularizer": "l2"}] * 2
     dense = two_towers("dense", adagrad(), *towers)
     with warnings.catch_warnings():
@@ -504,7 +503,7 @@ def test_scanned_steps_equal_steps_one_by_one():
 def test_the_caller_may_update_the_metrics():
     x, y = pairs(16)
     model = trained(adagrad(), True, x, y)
-    rule = optimizers.row_rule(model.optimizer)
+    rule = row_rules.row_rule(model.optimizer)
 
     def update_metrics(metrics, loss, x, y, y_pred, sample_weight):
         logs = {"loss": loss, "x": x, "y_pred": y_pred, "w": sample_weight}
@@ -512,7 +511,7 @@ def test_the_caller_may_update_the_metrics():
 
     @jax.jit
     def step(state, data):
-        return train_step.train_step(
+        return row_sparse_step.train_step(
             model,
             state,
             data,

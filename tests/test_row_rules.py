@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import optimizers as ko
 
-from keras_dp_retrieval import optimizers
+from keras_dp_retrieval.training import row_rules
 from tests.row_models import assert_equal, pairs, trained, values
 
 STEPS = 50
@@ -124,9 +124,9 @@ def test_excluded_tables_do_not_decay():
     ],
 )
 def test_a_rule_says_what_it_is(optimizer, name, exact):
-    rule = optimizers.row_rule(optimizer)
+    rule = row_rules.row_rule(optimizer)
     assert rule.get_config() == {"name": name, "exact": exact}
-    assert optimizers.dense_reason(optimizer) is None
+    assert row_rules.dense_reason(optimizer) is None
 
 
 class MyAdagrad(ko.Adagrad):
@@ -153,17 +153,17 @@ class MyAdagrad(ko.Adagrad):
 )
 def test_an_optimizer_without_a_rule_warns_once_and_is_dense(optimizer, reason):
     with pytest.warns(UserWarning, match=rf"updated densely: .*{reason}"):
-        assert optimizers.row_rule(optimizer) is None
+        assert row_rules.row_rule(optimizer) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert optimizers.row_rule(optimizer) is None
+        assert row_rules.row_rule(optimizer) is None
 
 
 def test_slots_are_those_of_the_variable():
     first, second = (keras.Variable(np.zeros((n, 2))) for n in (3, 5))
     optimizer = ko.Adam()
     optimizer.build([first, second])
-    slots = optimizers.row_rule(optimizer).slots(second)
+    slots = row_rules.row_rule(optimizer).slots(second)
     assert [slot.shape for slot in slots] == [(5, 2), (5, 2)]
     assert ["momentum" in slots[0].path, "velocity" in slots[1].path] == [
         True
