@@ -39,6 +39,14 @@ from jax.experimental.compilation_cache import compilation_cache
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    # What a module's fixture makes is made by one worker, once.
+    for item in items:
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
+        if any(f[-1].scope == "module" for f in fixtures):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 def pytest_collection_finish():
     # What the imports made stays. Without it a garbage collection looks
     # through a few hundred objects, not through those of TensorFlow and JAX.

@@ -35,28 +35,43 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("tuning")
 
 
+def search_quietly(data, directory, **options):
+    """Searches on two devices; keyword arguments replace these."""
+    defaults = {
+        "max_trials": 3,
+        "epochs": 3,
+        "embedding_dimension": (4, 8),
+        "devices": keras.distribution.list_devices()[:2],
+        "directory": directory,
+        "verbose": 0,
+    }
+    if "hypermodel" in options:
+        data = None
+        del defaults["embedding_dimension"], defaults["devices"]
+    return tuning.search(data, **{**defaults, **options})
+
+
 @pytest.fixture
 def search(data, directory, request):
-    """Searches quietly on two devices; keyword arguments replace these."""
+    """`search_quietly` in a project of the test's own."""
 
-    def run(given=data, project_name="search", **options):
+    def run(project_name="search", **options):
         # Names of tests have brackets, which KerasTuner's `glob` would read.
         name = re.sub(r"\W", "_", f"{request.node.name}_{project_name}")
-        defaults = {
-            "project_name": name,
-            "max_trials": 3,
-            "epochs": 3,
-            "embedding_dimension": (4, 8),
-            "devices": keras.distribution.list_devices()[:2],
-            "directory": directory,
-            "verbose": 0,
-        }
-        if "hypermodel" in options:
-            given = None
-            del defaults["embedding_dimension"], defaults["devices"]
-        return tuning.search(given, **{**defaults, **options})
+        options = {"project_name": name, **options}
+        return search_quietly(data, directory, **options)
 
     return run
+
+
+# So high a learning rate that the last epoch is not the best.
+FINISHED = {"project_name": "finished", "learning_rate": (30.0, 60.0)}
+
+
+@pytest.fixture(scope="module")
+def finished(data, directory):
+    """One search for all tests that only look at what a search leaves."""
+    return search_quietly(data, directory, **FINISHED)
 
 
 class Interruption(BaseException):
@@ -164,14 +179,18 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
     ],
 )
 def test_interrupted_search_ends_like_one_that_was_not(
-    search, tuner, max_trials, interruptions
+    search, finished, tuner, max_trials, interruptions
 ):
     options = {
         "tuner": tuner,
         "max_trials": max_trials,
         "learning_rate": (0.01, 0.1, 1) if tuner == "grid" else (0.01, 1),
     }
-    whole = search(project_name="whole", **options)
+    if tuner == "random":
+        options["learning_rate"] = FINISHED["learning_rate"]
+        whole = finished
+    else:
+        whole = search(project_name="whole", **options)
     assert len(whole.trials) == max_trials
     for trial, epoch in interruptions:
         interrupt = Interrupt(trial, epoch)
@@ -261,19 +280,19 @@ def test_killed_in_the_middle_of_a_trial(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_finished_search_is_not_repeated(search):
-    first = search(max_trials=2)
-    files = list(first.folder.glob("trial_*/checkpoint.weights.h5"))
+def test_finished_search_is_not_repeated(finished, data, directory):
+    files = list(finished.folder.glob("trial_*/checkpoint.weights.h5"))
     times = [path.stat().st_mtime_ns for path in files]
-    again = search(max_trials=2)
-    assert outcome(again) == outcome(first)
+    assert len(times) == 3
+    again = search_quietly(data, directory, **FINISHED)
+    assert outcome(again) == outcome(finished)
     assert [path.stat().st_mtime_ns for path in files] == times
 
 
-def test_search_does_not_go_on_with_other_settings(search):
-    search(max_trials=1, epochs=1)
-    with pytest.raises(ValueError, match=r"epochs=2.*started with 1.*overwr"):
-        search(max_trials=1, epochs=2)
+@pytest.mark.usefixtures("finished")
+def test_search_does_not_go_on_with_other_settings(data, directory):
+    with pytest.raises(ValueError, match=r"epochs=2.*started with 3.*overwr"):
+        search_quietly(data, directory, **FINISHED, epochs=2)
 
 
 # Seeds, failures, compilation
@@ -337,7 +356,7 @@ def test_trials_that_diverge_fail_and_the_search_goes_on(search):
 
 def test_unknown_objective_says_which_there_are(search):
     with pytest.raises(ValueError, match=r"val_ndcg_at_5.*val_ndcg_at_10"):
-        search(objective="val_ndcg_at_5", epochs=1)
+        search(objective="val_ndcg_at_5", epochs=1, max_trials=1)
 
 
 @pytest.mark.usefixtures("no_compilation_cache")
@@ -363,11 +382,12 @@ def test_same_dimensions_compile_once(search):
 # Results
 
 
-def test_best_model_is_the_one_that_was_measured(search, data):
-    result = search(learning_rate=1.0, epochs=4)
-    measured = kdr.evaluate(result.best_model, data, "validation", ks=(10,))
-    assert measured["ndcg_at_10"] == result.best_trial.score
-    assert result.best_trial.score == max(t.score for t in result.trials)
+def test_best_model_is_the_one_that_was_measured(finished, data):
+    best = finished.best_trial
+    assert best.best_epoch < len(best.curve)  # Its last weights are others.
+    measured = kdr.evaluate(finished.best_model, data, "validation", ks=(10,))
+    assert measured["ndcg_at_10"] == best.score
+    assert best.score == max(t.score for t in finished.trials)
 
 
 def test_snippet_makes_the_best_model_again(search, data):
@@ -385,8 +405,8 @@ def test_snippet_makes_the_best_model_again(search, data):
     assert measured["ndcg_at_10"] == result.best_trial.score
 
 
-def test_table_and_figure_show_every_trial(search, tmp_path):
-    result = search()
+def test_table_and_figure_show_every_trial(finished, tmp_path):
+    result = finished
     lines = result.table().splitlines()
     assert len(lines) == 4
     assert lines[1].split()[0] == result.best_trial.trial_id
@@ -398,16 +418,16 @@ def test_table_and_figure_show_every_trial(search, tmp_path):
 
 
 def test_loss_is_minimized(search):
-    result = search(objective="val_loss")
+    result = search(objective="val_loss", epochs=1)
     assert result.direction == "min"
     assert result.best_trial.score == min(t.score for t in result.trials)
 
 
-def test_tensorboard_knows_hyperparameters_and_metric(search):
+def test_tensorboard_knows_hyperparameters_and_metric(finished):
     from tensorboard.backend.event_processing import event_accumulator
     from tensorboard.plugins.hparams import plugin_data_pb2
 
-    result = search(max_trials=2)
+    result = finished
     trial = result.trials[1]
     run = event_accumulator.EventAccumulator(
         str(result.folder / f"trial_{trial.trial_id}")
