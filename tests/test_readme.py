@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
@@ -30,6 +31,31 @@ def test_the_first_example_recommends_something_to_everybody(
     assert "''" not in ids_and_scores and "inf" not in ids_and_scores
 
 
+def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
+    asked = []
+
+    def synthetic(*arguments):
+        asked.append(arguments)
+        return kdr.RetrievalDataset.from_synthetic(100, 60, 2000)
+
+    monkeypatch.setattr(kdr, "MovieLensRetrievalDataset", synthetic)
+    # The recipe of the first example has a test of its own.
+    monkeypatch.setattr(
+        kdr,
+        "fit_recipe",
+        functools.partial(kdr.fit_recipe, epochs=1, embedding_dimension=8),
+    )
+    monkeypatch.chdir(tmp_path)  # They save a model.
+    names = {}
+    exec("\n".join(examples()), names)
+    assert asked == [("100k",)]
+    ids, scores = names["model"].recommend([1, 2, 3], k=10)
+    np.testing.assert_array_equal(ids, names["ids"])
+    np.testing.assert_allclose(scores, names["scores"], rtol=1e-6)
+    assert names["throughput"].history[0]["num_devices"] == 8
+
+
+@pytest.mark.slow
 @pytest.mark.realdata
 def test_examples_run(data_dir, tmp_path):
     program = "\n".join(examples())
