@@ -11,6 +11,7 @@ from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import (
     DistributionAwareCallback,
     RetrievalMetrics,
+    ShuffleTies,
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
@@ -25,10 +26,14 @@ from keras_dp_retrieval.losses import (
 )
 from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
-from keras_dp_retrieval.recipe import fit_recipe
-from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
-from keras_dp_retrieval.towers.embedding import RowEmbedding
-from keras_dp_retrieval.towers.histories import Histories
+from keras_dp_retrieval.recipe import Recipe, fit_recipe
+from keras_dp_retrieval.towers import (
+    Histories,
+    HistoryTower,
+    IdHistoryTower,
+    RecencyTower,
+    RowEmbedding,
+)
 
 # Whoever sets a distribution by hand starts the devices by himself.
 reserve_threads()
@@ -39,6 +44,7 @@ __all__ = [
     "DistributionAwareCallback",
     "FullSoftmax",
     "Histories",
+    "HistoryTower",
     "IdHistoryTower",
     "InBatchSoftmax",
     "MovieLensRetrievalDataset",
@@ -46,23 +52,26 @@ __all__ = [
     "PairwiseObjective",
     "RatingError",
     "RecencyTower",
+    "Recipe",
     "RetrievalDataset",
     "RetrievalHyperModel",
     "RetrievalMetrics",
     "RowEmbedding",
+    "ShuffleTies",
     "TwoTowerRetrieval",
     "__version__",
     "data_parallel",
     "evaluate",
     "fit_recipe",
     "losses",
+    "search",
 ]
 
 
 def __getattr__(name):
     # KerasTuner takes seconds to import, and not everybody searches.
-    if name == "RetrievalHyperModel":
-        from keras_dp_retrieval.tuning import RetrievalHyperModel
+    if name in ("RetrievalHyperModel", "search"):
+        from keras_dp_retrieval import tuning
 
-        return RetrievalHyperModel
+        return getattr(tuning, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -248,3 +248,36 @@ def test_histories_of_unknown_candidates_are_refused(histories):
         plain.recommend(histories=[[3]])
     with pytest.raises(ValueError, match="needs `histories`"):
         kdr.TwoTowerRetrieval(5, 8, 3, user_tower=kdr.RecencyTower(8, 3))
+
+
+@keras.saving.register_keras_serializable(package="test_towers")
+class LatestItem(kdr.HistoryTower):
+    def __init__(self, num_candidates, embedding_dimension, **kwargs):
+        kwargs = {**kwargs, "max_length": 1}
+        super().__init__(num_candidates, embedding_dimension, **kwargs)
+        self.items = kdr.RowEmbedding(num_candidates, embedding_dimension)
+
+    def call(self, inputs, training=False):
+        _, histories = inputs
+        return self.items(keras.ops.maximum(histories[:, 0], 0))
+
+
+def test_a_history_tower_of_ones_own_trains_recommends_and_loads(tmp_path):
+    rng = np.random.default_rng(0)
+    data = kdr.RetrievalDataset.from_interactions(
+        rng.integers(1, 9, 60), rng.integers(1, 7, 60)
+    )
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, 4, user_tower=LatestItem(data.num_candidates, 4)
+    )
+    model.compile("sgd")
+    model.fit(data.train, verbose=0)
+    histories = [[5, 1], [2, 1], [1, 2]]
+    ids, _ = model.recommend(histories=histories, k=2)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    again, _ = loaded.recommend(histories=histories, k=2)
+    np.testing.assert_array_equal(again, ids)
+    vectors = loaded.encode_users(histories=histories)
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert (vectors[1] != vectors[2]).any()

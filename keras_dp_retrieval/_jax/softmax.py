@@ -1,4 +1,4 @@
-"""The sums of a full softmax, whole or chunk by chunk in bounded memory."""
+"""The full softmax, at once or chunk by chunk in bounded memory."""
 
 import functools
 
@@ -10,22 +10,22 @@ from keras_dp_retrieval._jax import membership
 
 
 def whole_parts(
-    users, candidates, offset, positives, excluded, lists, no_candidate
+    users, candidates, offset, positives, excluded, lists, masked_logit
 ):
-    """As `softmax_parts`, with all logits at once."""
+    """Like `softmax_parts`, but computes all logits at once."""
     logits = users @ candidates.T + offset
     chosen = jnp.take_along_axis(logits, jnp.maximum(positives, 0), axis=1)
-    left_out = _left_out(excluded, lists, 0, candidates.shape[0])
-    logits = jnp.where(left_out, no_candidate, logits)
+    is_excluded = _is_excluded(excluded, lists, 0, candidates.shape[0])
+    logits = jnp.where(is_excluded, masked_logit, logits)
     return jax.nn.logsumexp(logits, axis=1), chosen
 
 
-def _left_out(excluded, lists, first, size):
-    """Which of the columns from `first` on do not compete, `(batch, size)`."""
-    left_out = membership.padded_within(excluded, first, size)
+def _is_excluded(excluded, lists, first, size):
+    """Mask of the excluded columns from `first` on, `(batch, size)`."""
+    is_excluded = membership.padded_within(excluded, first, size)
     if lists is not None:
-        left_out |= membership.within(lists, first, size)
-    return left_out
+        is_excluded |= membership.within(lists, first, size)
+    return is_excluded
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(7,))
@@ -36,34 +36,34 @@ def softmax_parts(
     positives,
     excluded,
     lists,
-    no_candidate,
+    masked_logit,
     chunk_size,
 ):
-    """Returns the competitors' log-sum-exp and the positives' logits.
+    """Returns the negatives' log-sum-exp and the positives' logits.
 
     The logits `users @ candidates.T + offset` are computed `chunk_size`
-    columns at a time, and once more in the backward pass: beside its inputs
-    and the gradients of `users` and `candidates` it never holds more than a
-    few arrays of `(batch, chunk_size)`.
+    columns at a time, and recomputed in the backward pass: apart from its
+    inputs and the gradients of `users` and `candidates`, it holds only a few
+    arrays of `(batch, chunk_size)`.
 
     Args:
         users: `(batch, dim)` float32, already divided by the temperature.
         candidates: `(num_candidates, dim)` float32.
         offset: `(num_candidates,)` float32, added to every row of logits. It
-            is taken as a constant: its gradient is zero.
-        positives: `(batch, positives)` int32; a negative row gives the logit
-            0.
-        excluded: `(batch, excluded)` int32: columns that do not compete in
-            this row. Negative rows stand for nothing.
-        lists: `membership.Lists` of others that do not, or None.
-        no_candidate: float, the logit of an excluded column.
-        chunk_size: int, no larger than `num_candidates`.
+            is a constant: its gradient is zero.
+        positives: `(batch, positives)` int32, padded with -1. The logit of
+            padding is 0.
+        excluded: `(batch, excluded)` int32, padded with -1: candidates that
+            are not negatives of this example.
+        lists: Optional `membership.Lists` of more such candidates.
+        masked_logit: float, the logit of an excluded candidate.
+        chunk_size: int, at most `num_candidates`.
 
     Returns:
-        `(batch,)` and `(batch, positives)`, float32.
+        Tuple of float32 tensors, `(batch,)` and `(batch, positives)`.
     """
     inputs = users, candidates, offset, positives, excluded, lists
-    return _forward(*inputs, no_candidate, chunk_size)[0]
+    return _forward(*inputs, masked_logit, chunk_size)[0]
 
 
 def _num_chunks(num_candidates, chunk_size):
@@ -71,31 +71,31 @@ def _num_chunks(num_candidates, chunk_size):
 
 
 def _rows_in(rows, first, start, chunk_size):
-    """Columns of `rows` in the chunk at `start`; `chunk_size` if elsewhere."""
+    """Column of each row in the chunk at `start`; `chunk_size` if elsewhere."""
     here = (rows >= first) & (rows < start + chunk_size)
     return jnp.where(here, rows - start, chunk_size)
 
 
 def _chunk(
-    index, users, candidates, offset, excluded, lists, no_candidate, size
+    index, users, candidates, offset, excluded, lists, masked_logit, size
 ):
-    """Returns the chunk, its logits before and after masking, its place."""
-    # The last chunk is moved back to end with the table, so that no padded
-    # copy of the table is needed; the columns it repeats are masked.
+    """Returns a chunk's vectors, logits, masked logits and first columns."""
+    # The last chunk starts early enough to end with the table, which saves a
+    # padded copy of the table; columns of the chunk before are masked.
     first = index * size
     start = jnp.minimum(first, candidates.shape[0] - size)
     vectors = lax.dynamic_slice_in_dim(candidates, start, size)
     logits = users @ vectors.T + lax.dynamic_slice_in_dim(offset, start, size)
     repeated = start + jnp.arange(size) < first
-    left_out = repeated | _left_out(excluded, lists, start, size)
-    masked = jnp.where(left_out, no_candidate, logits)
+    is_excluded = repeated | _is_excluded(excluded, lists, start, size)
+    masked = jnp.where(is_excluded, masked_logit, logits)
     return vectors, logits, masked, first, start
 
 
 def _forward(
-    users, candidates, offset, positives, excluded, lists, no_candidate, size
+    users, candidates, offset, positives, excluded, lists, masked_logit, size
 ):
-    inputs = users, candidates, offset, excluded, lists, no_candidate, size
+    inputs = users, candidates, offset, excluded, lists, masked_logit, size
 
     def step(index, carry):
         largest, total, positive_logits = carry
@@ -103,16 +103,16 @@ def _forward(
         new_largest = jnp.maximum(largest, masked.max(axis=1))
         total = total * jnp.exp(largest - new_largest)
         total += jnp.exp(masked - new_largest[:, None]).sum(axis=1)
-        places = _rows_in(positives, first, start, size)
+        columns = _rows_in(positives, first, start, size)
         found = jnp.take_along_axis(
-            logits, jnp.minimum(places, size - 1), axis=1
+            logits, jnp.minimum(columns, size - 1), axis=1
         )
-        positive_logits = jnp.where(places < size, found, positive_logits)
+        positive_logits = jnp.where(columns < size, found, positive_logits)
         return new_largest, total, positive_logits
 
     batch = users.shape[0]
     carry = (
-        jnp.full(batch, no_candidate, users.dtype),
+        jnp.full(batch, masked_logit, users.dtype),
         jnp.zeros(batch, users.dtype),
         jnp.zeros(positives.shape, users.dtype),
     )
@@ -126,7 +126,7 @@ def _forward(
         positives,
         excluded,
         lists,
-        no_candidate,
+        masked_logit,
         sums,
     )
     return (sums, positive_logits), residuals
@@ -134,18 +134,18 @@ def _forward(
 
 def _backward(size, residuals, gradients):
     users, candidates, offset, positives, *others, sums = residuals
-    excluded, lists, no_candidate = others
-    inputs = users, candidates, offset, excluded, lists, no_candidate, size
+    excluded, lists, masked_logit = others
+    inputs = users, candidates, offset, excluded, lists, masked_logit, size
     of_sums, of_positives = gradients
 
     def step(index, carry):
         of_users, of_candidates = carry
         vectors, _, masked, first, start = _chunk(index, *inputs)
         of_logits = of_sums[:, None] * jnp.exp(masked - sums[:, None])
-        places = _rows_in(positives, first, start, size)
+        columns = _rows_in(positives, first, start, size)
         of_logits = jax.vmap(
             lambda row, at, values: row.at[at].add(values, mode="drop")
-        )(of_logits, places, of_positives)
+        )(of_logits, columns, of_positives)
         of_users += of_logits @ vectors
         so_far = lax.dynamic_slice_in_dim(of_candidates, start, size)
         of_candidates = lax.dynamic_update_slice_in_dim(

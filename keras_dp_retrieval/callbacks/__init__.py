@@ -3,7 +3,7 @@
 from keras_dp_retrieval.callbacks.distribution_aware import (
     DistributionAwareCallback,
 )
-from keras_dp_retrieval.callbacks.fresh_ties import FreshTies
 from keras_dp_retrieval.callbacks.retrieval_metrics import RetrievalMetrics
+from keras_dp_retrieval.callbacks.shuffle_ties import ShuffleTies
 
-__all__ = ["DistributionAwareCallback", "FreshTies", "RetrievalMetrics"]
+__all__ = ["DistributionAwareCallback", "RetrievalMetrics", "ShuffleTies"]

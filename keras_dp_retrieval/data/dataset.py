@@ -438,7 +438,7 @@ class RetrievalDataset:
         one example. Dealt anew in every epoch, as `train`.
 
         Interactions of a user with one timestamp stand in the order they came
-        in. The callback `FreshTies(dataset)` deals them anew in every epoch.
+        in. The callback `ShuffleTies(dataset)` shuffles them in every epoch.
         Without timestamps all stand in that order, as `"leave_last_out"`
         takes them.
 

@@ -1,8 +1,8 @@
 """Objectives: what a retrieval model is trained to do.
 
-An objective sees one batch of vectors and gives one loss per example. The
-model weights and averages them. All of them compute in float32, whatever the
-model computes in.
+An objective takes one batch of vectors and returns one loss per example. The
+model weights and averages them. All objectives compute in float32, whatever the
+model's compute dtype is.
 """
 
 import keras
@@ -29,8 +29,18 @@ OBJECTIVES = {
 }
 
 
+# Up to this many candidates the logits of the whole catalogue are cheap.
+MAX_CANDIDATES_OF_FULL_SOFTMAX = 100_000
+
+
+def default_name(num_candidates: int) -> str:
+    """Returns the name of the softmax objective for a table of this size."""
+    is_small = num_candidates <= MAX_CANDIDATES_OF_FULL_SOFTMAX
+    return "full_softmax" if is_small else "in_batch_softmax"
+
+
 def get(identifier) -> Objective:
-    """Returns the objective that `identifier` names, describes or is.
+    """Retrieves an objective by name, config or instance.
 
     Args:
         identifier: `"rating"`, `"full_softmax"` or `"in_batch_softmax"`; an

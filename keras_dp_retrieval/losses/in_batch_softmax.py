@@ -1,4 +1,4 @@
-"""InBatchSoftmax: a positive against the others of its batch."""
+"""InBatchSoftmax: the other positives of the batch are negatives."""
 
 import keras
 from keras import ops
@@ -10,7 +10,7 @@ from keras_dp_retrieval.losses.objective import (
     one_positive_each,
 )
 from keras_dp_retrieval.losses.softmax import (
-    NO_CANDIDATE,
+    MASKED_LOGIT,
     SoftmaxObjective,
     competing,
     log_share,
@@ -22,16 +22,17 @@ SEED_STATE = "seed_generator_state"
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class InBatchSoftmax(SoftmaxObjective):
-    """Softmax cross-entropy against the batch's other positives as negatives.
+    """Computes the softmax cross-entropy with in-batch negatives.
 
-    It approximates `FullSoftmax` at a cost that follows the batch and not the
-    catalogue. The negatives of an example are the positives of the batch's
-    other examples, over all devices, and `num_uniform_negatives` candidates
-    drawn uniformly from the whole table (mixed negatives: Yang et al. 2020).
+    It approximates `FullSoftmax` at a cost that depends on the batch size, not
+    on the size of the catalogue. The negatives of an example are the positives
+    of the batch's other examples, over all devices, and
+    `num_uniform_negatives` candidates sampled uniformly from the whole table
+    (mixed negative sampling: Yang et al. 2020).
 
-    A popular candidate is a negative as often as it is chosen, so that
-    without a correction the model learns to avoid what is popular. With `n_c`
-    the number of times that candidate `c` is expected among the negatives,
+    Popular candidates are sampled as negatives more often, so without a
+    correction the model learns to avoid them. With `n_c` the expected number
+    of times that candidate `c` is among the negatives,
 
         n_c = (examples - 1) * q_c + num_uniform_negatives / num_candidates
         q_c = (count_c + 1) / sum over all candidates d of (count_d + 1)
@@ -43,36 +44,44 @@ class InBatchSoftmax(SoftmaxObjective):
 
     The sum over `N` is an unbiased estimate of the sum over the catalogue
     (importance sampling: Bengio and Senécal 2008). The positive is not
-    corrected, as it is always there and not drawn. The usual logQ correction
-    (Yi et al. 2019) corrects it like a negative, which leaves rare positives
-    almost without a gradient; `logq="standard"` does that. The uncorrected
-    positive is the refinement of Khrylchenko et al. 2025 (arXiv 2507.09331):
-    its gradient is theirs, weighted by the probability of an error. One is
-    added to every count so that a candidate which has never been seen, as all
-    of them at the start, counts as seen once.
+    corrected, as it is not sampled. The usual logQ correction (Yi et al. 2019)
+    corrects it like a negative, which leaves rare positives almost without a
+    gradient; `logq="standard"` does that. The uncorrected positive is the
+    refinement of Khrylchenko et al. 2025 (arXiv 2507.09331): its gradient is
+    theirs, weighted by the probability of an error. One is added to every
+    count, so that no candidate has the probability 0.
 
-    An example of weight 0 is nobody's negative, and neither is a candidate
-    that training does not have (see `ScoredBatch.competes`). An example
-    without negatives has the loss 0.
+    Examples of weight 0 (padding) and candidates without training interactions
+    (see `ScoredBatch.competes`) are never negatives. An example without
+    negatives has the loss 0.
 
     Args:
         temperature: float. Divides the scores.
         learn_temperature: bool. Makes the temperature a weight, in log space,
             that starts at `temperature` and stays within
             `LEARNED_TEMPERATURES`.
-        normalize: bool. Whether vectors are scaled to length 1 first.
-        logq: `"corrected"`, `"standard"` (both as above) or `"off"`: every
-            negative counts as it comes.
-        mask_accidental_hits: bool. Whether an example's own positive is left
-            out where it is among its negatives.
+        normalize: bool. Whether vectors are normalized to unit length first.
+        logq: `"corrected"`, `"standard"` (both as above) or `"off"`: no
+            correction.
+        mask_accidental_hits: bool. Whether an example's own positive is
+            excluded from its negatives.
         mask_known_positives: bool. Whether the user's known positives are
-            left out as well.
-        hard_negatives: int or None. Keeps only this many negatives of each
+            excluded as well.
+        hard_negatives: Optional int. Keeps only this many negatives per
             example, those with the largest corrected logits.
-        num_uniform_negatives: int. Drawn anew at each call, with replacement,
-            and shared by the batch.
-        seed: int or None. Seeds these draws. Their state is saved with the
-            model, so that a resumed run draws as it would have.
+        num_uniform_negatives: int. Sampled in each step, with replacement, and
+            shared by the batch.
+        seed: Optional int. Seeds the sampling. The state of the generator is
+            saved with the model, so that a resumed run samples the same
+            negatives.
+
+    Example:
+
+    ```python
+    model = kdr.TwoTowerRetrieval(
+        944, 1683, objective=kdr.InBatchSoftmax(num_uniform_negatives=512)
+    )
+    ```
     """
 
     def __init__(
@@ -136,7 +145,7 @@ class InBatchSoftmax(SoftmaxObjective):
             negatives -= self._log_expected(batch, exists, rows_of_columns)
             if self.logq == "standard":
                 chosen -= self._log_expected(batch, exists, rows)
-        negatives = ops.where(competes, negatives, NO_CANDIDATE)
+        negatives = ops.where(competes, negatives, MASKED_LOGIT)
         if self.hard_negatives is not None:
             num_kept = min(self.hard_negatives, negatives.shape[1])
             negatives, _ = ops.top_k(negatives, num_kept)
@@ -144,13 +153,13 @@ class InBatchSoftmax(SoftmaxObjective):
         return ops.where(exists, losses, 0.0)
 
     def _in_batch_competitors(self, exists):
-        """Whether column j is another existing example, `(batch, batch)`."""
+        """Mask of the other real examples of the batch, `(batch, batch)`."""
         examples = ops.arange(exists.shape[0])
         others = ops.expand_dims(examples, 1) != examples
         return others & exists
 
     def _draw(self, batch):
-        """Uniform candidate rows, and which of them may be negatives."""
+        """Samples candidate rows; returns them and which may be negatives."""
         num_candidates = batch.candidate_counts.shape[0]
         drawn = keras.random.randint(
             (self.num_uniform_negatives,),
@@ -161,7 +170,7 @@ class InBatchSoftmax(SoftmaxObjective):
         return drawn, ops.take(competing(batch), drawn)
 
     def _positive_columns(self, batch, rows, rows_of_columns):
-        """Columns that hold a positive of the row, `(batch, columns)`."""
+        """Mask of columns that are positives of the row, `(batch, columns)`."""
         # Not keras_rs.layers.RemoveAccidentalHits: it adds about 1e-40 to the
         # logits instead of removing them (keras-rs#206).
         hits = ops.zeros(
@@ -180,13 +189,12 @@ class InBatchSoftmax(SoftmaxObjective):
 
     def _log_expected(self, batch, exists, rows):
         """log(n_c) of the class's formula, for each of `rows`."""
-        # In log space, and not keras_rs.layers.SamplingProbabilityCorrection:
-        # it clips probabilities at 1e-6, which a candidate of a large
-        # catalogue has by right.
+        # Not keras_rs.layers.SamplingProbabilityCorrection: it clips
+        # probabilities at 1e-6, and those of a large catalogue are lower.
         log_q = log_share(batch.candidate_counts, rows)
         others = ops.sum(ops.cast(exists, "float32")) - 1.0
         in_batch = ops.where(
-            others > 0, ops.log(ops.maximum(others, 1.0)), NO_CANDIDATE
+            others > 0, ops.log(ops.maximum(others, 1.0)), MASKED_LOGIT
         )
         if not self.num_uniform_negatives:
             return in_batch + log_q
@@ -198,9 +206,9 @@ class InBatchSoftmax(SoftmaxObjective):
         if self.logq == "standard" or (
             self.logq == "corrected" and self.hard_negatives is not None
         ):
-            return None  # Depends on how popular the positives are.
+            return None  # Depends on the popularity of the positives.
         if self.logq == "corrected":
-            return num_candidates  # What the corrected sum estimates.
+            return num_candidates  # The corrected sum estimates theirs.
         num_negatives = batch_size - 1 + self.num_uniform_negatives
         if self.hard_negatives is not None:
             num_negatives = min(num_negatives, self.hard_negatives)
@@ -208,7 +216,9 @@ class InBatchSoftmax(SoftmaxObjective):
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        # Keras saves weights and leaves the state of generators out.
+        # Keras leaves the state of generators out of the weights. A
+        # `TwoTowerRetrieval` saves all of them in its `.keras` file; other
+        # models and files of weights alone have this one.
         if self.num_uniform_negatives:
             store[SEED_STATE] = self.seed_generator.state
 
@@ -232,11 +242,11 @@ class InBatchSoftmax(SoftmaxObjective):
 def _columns_in(row_lists, rows_of_columns):
     """Whether a column's candidate is in the row's list, `(batch, columns)`.
 
-    The lists are looked up in the sorted columns: comparing every column with
-    every entry would take `batch x columns x entries` steps.
+    Binary search in the sorted columns: comparing every column with every
+    entry would take `batch x columns x entries` operations.
     """
     in_order = ops.sort(rows_of_columns)
-    place = ops.searchsorted(in_order, rows_of_columns)
+    index = ops.searchsorted(in_order, rows_of_columns)
     num_columns = in_order.shape[0]
     found = ops.reshape(
         ops.searchsorted(in_order, ops.reshape(row_lists, (-1,))),
@@ -245,14 +255,14 @@ def _columns_in(row_lists, rows_of_columns):
     is_there = (
         ops.take(in_order, ops.minimum(found, num_columns - 1)) == row_lists
     )
-    # One more column takes what was not found.
+    # What was not found goes into an extra column.
     found = ops.where(is_there, found, num_columns)
     hits = ops.vectorized_map(
-        lambda places: ops.scatter_update(
+        lambda columns: ops.scatter_update(
             ops.zeros((num_columns + 1,), dtype="bool"),
-            ops.expand_dims(places, 1),
-            ops.ones(places.shape, dtype="bool"),
+            ops.expand_dims(columns, 1),
+            ops.ones(columns.shape, dtype="bool"),
         ),
         found,
     )
-    return ops.take(hits, place, axis=1)
+    return ops.take(hits, index, axis=1)

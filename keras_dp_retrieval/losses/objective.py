@@ -1,4 +1,4 @@
-"""What every objective is: one loss per example of a batch."""
+"""The base class of objectives, and the batch that they are given."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,34 +10,33 @@ from keras import ops
 
 @dataclass
 class ScoredBatch:
-    """What a model hands to its objective.
+    """The input of an objective: one batch of vectors and labels.
 
     A row is the index of a user or a candidate in its table. The score of a
     pair is the dot product of its vectors.
 
     Attributes:
         user_vectors: `(batch, dim)` tensor.
-        candidate_rows: `(batch,)` int32, the candidate that each example's
-            user has chosen; or `(batch, positives)`, several of them, padded
-            with -1.
-        weights: `(batch,)` float32. A row of weight 0 does not exist: it has
-            no loss, and its candidate is nobody's negative.
-        lookup: callable from int32 candidate rows of any shape to their
+        candidate_rows: `(batch,)` int32, the positive of each example; or
+            `(batch, positives)`, several of them, padded with -1.
+        weights: `(batch,)` float32. A row of weight 0 is padding: it has no
+            loss, and its candidate is not a negative of others.
+        lookup: Callable from int32 candidate rows of any shape to their
             vectors, `(..., dim)`, differentiable.
-        all_candidate_vectors: callable without arguments that returns
+        all_candidate_vectors: Callable without arguments that returns
             `(num_candidates, dim)`, differentiable.
         candidate_counts: `(num_candidates,)` float32: how often each
-            candidate was somebody's positive in training so far.
-        ratings: `(batch,)` float32, or None where there are none.
-        known_positives: `(batch, known)` int32 padded with -1, or None: what
-            each user is known to like, which is never counted as a negative.
-            `known` is the longest list of all users: in a compiled step it
-            costs nothing until it is read.
+            candidate was a positive in training so far.
+        ratings: `(batch,)` float32, or None if there are none.
+        known_positives: `(batch, known)` int32 padded with -1, or None: all
+            positives of each example's user, none of which should be a
+            negative. `known` is the length of the longest list of all users.
+            In a compiled step it costs nothing unless it is read.
         known_lists: Optional `_jax.membership.Lists`, on JAX: the same without
-            padding. The objectives of this package look it up there.
-        competes: Optional bool `(num_candidates,)`: which candidates may be
-            negatives. Without it all may, but row 0 only once it has been
-            somebody's positive.
+            padding, which the objectives of this package use.
+        competes: Optional bool `(num_candidates,)`: the negatives mask, True
+            for candidates that may be negatives. By default all may, row 0
+            once it has been a positive.
     """
 
     user_vectors: Any
@@ -54,11 +53,12 @@ class ScoredBatch:
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class Objective(keras.layers.Layer):
-    """One loss per example of a batch; subclass it to plug in your own.
+    """Base class of objectives: computes one loss per example of a batch.
 
-    It is a layer so that it may own weights, such as a learned temperature:
-    they are tracked, trained and saved with the model. Make them in
-    `__init__`: an objective is never built from the shape of an input.
+    To implement your own objective, subclass it and override `call`. An
+    objective is a layer, so that it can own weights, such as a learned
+    temperature, which are trained and saved with the model. Create them in
+    `__init__`, as `build` is not called.
 
     Example:
 
@@ -74,14 +74,14 @@ class Objective(keras.layers.Layer):
     ```
 
     Attributes:
-        normalize: bool. Whether the model is to scale the vectors of both
-            towers to length 1 before it scores them.
-        needs_ratings: bool. Whether `ScoredBatch.ratings` must be there.
-        uses_all_candidates: bool. Whether it needs the vectors of the whole
-            catalogue, so that every step costs as much as the catalogue is
-            long.
-        mask_known_positives: bool. Whether `ScoredBatch.known_positives` is
-            of use to it.
+        normalize: bool. Whether the model normalizes the vectors of both
+            towers to unit length before it scores them.
+        needs_ratings: bool. Whether `ScoredBatch.ratings` is required.
+        uses_all_candidates: bool. Whether it calls
+            `ScoredBatch.all_candidate_vectors`, so that the cost of a step
+            grows with the catalogue.
+        mask_known_positives: bool. Whether it reads
+            `ScoredBatch.known_positives`.
     """
 
     normalize = False
@@ -94,8 +94,8 @@ class Objective(keras.layers.Layer):
         self.built = True
 
     def __call__(self, batch: ScoredBatch):
-        # A batch is no tensor: `Layer.__call__`, which builds and casts by
-        # its arguments, has nothing to do here and refuses it.
+        # `Layer.__call__` builds the layer from tensors and casts them, and
+        # raises for a batch, which is none.
         return self.call(batch)
 
     def call(self, batch: ScoredBatch):
@@ -108,18 +108,18 @@ class Objective(keras.layers.Layer):
     def num_competitors(
         self, batch_size: int, num_candidates: int
     ) -> int | None:
-        """How many candidates a positive is told apart from, itself included.
+        """Returns the number of candidates in the softmax, positive included.
 
-        Equal scores give a mean loss per positive near
-        `log(num_competitors)`: a model whose loss stays there has learned
-        nothing.
+        With equal scores the mean loss per positive is near
+        `log(num_competitors)`, the chance level: a model whose loss stays
+        there has learned nothing.
 
         Args:
             batch_size: int. Real examples in a batch, over all devices.
             num_candidates: int. Rows of the candidate table.
 
         Returns:
-            int, or None if the objective has no such level.
+            int, or None if the objective has no chance level.
         """
         return None
 

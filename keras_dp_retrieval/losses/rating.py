@@ -1,4 +1,4 @@
-"""Objectives that learn from rated pairs."""
+"""Objectives that predict ratings."""
 
 import keras
 from keras import ops
@@ -12,12 +12,12 @@ from keras_dp_retrieval.losses.objective import (
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class RatingError(Objective):
-    """The squared error of the dot product as a prediction of the rating.
+    """Computes the squared error between rating and dot product.
 
         loss_i = (user_i . candidate_i - rating_i)^2
 
-    Its mean is the mean squared error. It learns from rated pairs alone, so
-    it says nothing about candidates that nobody has rated.
+    Its mean is the mean squared error. It learns from rated pairs only, so
+    candidates without ratings keep their initial vectors.
     """
 
     needs_ratings = True
@@ -29,15 +29,15 @@ class RatingError(Objective):
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class PairwiseObjective(Objective):
-    """Any Keras loss between the rating and the dot product, per example.
+    """Computes any Keras loss between rating and dot product.
 
     Args:
-        loss: a `keras.losses.Loss`, the config of one or its class's name,
-            such as `"MeanAbsoluteError"`. A loss of your own must be registered
-            with `keras.saving.register_keras_serializable` for the model to
-            load without `custom_objects`. Its `call` is given two tensors
+        loss: A `keras.losses.Loss`, its config or class name, such as
+            `"MeanAbsoluteError"`. Register a custom loss with
+            `keras.saving.register_keras_serializable`, so that the model
+            loads without `custom_objects`. Its `call` is given two tensors
             `(batch, 1)` and must return one loss per example; its `reduction`
-            is not used, because the model averages over real examples only.
+            is not used, as the model averages over real examples only.
     """
 
     needs_ratings = True

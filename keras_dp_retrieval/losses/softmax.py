@@ -5,11 +5,11 @@ from keras import ops
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.losses.objective import Objective, as_float32, as_rows
 
-# The logit of a column that does not compete. Finite, so that a row in which
-# nothing competes has a loss and a gradient of zero instead of NaN.
-NO_CANDIDATE = -1e30
+# The logit of what is not a negative. Finite, so that an example without
+# negatives has a loss and a gradient of zero instead of NaN.
+MASKED_LOGIT = -1e30
 
-# A learned temperature stays in here. The lower end is where CLIP (Radford et
+# The range of a learned temperature. The lower end is where CLIP (Radford et
 # al. 2021) stops too: below it the largest logit alone decides, and training
 # becomes unstable.
 LEARNED_TEMPERATURES = (0.01, 10.0)

@@ -135,7 +135,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         self.candidate_key = _checks.text("candidate_key", candidate_key)
         self.rating_key = _checks.text("rating_key", rating_key)
         if isinstance(objective, str) and objective == "auto":
-            objective = default_objective(self.num_candidates)
+            objective = losses.default_name(self.num_candidates)
         self.objective = losses.get(objective)
         if initial_stddev is not None:
             initial_stddev = _checks.number_between(
@@ -738,11 +738,6 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             check_rows("candidate", x, self.num_candidates, padded=True)
         elif is_history or isinstance(self.user_tower, RowEmbedding):
             check_rows("user", x, self.num_users)
-
-
-def default_objective(num_candidates: int) -> str:
-    """The full softmax while a row of all its logits is a small thing."""
-    return "full_softmax" if num_candidates <= 100_000 else "in_batch_softmax"
 
 
 def _row_zero_is_absent(shape, dtype=None):

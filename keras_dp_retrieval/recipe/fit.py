@@ -1,4 +1,4 @@
-"""fit_recipe: a good model in one line, chosen from the data."""
+"""fit_recipe: trains a model with hyperparameters chosen from the data."""
 
 import dataclasses
 
@@ -6,15 +6,15 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
-from keras_dp_retrieval.callbacks import FreshTies
+from keras_dp_retrieval.callbacks import ShuffleTies
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import trials
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
 from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
 
-# With fewer held-out users than this, what is better is mostly chance.
-LEAST_USERS_TO_CHOOSE_BY = 100
+# With fewer held-out users than this, differences are mostly noise.
+MIN_USERS_TO_CHOOSE_BY = 100
 
 
 def fit_recipe(
@@ -27,33 +27,36 @@ def fit_recipe(
     callbacks=None,
     **overrides,
 ):
-    """Trains a good model on any data set, without anything to tune.
+    """Trains a model with hyperparameters that are chosen from the data.
 
     Objective, towers, dimension, optimizer, schedule and number of epochs
-    follow from the shape of the data (`choose_recipe`). What the shape cannot
-    tell, the temperature and how much popularity counts, is tried out on
-    interactions that are held out, in trainings of a third of the epochs:
-    three or four of them, which take about as long as the training itself.
-    All of it can be done by hand with the parts of this package.
+    are chosen from the shape of the data, see `Recipe`. The temperature and
+    the popularity offset are chosen in trials on held-out interactions: three
+    or four trainings of a third of the epochs, which together take about as
+    long as the training itself.
 
     Args:
         data: `RetrievalDataset`.
         seed: int. The same seed gives the same model on the same machine.
-        validation_in_train: bool. Whether, after the trials, the validation
-            part is learned from too: evaluate on the test part then. With
-            False it is left alone, and the trials hold out a part of the
-            train part, as they do where there is no validation part:
-            evaluate on the validation part then.
-        tune: bool. Whether there are trials. There are none either where
-            fewer than 100 users have something held out.
-        verbose: As in `fit`; unless 0, a line tells of each trial.
-        callbacks: As in `fit`. The trials go without them.
-        **overrides: Attributes of `Recipe`, such as `epochs=20`. What is
-            given here is not tried out.
+        validation_in_train: bool. If True, the trials use the validation part,
+            and the model is then trained on the train and validation parts:
+            evaluate it on the test part. If False, or if there is no
+            validation part, the trials hold out a part of the train part, and
+            the validation part is not used: evaluate on it.
+        tune: bool. Whether to run trials. They are skipped if fewer than 100
+            users have held-out interactions.
+        verbose: As in `fit`. Unless 0, prints a line per trial.
+        callbacks: As in `fit`. They are not called in the trials.
+        **overrides: Arguments of `Recipe`, such as `epochs=20`. They are not
+            changed by the trials.
 
     Returns:
-        A trained and compiled `TwoTowerRetrieval`, which knows the ids of the
-        data set and what its users have had.
+        A trained and compiled `TwoTowerRetrieval` with the ids and interaction
+        histories of the data set.
+
+    Raises:
+        ValueError: If an override is unknown, out of range or would have no
+            effect, or if there is nothing to learn from.
 
     Example:
 
@@ -70,7 +73,7 @@ def fit_recipe(
         whole = data.with_validation_in_train()
         has_validation = len(data.ratings("validation")) > 0
     recipe = choose_recipe(whole, **overrides)
-    if recipe.order == "recency" and not _something_came_next(whole):
+    if recipe.order == "recency" and not _has_next_items(whole):
         num_interactions = len(whole.ratings("train"))
         raise ValueError(
             f"With split={data.split!r} the recipe learns what users had "
@@ -80,7 +83,7 @@ def fit_recipe(
             "`order='ignored'`, which learns who had what."
         )
     if tune and not {"temperature", "popularity_offset"} <= set(overrides):
-        recipe = _tried_out(
+        recipe = _with_trials(
             data if has_validation else data.with_part_of_train_held_out(),
             recipe,
             seed,
@@ -90,12 +93,12 @@ def fit_recipe(
     return _train(whole, recipe, seed, verbose=verbose, callbacks=callbacks)
 
 
-def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
-    """The recipe with what does best on the validation part."""
+def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
+    """Returns the recipe with the best setting on the validation part."""
     num_users = len(np.unique(data.ratings("validation").user_rows))
-    if num_users < LEAST_USERS_TO_CHOOSE_BY:
+    if num_users < MIN_USERS_TO_CHOOSE_BY:
         return recipe
-    if recipe.order == "recency" and not _something_came_next(data):
+    if recipe.order == "recency" and not _has_next_items(data):
         return recipe
     shorter = dataclasses.replace(
         recipe, epochs=max(round(recipe.epochs / 3), 1)
@@ -132,8 +135,8 @@ def _tried_out(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     )
 
 
-def _something_came_next(data) -> bool:
-    """Whether a user has two interactions in the train part."""
+def _has_next_items(data) -> bool:
+    """Whether any user has two interactions in the train part."""
     users = data.ratings("train").user_rows
     return len(np.unique(users)) < len(users)
 
@@ -152,12 +155,12 @@ def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
             weight_decay=recipe.weight_decay,
             beta_2=0.99,
         ),
-        # Groups of steps that run as one program; more at a time gain little.
+        # Fused steps; larger groups gain little.
         steps_per_execution=min(num_steps, 16),
     )
     callbacks = list(keras.tree.flatten(callbacks or []))
     if recipe.order == "recency":
-        callbacks.insert(0, FreshTies(examples))
+        callbacks.insert(0, ShuffleTies(examples))
     model.fit(
         examples,
         epochs=recipe.epochs,
@@ -168,7 +171,7 @@ def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
 
 
 def build_model(data, recipe: Recipe, seed=0) -> TwoTowerRetrieval:
-    """Returns the model of a recipe, neither compiled nor trained."""
+    """Returns the model of a recipe, not compiled."""
     options = {
         "item_dropout": recipe.item_dropout,
         "query_dropout": recipe.query_dropout,

@@ -1,37 +1,41 @@
-"""The recipe that the shape of a data set asks for."""
+"""Recipe: hyperparameters chosen from the shape of a data set."""
 
 import dataclasses
 import math
 
-from keras_dp_retrieval import _checks
+import keras
 
-# Beyond this many candidates a full softmax is no longer the cheaper way, and
-# the recipe takes the negatives from the batch.
-MOST_CANDIDATES_OF_FULL_SOFTMAX = 100_000
+from keras_dp_retrieval import _checks, losses
 
 # Epochs over large data, where fewer steps would do.
 LEAST_EPOCHS = 10
 
 
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Everything `fit_recipe` decides. Each can be overridden by its name.
+    """The hyperparameters of `fit_recipe`, which takes each as an override.
 
-    Attributes:
-        order: `"ignored"`: who had what; `"recency"`: what came next.
+    Args:
+        order: `"ignored"` predicts the items of users in any order (with an
+            `IdHistoryTower`), `"recency"` the next item (with a
+            `RecencyTower`).
         objective: `"full_softmax"` or `"in_batch_softmax"`.
-        embedding_dimension: int.
-        temperature: float. Of the softmax.
-        learning_rate: float. Where the cosine schedule starts; it ends at 0.
-        weight_decay: float. Of AdamW, decoupled.
-        batch_size: int. Users, or interactions where the order counts or the
-            negatives come from the batch.
-        epochs: int. Passes over them.
-        item_dropout: float. Of a user's history.
-        query_dropout: float. Of a user's vector.
-        rating_weight: float. What the objective makes of ratings; 0 where it
-            has none to learn from.
-        popularity_offset: float. Of the model.
+        embedding_dimension: int. Length of the vectors.
+        temperature: float. Temperature of the softmax.
+        learning_rate: float. Initial learning rate of a cosine decay to 0.
+        weight_decay: float. Decoupled weight decay of AdamW.
+        batch_size: int. Users per batch with `order="ignored"` and
+            `objective="full_softmax"`, else interactions.
+        epochs: int. Epochs over the training data.
+        item_dropout: float. Dropout rate of the items of a history.
+        query_dropout: float. Dropout rate of the user vectors.
+        rating_weight: float. `rating_weight` of `FullSoftmax`; 0 if there are
+            no ratings to learn from.
+        popularity_offset: float. `popularity_offset` of `TwoTowerRetrieval`.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     order: str
@@ -62,21 +66,27 @@ class Recipe:
         for name in ("item_dropout", "query_dropout"):
             _checks.number_between(name, getattr(self, name), 0, 1)
 
+    def get_config(self) -> dict:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config) -> "Recipe":
+        return cls(**config)
+
 
 def choose_recipe(data, **overrides) -> Recipe:
     """Returns the recipe for the shape of a data set, before any trials.
 
-    Where the test part is later than the train part (`split="by_time"` or
-    `"leave_last_out"`), what a user had last counts most; else the order is
-    ignored. The figures were chosen on the validation parts of MovieLens 100K
-    and of synthetic data of several shapes; `benchmarks/README.md` has them.
+    If the test part is later than the train part (`split="by_time"` or
+    `"leave_last_out"`), the model predicts the next item; else it ignores the
+    order. The values were chosen on the validation parts of MovieLens 100K and
+    of synthetic data of several shapes, see `benchmarks/README.md`.
+
+    The number of epochs depends on the batch size, given or chosen.
 
     Args:
         data: `RetrievalDataset`.
         **overrides: Attributes of `Recipe`.
-
-    The number of epochs follows from the size of the batches, also from one
-    that is given.
 
     Raises:
         ValueError: If an override is none of them, out of range, or would
@@ -90,10 +100,9 @@ def choose_recipe(data, **overrides) -> Recipe:
             f"{', '.join(sorted(names))}."
         )
     in_time = data.split in ("by_time", "leave_last_out")
-    is_small = data.num_candidates <= MOST_CANDIDATES_OF_FULL_SOFTMAX
     options = {
         "order": "recency" if in_time else "ignored",
-        "objective": "full_softmax" if is_small else "in_batch_softmax",
+        "objective": losses.default_name(data.num_candidates),
         **overrides,
     }
     if "batch_size" in options:
@@ -105,7 +114,7 @@ def choose_recipe(data, **overrides) -> Recipe:
 
 
 def _check_rating_weight(data, options):
-    """Raises if ratings are to count where nothing learns from them."""
+    """Raises if `rating_weight` would have no effect."""
     if not options.get("rating_weight"):
         return
     reason = None
@@ -134,8 +143,8 @@ def _order_free(data, objective, batch_size) -> Recipe:
     num_interactions = len(data.ratings("train"))
     per_user = num_interactions / (data.num_users - 1)
     users_and_candidates = (data.num_users - 1) * (data.num_candidates - 1)
-    # Where the trials start. Sparser data wants less: 74 interactions a user
-    # is where 0.15 was found.
+    # Where the trials start: 0.15 is best at 74 interactions per user, and
+    # sparser data needs less.
     temperature = 0.15 * (per_user / 74) ** 0.2
     by_user = objective == "full_softmax"
     if by_user:
@@ -154,7 +163,7 @@ def _order_free(data, objective, batch_size) -> Recipe:
         learning_rate=0.01,
         weight_decay=0.5,
         batch_size=batch_size,
-        # 900 steps are enough.
+        # About 900 steps.
         epochs=min(max(round(900 / steps), LEAST_EPOCHS), 60),
         rating_weight=0.8 if by_user and _has_ratings(data) else 0.0,
     )
@@ -171,7 +180,7 @@ def _recency(data, objective, batch_size) -> Recipe:
         learning_rate=0.01,
         weight_decay=1.0,
         batch_size=batch_size,
-        # About 760 steps, or twice over the data.
+        # About 760 steps, and at least 2 epochs.
         epochs=min(max(round(760 / steps), 2), 30),
         rating_weight=0.0,
     )

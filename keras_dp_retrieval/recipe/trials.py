@@ -1,4 +1,4 @@
-"""What the shape of the data cannot tell is tried out on held-out data."""
+"""Trials: short trainings that choose the temperature on held-out data."""
 
 import dataclasses
 import math
@@ -8,31 +8,31 @@ import numpy as np
 
 from keras_dp_retrieval.metrics import RankingTask
 
-# Temperatures are tried a factor of this apart, and so far from the first.
+# The ratio of neighbouring temperatures, and the trials in each direction.
 STEP = 1.4
-MOST_STEPS = 3
+MAX_STEPS = 3
 
 # Of `TwoTowerRetrieval.popularity_offset`, in temperatures: what is added to
 # the logits of training.
 OFFSETS = (0.2, 0.4, 0.6, 0.8)
 
-# Standard errors that a difference may come to by chance. The best of a dozen
-# figures is lucky more often than one of two.
-MOST_CHANCE = 2.0
+# The z-score from which on a difference is significant. Higher than for one
+# comparison, as the best of about a dozen results is compared.
+MIN_Z_SCORE = 2.0
 
-# Users who are ranked to choose by; of more, so many at random.
-MOST_USERS = 10_000
+# Users to evaluate on; of more, a random sample of this size.
+MAX_USERS = 10_000
 K = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What was tried, and how well it did.
+    """One setting, and its result.
 
     Attributes:
-        temperature: float. Of the softmax.
-        popularity_offset: float. Of the model.
-        ndcg: float. NDCG@10 on what was held out.
+        temperature: float. Temperature of the softmax.
+        popularity_offset: float. `popularity_offset` of the model.
+        ndcg: float. NDCG@10 on the held-out interactions.
     """
 
     temperature: float
@@ -48,13 +48,13 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What was chosen, and why it is not the best of what was tried.
+    """The chosen setting, and why.
 
     Attributes:
-        first: The `Choice` that the trials began with.
-        best: The `Choice` with the best NDCG@10.
-        gain: float. The NDCG@10 of the best over that of the first.
-        error: float. The standard error of this difference, paired by user.
+        first: `Choice` that the trials started from.
+        best: `Choice` with the highest NDCG@10.
+        gain: float. NDCG@10 of `best` minus that of `first`.
+        error: float. Standard error of this difference, paired by user.
     """
 
     first: Choice
@@ -64,14 +64,14 @@ class Decision:
 
     @property
     def chosen(self) -> Choice:
-        """The best, if it is better than chance would have it."""
-        is_clear = self.gain > MOST_CHANCE * self.error
-        return self.best if is_clear else self.first
+        """The best, if it is significantly better than the first."""
+        is_significant = self.gain > MIN_Z_SCORE * self.error
+        return self.best if is_significant else self.first
 
     def __str__(self) -> str:
         errors = (
-            f"{MOST_CHANCE:g} standard errors of the difference, paired by "
-            f"user ({MOST_CHANCE * self.error:.4f})"
+            f"{MIN_Z_SCORE:g} standard errors of the difference, paired by "
+            f"user ({MIN_Z_SCORE * self.error:.4f})"
         )
         if self.best is self.first:
             return f"{self.first}, which nothing else did better than"
@@ -97,23 +97,27 @@ def choose(
     report: Callable = lambda choice: None,
     explain: Callable = lambda decision: None,
 ) -> Choice:
-    """Chooses temperature and popularity offset by NDCG@10.
+    """Chooses temperature and popularity offset by NDCG@10 (hill climbing).
 
-    Climbs from the temperature `first` in steps of a factor of 1.4, down if
-    that is better and else up, until it gets worse. A model that is trained
-    is tried with rising popularity offsets, which costs no training. `first`
-    with the first offset stays unless the best choice is better by more than
-    `MOST_CHANCE` standard errors of the difference, paired by user.
+    Divides the temperature `first` by 1.4 until NDCG@10 gets worse; if it does
+    at once, multiplies instead. Each model is evaluated with increasing
+    popularity offsets, which needs no training. The first setting is kept
+    unless the best is better by more than `MIN_Z_SCORE` standard errors of the
+    difference, paired by user.
 
     Args:
-        train: `train(temperature)` -> a model trained on the train part.
+        train: Callable from a temperature to a model trained on the train
+            part.
         data: Data set with a validation part.
         first: float. The temperature to start from.
-        temperatures: bool. Whether others than `first` are tried.
-        offsets: bool. Whether offsets are tried, from 0 on. If not, models
-            keep the one they are trained with.
+        temperatures: bool. Whether to try other temperatures.
+        offsets: bool. Whether to try popularity offsets, from 0 on. If False,
+            models keep their own.
         report: Called with the best `Choice` of each training.
-        explain: Called with the `Decision` in the end.
+        explain: Called with the `Decision`, once.
+
+    Returns:
+        The chosen `Choice`.
     """
     task = _task(data)
     tried = []  # `(Choice, NDCG@10 of each user)`.
@@ -147,9 +151,9 @@ def _ndcg(pair: tuple) -> float:
 
 
 def _climb(attempt, first: float, best: float, step: float) -> bool:
-    """Goes on in steps while that is better; whether it ever was."""
+    """Takes steps while NDCG@10 improves; returns whether it did."""
     temperature, is_better = first, False
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         temperature = round(temperature * step, 4)
         found = attempt(temperature)
         if found <= best:
@@ -172,14 +176,14 @@ def _climb_offsets(model, task, temperature, offsets) -> Iterator[tuple]:
 
 
 def _task(data) -> RankingTask:
-    """Ranks at most `MOST_USERS` users of the validation part."""
+    """The ranking of up to `MAX_USERS` users of the validation part."""
     task = RankingTask.prepare(data, "validation", (K,))
-    if len(task.user_rows) <= MOST_USERS:
+    if len(task.user_rows) <= MAX_USERS:
         return task
     draw = np.random.default_rng(0).permutation(len(task.user_rows))
-    some = np.sort(draw[:MOST_USERS])  # They stand in the order of chunks.
+    sample = np.sort(draw[:MAX_USERS])  # Keeps the order of chunks.
     return dataclasses.replace(
         task,
-        user_rows=task.user_rows[some],
-        num_held_out=task.num_held_out[some],
+        user_rows=task.user_rows[sample],
+        num_held_out=task.num_held_out[sample],
     )

@@ -1,10 +1,4 @@
-"""Ready-made user towers that know what a user has had.
-
-A history tower is called with `(user_rows, histories)`: int `(batch,)`, with 0
-for users who are not in the table, and int `(batch, length)`, candidate rows
-oldest first, filled up at the end with -1. It is the model that looks the
-histories up; `max_length` says how many of the latest the tower wants.
-"""
+"""The base class of user towers that read interaction histories."""
 
 import keras
 from keras import ops
@@ -13,18 +7,44 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class HistoryTower(keras.layers.Layer):
-    """What all history towers have in common.
+    """Base class of user towers that read interaction histories.
+
+    To implement your own tower, subclass it and override `call`, which is
+    given a tuple of two int32 tensors and returns vectors `(batch, dim)`:
+
+    - `user_rows`, `(batch,)`, 0 for users who are not in the table;
+    - `histories`, `(batch, length)`, candidate rows, oldest first, padded at
+      the end with -1.
+
+    The model looks the histories up, for new users in what `recommend` is
+    given.
 
     Args:
         num_candidates: int. Rows of the candidate table.
-        embedding_dimension: int. Length of the vectors.
-        max_length: Optional int. How many of a user's latest candidates the
-            tower sees; all by default.
-        item_dropout: float. In training, leaves out each item of a history
-            with this probability.
-        query_dropout: float. In training, drops coordinates of the vectors.
-        seed: Optional int. Of the dropouts.
+        embedding_dimension: int. Length of the vectors, `dim`.
+        max_length: Optional int. Truncates histories to this many of the
+            latest items. By default they are not truncated.
+        item_dropout: float. In training, drops each item of a history with
+            this probability.
+        query_dropout: float. Dropout rate of the output vectors.
+        seed: Optional int. Seeds the dropouts.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="my_project")
+    class LatestItem(kdr.HistoryTower):
+        def __init__(self, num_candidates, embedding_dimension, **kwargs):
+            kwargs = {**kwargs, "max_length": 1}
+            super().__init__(num_candidates, embedding_dimension, **kwargs)
+            self.items = kdr.RowEmbedding(num_candidates, embedding_dimension)
+
+        def call(self, inputs, training=False):
+            _, histories = inputs
+            return self.items(keras.ops.maximum(histories[:, 0], 0))
+    ```
     """
 
     def __init__(
@@ -81,8 +101,8 @@ class HistoryTower(keras.layers.Layer):
         return table
 
     def _kept(self, histories, training):
-        """1.0 where an item is there and not dropped, `(batch, length)`."""
-        # Row 0 stands for candidates that nobody knows.
+        """1.0 for items that are kept, 0.0 for padding, `(batch, length)`."""
+        # Row 0 stands for unknown candidates.
         present = ops.cast(histories > 0, "float32")
         if not training or not self.item_dropout:
             return present

@@ -1,4 +1,4 @@
-"""The embedding tables of the towers."""
+"""RowEmbedding: an embedding table that can be trained row by row."""
 
 import keras
 from keras import ops
@@ -9,17 +9,21 @@ from keras_dp_retrieval._keras.layers import embedding_table
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class RowEmbedding(keras.layers.Embedding):
-    """An `Embedding` whose table can be trained row by row.
+    """An `Embedding` layer that supports row-sparse updates.
 
-    The layer computes what `keras.layers.Embedding` computes, takes the same
-    arguments and saves the same weights. Inside a row-sparse training step it
-    also tells the step which rows it looked up, so that the step
-    differentiates and updates those rows alone and its cost follows the batch,
-    not the table. Everywhere else, in other models' `fit` too, it trains like
-    its parent.
+    It has the arguments, weights and outputs of `keras.layers.Embedding`. In a
+    row-sparse training step (`TwoTowerRetrieval(embedding_updates=...)`) only
+    the rows that were looked up are differentiated and updated, so that the
+    cost of a step depends on the batch, not on the table. In other models it
+    trains like `keras.layers.Embedding`.
 
-    Ids must lie in `[0, input_dim)`: JAX answers a larger one with NaN and
-    lets a negative one wrap, without an error.
+    Ids must be in `[0, input_dim)`. There is no check: on JAX a larger id gives
+    NaN, and a negative one counts from the end.
+
+    Args:
+        input_dim: int. Rows of the table.
+        output_dim: int. Length of the vectors.
+        *args, **kwargs: As in `keras.layers.Embedding`.
 
     Example:
 

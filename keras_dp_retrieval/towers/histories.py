@@ -1,4 +1,4 @@
-"""What every user has had, as weights: it is saved with the model."""
+"""Histories: the interaction history of every user, saved as weights."""
 
 import keras
 import numpy as np
@@ -14,15 +14,24 @@ from keras_dp_retrieval.data.padding import (
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class Histories(keras.layers.Layer):
-    """Looks up the candidates that users had, in the order they had them.
+    """Looks up the interaction histories of users, oldest item first.
 
-    One flat list of candidate rows and where each user's part of it begins:
-    memory follows the number of interactions, not users times the longest.
+    The histories are stored as one flat array of candidate rows and the offset
+    of each user in it, so memory depends on the number of interactions, not on
+    the longest history.
 
     Args:
         num_users: int. Rows of the user table.
         num_interactions: int. Interactions of all users together.
-        max_length: int. The latest so many of a user are looked up.
+        max_length: int. Histories are truncated to this many of the latest
+            items when they are looked up.
+
+    Example:
+
+    ```python
+    histories = kdr.Histories.from_interactions(data.seen, max_length=100)
+    histories(np.array([1, 2]))  # (2, 100), padded with -1
+    ```
     """
 
     def __init__(self, num_users, num_interactions, max_length, **kwargs):
@@ -31,18 +40,17 @@ class Histories(keras.layers.Layer):
         self.num_interactions = _checks.non_negative_int(
             "num_interactions", num_interactions
         )
-        # Where a history begins is a row of the list, and it is one longer.
+        # Offsets go up to the length of the array, which is one longer.
         _checks.table_size("num_interactions", self.num_interactions + 1)
         self.max_length = _checks.positive_int("max_length", max_length)
         self._damage = ""
         self.starts = self._add_integers("starts", self.num_users + 1)
-        # One more than needed, so that there is something to look up in a
-        # history without interactions.
+        # One more than needed: lookups in an empty array fail.
         self.candidate_rows = self._add_integers(
             "candidate_rows", self.num_interactions + 1
         )
-        # The rows as they came in, while others take their place.
-        self._given: np.ndarray | None = None
+        # The original rows, while others replace them.
+        self._original: np.ndarray | None = None
         self.built = True
 
     def _add_integers(self, name, length):
@@ -56,7 +64,7 @@ class Histories(keras.layers.Layer):
 
     @classmethod
     def from_interactions(cls, interactions, *, max_length=None, **kwargs):
-        """Holds a copy of a data set's `Interactions`."""
+        """Creates the layer from `Interactions`, such as `data.seen`."""
         longest = max(int(np.diff(interactions.indptr).max(initial=0)), 1)
         histories = cls(
             len(interactions.indptr) - 1,
@@ -71,7 +79,7 @@ class Histories(keras.layers.Layer):
         return histories
 
     def check_rows(self, num_candidates) -> None:
-        """Raises a ValueError unless all histories are of such candidates."""
+        """Raises a ValueError if rows are outside a table of this size."""
         rows = ops.convert_to_numpy(self.candidate_rows)
         if rows.min() < 0 or rows.max() >= num_candidates:
             raise ValueError(
@@ -82,16 +90,16 @@ class Histories(keras.layers.Layer):
             )
 
     def load_own_variables(self, store):
-        """As in `keras.layers.Layer`; raises if histories do not fit."""
-        if self._damage:  # Keras tries elsewhere, where there is nothing.
+        """As in `keras.layers.Layer`; raises if the offsets are wrong."""
+        if self._damage:  # Keras tries again with another, empty store.
             raise ValueError(self._damage)
         super().load_own_variables(store)
         starts = ops.convert_to_numpy(self.starts)
         rises = starts[0] == 0 and (np.diff(starts) >= 0).all()
         if not rises or starts[-1] > self.num_interactions:
             self._damage = (
-                "The saved histories are damaged: where those of users begin "
-                f"must rise from 0 to {self.num_interactions}. Received: "
+                "The saved histories are damaged: the offsets of users must "
+                f"increase from 0 to {self.num_interactions}. Received: "
                 f"{starts[:5].tolist()}, ..., {starts[-1]}."
             )
             raise ValueError(self._damage)
@@ -101,10 +109,10 @@ class Histories(keras.layers.Layer):
 
         Args:
             user_rows: int `(batch,)`.
-            lengths: Optional int `(batch,)`. Looks at no more than the first
-                so many of a user: what the user had had by then.
-            max_length: Optional int. The latest so many; by default that of
-                the layer.
+            lengths: Optional int `(batch,)`. Looks up a prefix of this length
+                of each history: the history at an earlier time.
+            max_length: Optional int. Truncates to this many of the latest
+                items; by default, and at most, `max_length` of the layer.
         """
         max_length = min(max_length or self.max_length, self.max_length)
         start = ops.take(self.starts, user_rows)
@@ -112,14 +120,14 @@ class Histories(keras.layers.Layer):
         if lengths is not None:
             end = ops.minimum(end, start + lengths)
         start = ops.maximum(start, end - max_length)
-        places = start[:, None] + ops.arange(max_length, dtype="int32")
+        indices = start[:, None] + ops.arange(max_length, dtype="int32")
         rows = ops.take(
-            self.candidate_rows, ops.minimum(places, self.num_interactions)
+            self.candidate_rows, ops.minimum(indices, self.num_interactions)
         )
-        return ops.where(places < end[:, None], rows, -1)
+        return ops.where(indices < end[:, None], rows, -1)
 
     def lists(self, user_rows, lengths=None):
-        """The whole histories, as `_jax.membership` looks candidates up.
+        """Returns whole histories in the form that `_jax.membership` takes.
 
         Args:
             user_rows: int `(batch,)`.
@@ -143,33 +151,33 @@ class Histories(keras.layers.Layer):
         )
 
     def replace_rows(self, candidate_rows) -> None:
-        """Puts other candidate rows in the place of the given ones for a while.
+        """Replaces the candidate rows until `restore_rows` is called.
 
-        What is saved meanwhile is what was given. `restore_rows` ends it.
+        The original rows are what is saved in the meantime.
 
         Args:
             candidate_rows: int `(num_interactions,)`.
         """
-        if self._given is None:
-            # A copy: the device's array is given away at the next step.
-            self._given = np.array(ops.convert_to_numpy(self.candidate_rows))
+        if self._original is None:
+            # A copy: the next step donates the device's buffer.
+            self._original = np.array(ops.convert_to_numpy(self.candidate_rows))
         self.candidate_rows.assign(np.append(candidate_rows, 0).astype("int32"))
 
     def restore_rows(self) -> None:
-        """Puts the given candidate rows back, if others stand there."""
-        if self._given is not None:
-            self.candidate_rows.assign(self._given)
-            self._given = None
+        """Restores the original candidate rows, if they were replaced."""
+        if self._original is not None:
+            self.candidate_rows.assign(self._original)
+            self._original = None
 
     def save_own_variables(self, store):
-        if self._given is None:
+        if self._original is None:
             super().save_own_variables(store)
-        else:  # In the order in which the layer made them.
+        else:  # Named by the order in which they were created.
             store["0"] = self.starts
-            store["1"] = self._given
+            store["1"] = self._original
 
     def padded(self, user_rows) -> np.ndarray:
-        """All that the users had, int32 `(batch, longest)`, padded with -1.
+        """Returns whole histories, int32 `(batch, longest)`, padded with -1.
 
         `longest` is rounded up to a power of two, so that few shapes occur.
         """
@@ -189,10 +197,10 @@ class Histories(keras.layers.Layer):
 
 
 def _view(variable) -> np.ndarray:
-    """The values of a variable: on a CPU the very ones, not a copy.
+    """The values of a variable, on CPUs without a copy.
 
-    `ops.convert_to_numpy` copies, which for one user would take longer than
-    all the rest.
+    `ops.convert_to_numpy` copies, which would take most of the time of a
+    recommendation for one user.
     """
     if keras.backend.backend() == "torch":
         return ops.convert_to_numpy(variable)

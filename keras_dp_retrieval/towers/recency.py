@@ -1,4 +1,4 @@
-"""RecencyTower: the latest items count most."""
+"""RecencyTower: exponentially decayed means of the history."""
 
 import keras
 from keras import ops
@@ -9,20 +9,34 @@ from keras_dp_retrieval.towers.base import HistoryTower
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class RecencyTower(HistoryTower):
-    """What a user has had, the latest first: several fading memories.
+    """Sums exponentially decayed means of the history's item embeddings.
 
-    For each decay `d`, the mean of the history's item vectors with the weight
-    `d ** age`, the latest item having the age 0 (and `0 ** 0 = 1`: with decay
-    0 it is the latest item alone). Each mean goes through a matrix of its
-    own, which starts as the identity; the user is their sum.
+    For each decay `d`, it computes the mean of the item embeddings with the
+    weights `d ** age`, where the latest item has the age 0. Decay 1 is the
+    plain mean, decay 0 the latest item alone. Each mean is multiplied by its
+    own `(dim, dim)` matrix, initialized to the identity. The output is their
+    sum.
 
-    It knows no user ids, so it serves users whom nobody has seen in training,
-    and answers a new event without training.
+    It has no user embeddings, so it also serves users who were not in
+    training, and takes new events into account without training.
 
     Args:
-        num_candidates: int. Likewise the others, as in `HistoryTower`.
-        decays: floats from 0 to 1.
-        stddev: float. Of the normal distribution the item table starts from.
+        num_candidates: int. Rows of the candidate table.
+        embedding_dimension: int. Length of the vectors, `dim`.
+        decays: Floats from 0 to 1, one for each mean.
+        max_length: Optional int. Truncates histories to this many of the
+            latest items.
+        stddev: float. Standard deviation of the normal distribution that
+            initializes the item table.
+        **kwargs: Arguments of `HistoryTower`, such as `item_dropout`.
+
+    Example:
+
+    ```python
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, 64, user_tower=kdr.RecencyTower(data.num_candidates, 64)
+    )
+    ```
     """
 
     def __init__(
@@ -63,15 +77,14 @@ class RecencyTower(HistoryTower):
         _, histories = inputs
         present = ops.cast(histories > 0, "float32")
         kept = self._kept(histories, training)
-        # The mean over what is there; what is dropped is made up for in the
-        # mean over many draws.
+        # Weights are normalized over all items, and scaled as in dropout.
         scale = 1 / (1 - self.item_dropout) if training else 1.0
         items = self.items(ops.maximum(histories, 0))
         vectors = 0.0
         for decay, projection in zip(
             self.decays, self.projections, strict=True
         ):
-            weights = present * _fade(decay, present)
+            weights = present * _decay_weights(decay, present)
             total = ops.sum(weights, axis=1, keepdims=True)
             weights = weights * kept * scale / ops.maximum(total, 1e-9)
             mean = ops.einsum("bl,bld->bd", weights, items)
@@ -86,9 +99,9 @@ class RecencyTower(HistoryTower):
         }
 
 
-def _fade(decay: float, present):
+def _decay_weights(decay: float, present):
     """`decay ** age`, `(batch, length)`; 0 ** 0 is 1."""
-    # The number of items that come later, absent ones not counted.
+    # The number of later items, padding not counted.
     age = ops.sum(present, axis=1, keepdims=True) - ops.cumsum(present, axis=1)
     if decay == 0:
         return ops.cast(age == 0, "float32")

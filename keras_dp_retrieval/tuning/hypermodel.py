@@ -13,7 +13,6 @@ from keras_dp_retrieval.callbacks import (
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.model import TwoTowerRetrieval
-from keras_dp_retrieval.model.two_tower import default_objective
 from keras_dp_retrieval.tuning.progress import EpochHooks, TrialProgress
 from keras_dp_retrieval.tuning.stopping import MedianStopping
 
@@ -338,7 +337,7 @@ def _objectives(given, data, temperature):
     """One name, or a list of names."""
     given = [given] if isinstance(given, str) else given
     names = [
-        default_objective(data.num_candidates)
+        losses.default_name(data.num_candidates)
         if isinstance(name, str) and name == "auto"
         else name
         for name in _listed("model_objective", given)

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.callbacks import FreshTies
+from keras_dp_retrieval.callbacks import ShuffleTies
 from keras_dp_retrieval.data.examples import Timeline
 from keras_dp_retrieval.towers import RecencyTower
 
@@ -89,7 +89,10 @@ def test_targets_and_histories_are_dealt_alike_in_every_epoch():
     examples = data.next_items(8)
     watcher = Watcher(examples)
     model.fit(
-        examples, epochs=3, verbose=0, callbacks=[FreshTies(examples), watcher]
+        examples,
+        epochs=3,
+        verbose=0,
+        callbacks=[ShuffleTies(examples), watcher],
     )
     assert len(np.unique([given, *watcher.seen], axis=0)) == 4
     np.testing.assert_array_equal(model.histories.candidate_rows, given)
@@ -129,7 +132,7 @@ def test_no_target_that_is_learned_from_is_in_its_own_history(
     )
     examples = data.next_items(8)
     history = model.fit(
-        examples, epochs=2, verbose=0, callbacks=[FreshTies(examples)]
+        examples, epochs=2, verbose=0, callbacks=[ShuffleTies(examples)]
     ).history
     assert history["loss"] == [0.0, 0.0]
 
@@ -147,7 +150,7 @@ def test_a_fit_that_fails_leaves_the_histories_as_they_were():
     examples = data.next_items(8)
     with pytest.raises(RuntimeError, match="stop here"):
         model.fit(
-            examples, verbose=0, callbacks=[FreshTies(examples), Saboteur()]
+            examples, verbose=0, callbacks=[ShuffleTies(examples), Saboteur()]
         )
     np.testing.assert_array_equal(model.histories.candidate_rows, given)
 
@@ -174,7 +177,7 @@ def test_what_is_saved_and_measured_in_training_has_the_given_order(tmp_path):
     model = recency_model(data)
     given = np.asarray(model.histories.candidate_rows)
     examples, saver = data.next_items(8), Saver(tmp_path / "m.keras")
-    model.fit(examples, verbose=0, callbacks=[FreshTies(examples), saver])
+    model.fit(examples, verbose=0, callbacks=[ShuffleTies(examples), saver])
     np.testing.assert_array_equal(saver.at_epoch_end, [given])
     saved = keras.saving.load_model(tmp_path / "m.keras").histories
     np.testing.assert_array_equal(saved.candidate_rows, given)
@@ -183,7 +186,7 @@ def test_what_is_saved_and_measured_in_training_has_the_given_order(tmp_path):
 def test_other_data_are_refused():
     data = tied_data()
     with pytest.raises(ValueError, match=r"`RetrievalDataset.next_items\(\)`"):
-        FreshTies(data.train)
+        ShuffleTies(data.train)
     other = tied_data().with_validation_in_train()
     model = kdr.TwoTowerRetrieval.for_dataset(other, 4)
     model.compile("adam")
@@ -191,7 +194,7 @@ def test_other_data_are_refused():
         model.fit(
             other.train,
             verbose=0,
-            callbacks=[FreshTies(data.next_items(8))],
+            callbacks=[ShuffleTies(data.next_items(8))],
         )
 
 
@@ -204,5 +207,5 @@ def test_a_model_without_histories_is_refused():
             np.ones((4, 1)),
             np.ones((4, 1)),
             verbose=0,
-            callbacks=[FreshTies(data.next_items(8))],
+            callbacks=[ShuffleTies(data.next_items(8))],
         )
