@@ -40,8 +40,6 @@ FLOORS = {
     "model": 4,
     "recipe": 5,
     "tuning": 5,
-    "interruption": 1,
-    "cli_options": 5,
     "cli": 6,
     "__main__": 7,
     "__init__": 7,

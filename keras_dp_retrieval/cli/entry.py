@@ -1,0 +1,122 @@
+"""Which command was asked for, and how its errors are told."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from keras_dp_retrieval import distribution
+from keras_dp_retrieval._version import __version__
+from keras_dp_retrieval.cli import (
+    devices_command,
+    evaluate_command,
+    options,
+    recommend_command,
+    report_command,
+    train_command,
+    tune_command,
+)
+
+DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
+
+# Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`.
+COMMANDS = {
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "tune": tune_command,
+    "recommend": recommend_command,
+    "report": report_command,
+    "devices": devices_command,
+}
+
+# The exit status of a process that Ctrl-C has ended: 128 + SIGINT.
+INTERRUPTED = 130
+
+_EXPECTED = (
+    ValueError,
+    OSError,
+    RuntimeError,
+    FloatingPointError,
+    ImportError,  # A package that is an extra: it names the command.
+    MemoryError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the process's exit status.
+
+    0 where all went well, 1 where it could not be done and 2 where the command
+    was not understood, with one line on `stderr` that says why; 130 where it
+    was interrupted, with one that says what is left.
+    """
+    args = _parser().parse_args(argv)
+    warnings.showwarning = _print_warning
+    if hasattr(sys.stdout, "reconfigure"):
+        # Also in a file, what is done is seen when it is done.
+        sys.stdout.reconfigure(line_buffering=True)
+    try:
+        options.check(args)
+        _use_virtual_devices(args.virtual_devices)
+        return args.run(args)
+    except KeyboardInterrupt as interruption:
+        _print_error(f"interrupted. {interruption}")
+        return INTERRUPTED
+    except _EXPECTED as error:
+        # The messages say what would work; a traceback would bury them.
+        _print_error(str(error) or type(error).__name__)
+        return 1
+
+
+def _print_error(message: str):
+    one_line = " ".join(message.split())
+    print(f"keras-dp-retrieval: {one_line}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """Says it in one line; argparse would put all options before it."""
+        self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def _parser() -> _Parser:
+    everywhere = _Parser(add_help=False)
+    everywhere.add_argument(
+        "--virtual-devices",
+        type=int,
+        metavar="N",
+        help="split the CPU into N devices; proves results, not speed",
+    )
+    parser = _Parser(prog="keras-dp-retrieval", description=DESCRIPTION)
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {__version__}"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(
+            name, parents=[everywhere], help=module.HELP
+        )
+        command.set_defaults(run=module.run)
+        module.add_arguments(command)
+    return parser
+
+
+def _print_warning(message, *_):
+    print(f"Note: {message}")
+
+
+def _use_virtual_devices(count: int | None):
+    """Splits the CPU, which JAX does when it is first asked for devices."""
+    if count is None:
+        return
+    name = "--xla_force_host_platform_device_count"
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags = [flag for flag in flags if not flag.startswith(name)]
+    os.environ["XLA_FLAGS"] = " ".join([*flags, f"{name}={count}"])
+    found = sum(name.startswith("cpu:") for name in distribution.device_names())
+    if found != count:
+        raise RuntimeError(
+            "`--virtual-devices` must be set before JAX looks for devices. "
+            f"Received: {count}, but JAX already has {found}. Start a new "
+            "process."
+        )

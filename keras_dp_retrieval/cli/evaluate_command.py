@@ -1,0 +1,57 @@
+"""`evaluate`: the metrics of a saved model."""
+
+import keras_dp_retrieval as kdr
+from keras_dp_retrieval.cli import loading, printing
+from keras_dp_retrieval.cli.arguments import add_data_arguments
+
+HELP = "metrics of a saved model"
+
+
+def add_arguments(parser):
+    parser.add_argument("model", help="a file that `train` saved")
+    add_data_arguments(
+        parser,
+        version_default=None,
+        split_help="which test part; that which `train` held out by default",
+    )
+    parser.add_argument("--seed", type=int, help="likewise")
+    parser.add_argument(
+        "--allow-trained",
+        action="store_true",
+        help="evaluate on interactions that were trained on, too",
+    )
+
+
+def run(args) -> int:
+    model = loading.load_model(args.model)
+    data = _load_data_of(model, args)
+    print(f"Data: {data.description}")
+    metrics = kdr.evaluate(
+        model, data, split="test", allow_trained=args.allow_trained
+    )
+    printing.print_metrics(metrics, data)
+    return 0
+
+
+def _load_data_of(model, args):
+    """The data set that the model was made for, unless told otherwise."""
+    known = model.trained_on or {}
+    if "version" not in known:
+        print(
+            "Note: the file does not say which split of MovieLens it was "
+            "trained on, so that nobody can tell whether it was trained on "
+            "the test part."
+        )
+    # The order of the rows, and so a random split, depends on the source.
+    if args.source is None and args.data_dir is None:
+        args.source = known.get("source")
+    args.version = args.version or known.get("version", "100k")
+    if args.seed is None:
+        args.seed = known.get("seed", 42)
+    fractions = {
+        name: known[name]
+        for name in ("test_fraction", "validation_fraction")
+        if name in known
+    }
+    split = args.split or known.get("split", "random")
+    return loading.load_data(args, split, **fractions)

@@ -1,0 +1,136 @@
+"""`train`: trains on MovieLens, evaluates, and saves the model."""
+
+import sys
+
+import keras
+import numpy as np
+
+import keras_dp_retrieval as kdr
+from keras_dp_retrieval.cli import loading, printing
+from keras_dp_retrieval.cli.arguments import add_data_arguments
+from keras_dp_retrieval.cli.interruption import LastWholeEpoch
+
+HELP = "train on MovieLens and save the model"
+
+
+def add_arguments(parser):
+    add_data_arguments(parser)
+    parser.add_argument(
+        "--objective",
+        choices=["recipe", "rating", "full_softmax", "in_batch_softmax"],
+        default="recipe",
+        help="what is learned; `recipe` chooses by the shape of the data, "
+        "`rating` follows the Keras tutorial",
+    )
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--embedding-dimension", type=int)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument(
+        "--steps-per-execution",
+        type=int,
+        help="1 by default; the recipe chooses its own",
+    )
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--log-dir", help="for TensorBoard and `report`")
+    parser.add_argument(
+        "--output",
+        default="movies.keras",
+        metavar="FILE",
+        help="movies.keras by default; Ctrl-C saves what the last whole epoch "
+        "left as movies.interrupted.keras instead",
+    )
+
+
+def run(args) -> int:
+    if args.objective == "recipe" and args.steps_per_execution is not None:
+        raise ValueError(
+            "`--steps-per-execution` goes with an `--objective` other than "
+            "`recipe`, which chooses its own. Received: "
+            f"--steps-per-execution {args.steps_per_execution}."
+        )
+    data = loading.load_data(args, _split_of(args))
+    keras.utils.set_random_seed(args.seed)
+    mesh = kdr.data_parallel().device_mesh
+    print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")
+    print(f"Data: {data.description}")
+    throughput = kdr.DistributionAwareCallback(log_dir=args.log_dir)
+    last_epoch = LastWholeEpoch()
+    fit = _fit_recipe if args.objective == "recipe" else _fit_objective
+    try:
+        model = fit(data, args, [throughput, last_epoch])
+        throughput.report()
+        printing.print_metrics(kdr.evaluate(model, data, split="test"), data)
+        _print_recommendations(model, data, mesh.devices.size)
+        model.save(args.output)
+    except KeyboardInterrupt:
+        saved = last_epoch.save_beside(args.output)
+        raise KeyboardInterrupt(saved) from None
+    print(f"Saved {args.output}.")
+    return 0
+
+
+def _fit_recipe(data, args, callbacks):
+    given = {
+        "epochs": args.epochs,
+        "embedding_dimension": args.embedding_dimension,
+        "learning_rate": args.learning_rate,
+        "batch_size": args.batch_size,
+    }
+    overrides = {k: v for k, v in given.items() if v is not None}
+    return kdr.fit_recipe(
+        data,
+        args.seed,
+        verbose=_verbosity(),
+        callbacks=callbacks,
+        **overrides,
+    )
+
+
+def _verbosity() -> int:
+    """Bars are for a terminal; a file gets one line for each epoch."""
+    return 1 if sys.stdout.isatty() else 2
+
+
+def _fit_objective(data, args, callbacks):
+    """Trains on single interactions; `rating` is the tutorial's recipe."""
+    is_tutorial = args.objective == "rating"
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, args.embedding_dimension or 32, objective=args.objective
+    )
+    rate = args.learning_rate
+    if rate is None:
+        rate = 0.2 if is_tutorial else 0.1
+    model.compile(
+        optimizer=keras.optimizers.Adagrad(rate),
+        steps_per_execution=args.steps_per_execution or 1,
+    )
+    model.fit(
+        data.train,
+        validation_data=data.validation,
+        validation_freq=5 if is_tutorial else 1,
+        epochs=args.epochs or (50 if is_tutorial else 20),
+        verbose=_verbosity(),
+        callbacks=callbacks,
+    )
+    return model
+
+
+def _split_of(args) -> str:
+    """The split asked for; the tutorial's recipe has its own."""
+    if args.split:
+        return args.split
+    is_tutorial = args.objective == "rating" and args.version == "100k"
+    return "tutorial" if is_tutorial else "random"
+
+
+def _print_recommendations(model, data, num_users: int):
+    """One user a device, as the tutorial does."""
+    rng = np.random.default_rng(data.seed)
+    users = rng.choice(
+        data.user_vocabulary.ids, min(num_users, data.num_users - 1), False
+    )
+    ids, scores = model.recommend(users, k=10)
+    for user, user_ids, user_scores in zip(users, ids, scores, strict=True):
+        printing.print_list(
+            model, user, user_ids, user_scores, printing.synthetic_mark(data)
+        )

@@ -1,0 +1,113 @@
+"""`tune`: searches for good hyperparameters."""
+
+import pathlib
+
+from keras_dp_retrieval.cli import loading
+from keras_dp_retrieval.cli.arguments import add_data_arguments
+
+HELP = "search for good hyperparameters"
+
+
+def add_arguments(parser):
+    add_data_arguments(parser)
+    _add_search_arguments(parser)
+
+
+def _add_search_arguments(parser):
+    parser.add_argument(
+        "--tuner",
+        choices=["random", "bayesian", "hyperband", "grid"],
+        default="random",
+    )
+    parser.add_argument("--max-trials", type=int, default=12)
+    parser.add_argument(
+        "--epochs", type=int, default=20, help="of a trial, at most"
+    )
+    parser.add_argument(
+        "--embedding-dimension",
+        type=int,
+        nargs="+",
+        default=[16, 32, 64, 128],
+        help="dimensions to choose from",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        nargs="+",
+        default=[1e-3, 1.0],
+        help="two are the ends of a range, more are to choose from",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        nargs="+",
+        help="likewise, of a softmax objective; not searched by default",
+    )
+    parser.add_argument(
+        "--objective",
+        nargs="+",
+        choices=["auto", "rating", "full_softmax", "in_batch_softmax"],
+        default=["auto"],
+        help="what is learned; several are to choose from",
+    )
+    parser.add_argument(
+        "--metric",
+        default="val_ndcg_at_10",
+        help="what is optimized, a name from the logs",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--directory",
+        default="tuning",
+        help="where the search is kept; the same command goes on with it",
+    )
+    parser.add_argument("--project-name", default="search")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="begin anew instead"
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", help="draw the trials, such as trials.png"
+    )
+
+
+def run(args) -> int:
+    # Choosing by the test part would make its figures too good.
+    data = loading.load_data(args, args.split or "random")
+    print(f"Data: {data.description}")
+    # Importing it takes seconds.
+    from keras_dp_retrieval import tuning
+
+    try:
+        result = _search(tuning, data, args)
+    except KeyboardInterrupt:
+        folder = pathlib.Path(args.directory) / args.project_name
+        raise KeyboardInterrupt(
+            f"The same command goes on with what is in {folder}"
+            f"{', without --overwrite' if args.overwrite else ''}."
+        ) from None
+    if not result.best_model_path.exists():
+        return 0  # A worker of several: the chief saves it at the end.
+    print(f"\nThe best model is {result.best_model_path}, made by:\n")
+    print(result.snippet)
+    if args.plot:
+        result.plot(args.plot)
+        print(f"Drew {args.plot}.")
+    return 0
+
+
+def _search(tuning, data, args):
+    return tuning.search(
+        data,
+        tuner=args.tuner,
+        max_trials=args.max_trials,
+        epochs=args.epochs,
+        embedding_dimension=args.embedding_dimension,
+        learning_rate=args.learning_rate,
+        temperature=args.temperature,
+        model_objective=args.objective,
+        objective=args.metric,
+        directory=args.directory,
+        project_name=args.project_name,
+        seed=args.seed,
+        overwrite=args.overwrite,
+    )
