@@ -11,8 +11,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dp_retrieval import RetrievalDataset, TwoTowerRetrieval, report
+from keras_dp_retrieval import (
+    RetrievalDataset,
+    TwoTowerRetrieval,
+    report,
+)
 from keras_dp_retrieval._jax import compilation, devices
+from keras_dp_retrieval._keras import adapters
 from keras_dp_retrieval.callbacks import DistributionAwareCallback
 from keras_dp_retrieval.callbacks.record import (
     slowest_device,
@@ -20,6 +25,7 @@ from keras_dp_retrieval.callbacks.record import (
     step_seconds,
 )
 from keras_dp_retrieval.callbacks.rows import RowCounter
+from keras_dp_retrieval.callbacks.steps import StepRecorder
 
 
 class Clock:
@@ -323,6 +329,8 @@ def test_quantiles_weigh_windows_by_their_steps():
 def test_recompilation_is_blamed_on_its_step_and_warned_about_once(
     clock, compiler
 ):
+    if adapters.keras_fuses_steps():
+        pytest.skip("Batches come in groups: below is a test of those.")
     model = linear_model(steps_per_execution=3)
     batch_shapes = set()
     model.make_train_function()
@@ -449,25 +457,119 @@ def test_a_table_on_two_devices_counts_its_rows_once():
         assert record["num_devices"] == 4
 
 
-def test_fused_batches_are_several_steps():
-    counter = RowCounter()
+# Groups of fused steps: `(batch, steps, ...)` as this package stacks them for
+# a Keras that does not fuse, `(steps, batch, ...)` as one that does has them.
+
+
+@pytest.mark.parametrize("step_axis", [0, 1])
+def test_fused_batches_are_several_steps(step_axis):
     weights = np.ones((6, 4), "float32")
-    weights[4:, 3] = 0  # The last of four steps has two filler rows.
+    weights[4:, 3] = 0  # The last of four steps has two rows of padding.
     x, y = np.zeros((6, 4), "int32"), np.zeros((6, 4), "float32")
-    assert counter.add((x, y, weights), fused=True) == 4
+    group = x, y, weights
+    if step_axis == 0:
+        group = tuple(rows.T for rows in group)
+    counter = RowCounter()
+    assert counter.add(group, step_axis) == 4
+    assert counter.add(group[:2], step_axis) == 4
     counter.fold()
-    assert counter.total == 22
+    assert counter.total == 22 + 24
     # The same weights per position, in one step: every row has a real one.
     counter = RowCounter()
-    assert counter.add((x, y, weights), fused=False) == 1
+    assert counter.add((x, y, weights)) == 1
     counter.fold()
     assert counter.total == 6
+
+
+def test_fused_weights_per_position_are_one_row_each():
+    weights = np.zeros((2, 3, 5), "float32")  # Steps, rows, positions.
+    weights[0, 1, 2:] = 1
+    weights[1, :2] = 1
+    counter = RowCounter()
+    assert counter.add((np.zeros((2, 3, 5)), None, weights), 0) == 2
+    counter.fold()
+    assert counter.total == 3
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_sharded_group_of_steps_is_counted_by_device(weighted):
+    mesh = jax.sharding.Mesh(jax.devices()[:4], ("batch",))
+    rows = jax.NamedSharding(mesh, jax.P(None, "batch"))
+    x, weights = np.zeros((3, 8)), np.ones((3, 8))
+    weights[2, 7] -= weighted
+    x, weights = jax.device_put((x, weights), rows)
+    counter = RowCounter()
+    assert counter.add((x, x, weights)[: 2 + weighted], 0) == 3
+    counter.fold()
+    assert counter.total == 24 - weighted
+    expected = {"cpu:0": 6, "cpu:1": 6, "cpu:2": 6, "cpu:3": 6 - weighted}
+    assert +counter.by_device == expected
+
+
+class Unstacked(list):
+    """Stands for Keras' list of the batches that it did not stack."""
+
+
+@pytest.fixture
+def unstacked(monkeypatch):
+    """The kind of list in which a Keras that fuses has a short group."""
+    if adapters.keras_fuses_steps():
+        return adapters.partial_batch_list
+    monkeypatch.setattr(
+        adapters.data_adapter_utils,
+        "PartialBatchList",
+        Unstacked,
+        raising=False,
+    )
+    return Unstacked
+
+
+def test_groups_of_a_keras_that_fuses_are_counted_step_by_step(
+    clock, compiler, unstacked
+):
+    def batch(rows, steps=()):
+        x = np.zeros((*steps, rows, 2), "float32")
+        return x, x, np.ones((*steps, rows), "float32")
+
+    def quick(state, iterator):
+        next(iterator)
+        return {}, state
+
+    def compiles(state, iterator):
+        next(iterator)
+        compiler.seconds += 1.5
+        return {}, state
+
+    told = []
+    recorder = StepRecorder(
+        clock, lambda *about: told.append(about), step_axis=0
+    )
+    recorder.begin()
+    for group, train_function in (
+        (batch(4, (3,)), compiles),
+        (batch(4, (3,)), quick),
+        (batch(4, (2,)), compiles),  # `tf.data` stacks the last ones too.
+        (unstacked([batch(4), batch(4)]), quick),
+        (unstacked([batch(4), batch(2), batch(4)]), compiles),
+    ):
+        recorder.catch_up()
+        recorder.call(train_function, [], iter([group]))
+    stats = recorder.finish()
+    assert stats.steps == 3 + 3 + 2 + 2 + 3
+    assert stats.rows.total == 4 * 12 + 2
+    assert stats.compiled_steps == [0, 6, 11]
+    assert stats.compile_reasons == [
+        "first step",
+        "other number of fused steps",
+        "new shape",
+    ]
+    assert [step for step, *_ in told] == [11]
 
 
 def test_a_row_counts_if_any_output_weighs_it():
     counter = RowCounter()
     one, other = np.array([1, 0, 0, 1]), np.array([0, 0, 1, 1])
-    counter.add((np.zeros((4, 2)), None, {"a": one, "b": other}), False)
+    counter.add((np.zeros((4, 2)), None, {"a": one, "b": other}))
     counter.fold()
     assert counter.total == 3
 
@@ -477,7 +579,7 @@ def test_a_buffer_that_is_filled_again_is_counted_each_time():
     x = np.zeros((4, 2))
     for real in (4, 1, 3):
         weights[:] = np.arange(4) < real
-        assert counter.add((x, None, weights), fused=False) == 1
+        assert counter.add((x, None, weights)) == 1
     counter.fold()
     assert counter.total == 8
 
@@ -488,7 +590,7 @@ def test_a_frozen_view_of_a_buffer_is_counted_each_time():
     view.flags.writeable = False
     for real in (4, 1, 3):
         buffer[:] = np.arange(4) < real
-        counter.add((np.zeros((4, 2)), None, view), fused=False)
+        counter.add((np.zeros((4, 2)), None, view))
     counter.fold()
     assert counter.total == 8
 
@@ -499,7 +601,7 @@ def test_weights_that_nobody_can_change_are_counted_every_time_they_come():
     for weights in (some, all_real):
         weights.flags.writeable = False
     steps = [
-        counter.add((x, None, weights), fused=True)
+        counter.add((x, None, weights), step_axis=1)
         for weights in (some, some, all_real, all_real, all_real, some)
     ]
     assert steps == [1, 1, 3, 3, 3, 1]

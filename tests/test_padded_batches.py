@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval._keras import adapters
 from keras_dp_retrieval.training.padded_batches import PaddedBatches, pad_batch
 
 
@@ -215,3 +216,38 @@ def test_a_batch_larger_than_the_data_is_not_filled_up_to_its_size():
     for part in ("train", "validation", "test"):
         (batch,) = list(getattr(data, part))
         assert len(batch[0]) <= len(data.ratings("train"))
+
+
+@pytest.fixture
+def fusing(monkeypatch):
+    """What a Keras that fuses has, and another has not."""
+    if not adapters.keras_fuses_steps():
+        monkeypatch.setattr(
+            adapters.data_adapter_utils,
+            "PartialBatchList",
+            type("PartialBatchList", (list,), {}),
+            raising=False,
+        )
+
+
+def test_a_keras_that_fuses_gets_groups_and_a_short_one_unstacked(fusing):
+    x, y = np.arange(18), np.ones(18)
+    batches = batches_of(x, y, shuffle=False)
+    full, short = batches.get_jax_iterator(super_batch=3)
+    assert [rows.shape for rows in full] == [(3, 4)] * 3
+    assert adapters.unstacked_batches(full) is None
+    fourth, fifth = adapters.unstacked_batches(short)
+    read = [*full[0], fourth[0], fifth[0][:2]]
+    np.testing.assert_array_equal(np.concatenate(read), x)
+    np.testing.assert_array_equal(fourth[2], np.ones(4))
+    np.testing.assert_array_equal(fifth[2], [1, 1, 0, 0])
+    assert batches.is_real_row().sum() == 18
+
+
+def test_one_batch_is_one_step_to_a_keras_that_fuses(fusing):
+    function = adapters.single_steps(lambda state, iterator: next(iterator))
+    batch = np.arange(4), np.ones(4), np.ones(4)
+    (only,) = adapters.unstacked_batches(function(None, iter([batch])))
+    assert only is batch
+    group = np.ones((3, 4)), np.ones((3, 4)), np.ones((3, 4))
+    assert function(None, iter([group])) is group

@@ -248,21 +248,22 @@ def parts_on_devices(arrays):
         yield name_of(shard.device), np.stack(parts), shard.replica_id == 0
 
 
-def rows_on_devices(shape, sharding):
+def rows_on_devices(shape, sharding, row_axis: int = 0):
     """Yields `(device name, rows, is_first_copy)` like `parts_on_devices`.
 
     Args:
         shape: Shape of the whole array, over all processes.
         sharding: Its `jax.sharding.Sharding`, or None for a NumPy array.
+        row_axis: int. Which axis counts the rows.
     """
     if sharding is None:
-        yield None, shape[0], True
+        yield None, shape[row_axis], True
         return
     here = jax.process_index()
     seen = set()
     places = sharding.devices_indices_map(tuple(shape))
     for device, indices in places.items():
-        start, stop, _ = indices[0].indices(shape[0])
+        start, stop, _ = indices[row_axis].indices(shape[row_axis])
         if device.process_index == here:
             first = (start, stop) not in seen
             yield name_of(device), stop - start, first

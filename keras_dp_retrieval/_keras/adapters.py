@@ -38,10 +38,13 @@ __all__ = [
     "get_data_adapter",
     "keras_fuses_steps",
     "partial_batch_list",
+    "single_steps",
+    "step_axis",
     "torch_dataloader",
     # `fit(validation_split=)` divides arrays before any adapter sees them; ours
     # must divide them in the same way.
     "train_validation_split",
+    "unstacked_batches",
 ]
 
 
@@ -61,6 +64,47 @@ def partial_batch_list(batches):
     `PartialBatchList` (keras#23527) tells it to run the batches one by one.
     """
     return data_adapter_utils.PartialBatchList(batches)
+
+
+def unstacked_batches(batch) -> list | None:
+    """The batches of a `PartialBatchList`; None of a batch or stacked group.
+
+    A Keras that fuses has one where a group has fewer steps than asked for,
+    or batches of several shapes.
+    """
+    kind = getattr(data_adapter_utils, "PartialBatchList", ())
+    return list(batch) if isinstance(batch, kind) else None
+
+
+def step_axis() -> int:
+    """Which axis of a group of fused steps counts the steps.
+
+    Keras' groups are `(steps, batch, ...)`. Ours are `(batch, steps, ...)`,
+    for a Keras that does not fuse and so divides the first axis among the
+    devices.
+    """
+    return 0 if keras_fuses_steps() else 1
+
+
+def single_steps(function):
+    """A train function of a fusing Keras that takes single batches too.
+
+    Where a model is compiled with `steps_per_execution` above 1, Keras takes
+    the rows of a batch that is not stacked, as `train_on_batch` has it, for
+    steps. Goes when Keras does not.
+
+    Args:
+        function: Keras' train function for `(x, y, sample_weight)`, where
+            `sample_weight` is `(batch,)`, or `(steps, batch)` of a group.
+    """
+
+    def run(state, iterator):
+        batch = next(iterator)
+        if unstacked_batches(batch) is None and batch[2].ndim == 1:
+            batch = partial_batch_list([batch])
+        return function(state, iter([batch]))
+
+    return run
 
 
 def torch_dataloader(batches):

@@ -40,6 +40,10 @@ class Trainer(keras.Model):
         """Returns what `fit` and `evaluate` are to call for `function`."""
         return function
 
+    def finish_train_function(self, function):
+        """Returns what `fit` and `train_on_batch` call for `function`."""
+        return self.finish_function(function)
+
     # `fit` calls these two once, before its first batch, and `evaluate` the
     # second. No public argument of `compile` says how steps are compiled. Go
     # when Keras fuses steps (keras#23527) and compiles them once on a single
@@ -52,7 +56,7 @@ class Trainer(keras.Model):
         if own is None:
             super().make_train_function(force)
             own = self.train_function
-        self.train_function = self.finish_function(own)
+        self.train_function = self.finish_train_function(own)
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_dp_retrieval import _checks, distribution, report
+from keras_dp_retrieval._keras.adapters import step_axis
 from keras_dp_retrieval._keras.callbacks import model_of
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import other_backends, peers
@@ -191,7 +192,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             self._recorder = StepRecorder(
                 self._clock,
                 self._recompiled,
-                may_fuse=getattr(model, "steps_per_execution", 1) > 1,
+                step_axis() if _runs_groups(model) else None,
             )
             self._peers = peers.Peers(
                 self._process,
@@ -435,6 +436,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             report.append_line(self.log_dir, {"kind": "stall", **stall})
         if self.when_stalled == "abort":
             peers.end_process()
+
+
+def _runs_groups(model) -> bool:
+    return getattr(model, "steps_per_execution", 1) > 1
 
 
 def _make_train_function(model):

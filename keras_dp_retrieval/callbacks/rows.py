@@ -21,7 +21,7 @@ class RowCounter:
 
     def __init__(self):
         # Batches without weights that follow each other and are alike.
-        self._shape = self._sharding = None
+        self._shape = self._sharding = self._step_axis = None
         self._alike = 0
         # An array of NumPy that is the weights of batch after batch.
         self._frozen = None
@@ -31,40 +31,48 @@ class RowCounter:
         self.total = 0.0
         self.by_device = collections.Counter()
 
-    def add(self, batch, fused: bool) -> int:
+    def add(self, batch, step_axis: int | None = None) -> int:
         """Takes note of a batch and returns how many steps it makes.
 
         Args:
             batch: What the iterator gave.
-            fused: bool. Whether the batch holds several steps' rows, with
-                leaves `(rows, steps, ...)`, instead of one step's.
+            step_axis: Which axis of its arrays counts the steps, where the
+                batch is a group of fused steps: 0 of `(steps, rows, ...)`, 1
+                of `(rows, steps, ...)`. None where it is one step's.
         """
         # Every step comes by here: hence no `unpack_x_y_sample_weight`.
         if type(batch) is not tuple:
             batch = keras.utils.unpack_x_y_sample_weight(batch)
         if len(batch) > 2 and batch[2] is not None:
-            return self._add_weighted(batch[2], fused)
+            return self._add_weighted(batch[2], step_axis)
         x = batch[0]
         if type(x) is np.ndarray:
             shape, sharding = x.shape, None
         else:
             x = x if hasattr(x, "shape") else _first_array(x)
             shape, sharding = x.shape, _sharding(x)
+        if len(shape) < 2:  # One step, as in `train_on_batch`.
+            step_axis = None
         # To hash a sharding takes longer than all else that a step costs.
-        if sharding is not self._sharding or shape != self._shape:
+        if (
+            sharding is not self._sharding
+            or shape != self._shape
+            or step_axis != self._step_axis
+        ):
             self._count_alike()
             self._shape, self._sharding = shape, sharding
+            self._step_axis = step_axis
         self._alike += 1
-        return 1
+        return 1 if step_axis is None else shape[step_axis]
 
-    def _add_weighted(self, weights, fused) -> int:
+    def _add_weighted(self, weights, step_axis) -> int:
         if weights is self._frozen:
             self._times_frozen += 1
             return self._frozen_steps
         weights = _arrays(weights)
         shape = weights[0].shape
-        fused = fused and len(shape) == 2
-        steps = shape[1] if fused else 1
+        fused = step_axis is not None and len(shape) > 1
+        steps = shape[step_axis] if fused else 1
         if not all(type(array) is np.ndarray for array in weights):
             self._keep(weights, fused)
         elif not weights[1:] and _is_frozen(weights[0]):
@@ -100,10 +108,14 @@ class RowCounter:
         if self._alike:
             from keras_dp_retrieval._jax import devices
 
+            axis, times = 0, self._alike
+            if self._step_axis is not None:
+                axis = 1 - self._step_axis
+                times *= self._shape[self._step_axis]
             for name, rows, is_first_copy in devices.rows_on_devices(
-                self._shape, self._sharding
+                self._shape, self._sharding, axis
             ):
-                self._add(name, rows * self._alike, is_first_copy)
+                self._add(name, rows * times, is_first_copy)
         self._alike = 0
 
     def _count_weights(self):
@@ -133,14 +145,18 @@ class RowCounter:
 def real_rows(weights, fused: bool) -> int:
     """Rows with a weight other than 0 in any output.
 
-    Weights per position, `(batches, rows, positions)`, make one row each; in
-    fused batches every position is a row of its own.
+    Args:
+        weights: Arrays `(batches, rows, ...)`, or of fused steps `(batches,
+            steps, rows, ...)` with the steps before or behind the rows. The
+            weights of a row's positions behind make one row.
+        fused: bool. Whether they are of fused steps.
     """
     real = 0
+    rows_end = 3 if fused else 2
     for array in weights:
         array = array != 0
-        if not fused and array.ndim > 2:
-            array = array.any(axis=tuple(range(2, array.ndim)))
+        if array.ndim > rows_end:
+            array = array.any(axis=tuple(range(rows_end, array.ndim)))
         real = array | real
     return int(np.count_nonzero(real))
 

@@ -15,6 +15,7 @@ import dataclasses
 
 import keras
 
+from keras_dp_retrieval._keras.adapters import unstacked_batches
 from keras_dp_retrieval.callbacks.rows import RowCounter
 
 # The host waits, if at all, for the step two before the one just started: the
@@ -96,12 +97,12 @@ class StepRecorder:
     To the train function it is the iterator that the batches come from.
     """
 
-    def __init__(self, clock, on_recompile, may_fuse=False):
+    def __init__(self, clock, on_recompile, step_axis=None):
         from keras_dp_retrieval._jax import compilation, devices
 
         self._clock = clock
         self._on_recompile = on_recompile
-        self._may_fuse = may_fuse
+        self._step_axis = step_axis
         self._devices = devices
         compilation.listen()
         self._compiler = compilation.totals
@@ -209,11 +210,14 @@ class StepRecorder:
         self._outputs = outputs
         epoch, batches = self.epoch, self._batches
         epoch.calls += 1
-        fused = self._may_fuse and self._fetched == 1
+        # Where a call fetches several batches, each is one step's.
+        axis = self._step_axis if self._fetched == 1 else None
+        if axis is not None and (group := unstacked_batches(batches[0])):
+            batches[:], axis = group, None
         if self._compilations:
-            self._note_compilations(fused)
+            self._note_compilations(axis)
         for batch in batches:
-            epoch.steps += epoch.rows.add(batch, fused)
+            epoch.steps += epoch.rows.add(batch, axis)
         batches.clear()
         if epoch.steps >= self._mark_at:
             self._try_to_mark(now, outputs)
@@ -271,14 +275,20 @@ class StepRecorder:
         spent = self._compiler.seconds - self._compiled_seen
         self._compilations.append((batch, spent))
 
-    def _note_compilations(self, fused):
+    def _note_compilations(self, step_axis):
         epoch = self.epoch
+        if self._fetched == 1 and len(self._batches) > 1:
+            # An unstacked group: its first batch in a new shape, if any is.
+            known = self._shapes_compiled
+            new = [_shapes(b, None)[0] not in known for b in self._batches]
+            seconds = sum(seconds for _, seconds in self._compilations)
+            self._compilations[:] = [(new.index(max(new)), seconds)]
         for index, seconds in self._compilations:
             step = epoch.steps + index
             epoch.compile_seconds += seconds
             self._compiled_since_mark += seconds
             epoch.compiled_steps.append(step)
-            shapes, steps = _shapes(self._batches[index], fused)
+            shapes, steps = _shapes(self._batches[index], step_axis)
             known = self._shapes_compiled
             reason = _compile_reason(known, shapes, steps)
             epoch.compile_reasons.append(reason)
@@ -369,7 +379,7 @@ class TimedTrainFunction:
         return False
 
 
-def _shapes(batch, fused: bool) -> tuple[tuple, int]:
+def _shapes(batch, step_axis: int | None) -> tuple[tuple, int]:
     """The shapes of a step's batch, and how many steps come as one.
 
     The last group of an epoch may be shorter: that is nobody's mistake.
@@ -379,10 +389,12 @@ def _shapes(batch, fused: bool) -> tuple[tuple, int]:
         for leaf in keras.tree.flatten(batch)
         if hasattr(leaf, "shape")
     ]
-    if not fused or not shapes:
+    if step_axis is None or not shapes or min(map(len, shapes)) < 2:
         return tuple(shapes), 1
-    of_steps = tuple((shape[0], *shape[2:]) for shape in shapes)
-    return of_steps, shapes[0][1]
+    of_steps = tuple(
+        (*shape[:step_axis], *shape[step_axis + 1 :]) for shape in shapes
+    )
+    return of_steps, shapes[0][step_axis]
 
 
 def _compile_reason(known: dict, shapes: tuple, steps: int) -> str:

@@ -8,7 +8,11 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, agreement, distribution
-from keras_dp_retrieval._keras.adapters import train_validation_split
+from keras_dp_retrieval._keras.adapters import (
+    keras_fuses_steps,
+    single_steps,
+    train_validation_split,
+)
 from keras_dp_retrieval._keras.trainer import Trainer
 from keras_dp_retrieval.training import step_plan
 from keras_dp_retrieval.training.finite import NonFiniteGuard
@@ -97,6 +101,15 @@ class PaddedModel(Trainer):
 
     def finish_function(self, function):
         return _compiled_once(function)
+
+    def finish_train_function(self, function):
+        if (
+            keras.backend.backend() == "jax"
+            and keras_fuses_steps()
+            and self.steps_per_execution > 1
+        ):
+            function = single_steps(function)
+        return self.finish_function(function)
 
     # Any data, on any number of devices
 
