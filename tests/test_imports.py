@@ -24,6 +24,7 @@ FLOORS = {
     "data._tensorflow": 1,
     "data.columns": 0,
     "data.interactions": 1,
+    "data.numpy_groups": 0,
     "data.padding": 0,
     "data.ratings": 0.5,
     "data.raw_data": 1,

@@ -1,11 +1,11 @@
 """Ratings in, batches of one fixed size out: the tf.data pipelines."""
 
 import dataclasses
-import functools
 
 import numpy as np
 
 from keras_dp_retrieval import _checks, agreement
+from keras_dp_retrieval.data import numpy_groups
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.ratings import Ratings
 
@@ -146,10 +146,25 @@ class Batches:
         return [column.dtype for column in self.columns(none, 0, 0)]
 
 
+class _FixedGroups:
+    """`NumPyGroups` of `fixed_batches`."""
+
+    def __init__(self, batches: Batches, columns: list[np.ndarray]):
+        self._batches = batches
+        self._columns = columns
+
+    def numpy_groups(self, steps: int):
+        for start in range(0, self._batches.num_batches, steps):
+            group = slice(start, start + steps)
+            yield self._batches.example(
+                *(column[group] for column in self._columns)
+            )
+
+
 def fixed_batches(ratings: Ratings, form: BatchFormat):
     """Returns a `tf.data.Dataset` of the ratings in their own order.
 
-    It has `numpy_groups`, as `PaddedBatches` likes it.
+    It is registered with its `NumPyGroups`.
     """
     tf = import_tensorflow()
     batches = Batches(ratings, form)
@@ -157,12 +172,7 @@ def fixed_batches(ratings: Ratings, form: BatchFormat):
     columns = batches.columns(order, 0, batches.num_batches)
     dataset = tf.data.Dataset.from_tensor_slices(batches.example(*columns))
 
-    def numpy_groups(steps):
-        for start in range(0, batches.num_batches, steps):
-            group = slice(start, start + steps)
-            yield batches.example(*(column[group] for column in columns))
-
-    dataset.numpy_groups = numpy_groups
+    numpy_groups.register(dataset, _FixedGroups(batches, columns))
     dataset.identity = batches.identity
     return dataset
 
@@ -180,7 +190,7 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     change the order of the passes to come. For the same reason nothing is
     prefetched: looking up 80 batches of 1000 takes 3 ms.
 
-    It has `numpy_groups`, as `PaddedBatches` likes it.
+    It is registered with its `NumPyGroups`.
     """
     tf = import_tensorflow()
     batches = Batches(ratings, form)
@@ -222,24 +232,35 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     dataset = dataset.apply(
         tf.data.experimental.assert_cardinality(batches.num_batches)
     )
-    dataset.numpy_groups = functools.partial(_shuffled_groups, batches, epochs)
+    numpy_groups.register(dataset, _ShuffledGroups(batches, epochs))
     # The next epoch's number too: processes that stand at different ones would
     # deal different rows.
     dataset.identity = lambda: batches.identity(epochs.seed, epochs.next)
     return dataset
 
 
-def _shuffled_groups(batches: Batches, epochs: EpochShuffle, steps: int):
-    """The same pass without TensorFlow: `steps` batches at a time."""
-    epoch = epochs.next
-    order = epochs.order(epoch)
-    num_batches = batches.num_batches
-    a_call = max(_EXAMPLES_A_CALL // batches.batch_size // steps, 1) * steps
-    for first in range(0, num_batches, a_call):
-        stop = min(first + a_call, num_batches)
-        columns = batches.columns(order, first, stop)
-        for start in range(0, stop - first, steps):
-            group = slice(start, start + steps)
-            if first + group.stop >= num_batches:
-                epochs.next = epoch + 1
-            yield batches.example(*(column[group] for column in columns))
+class _ShuffledGroups:
+    """`NumPyGroups` of `shuffled_batches`."""
+
+    def __init__(self, batches: Batches, epochs: EpochShuffle):
+        self._batches = batches
+        self._epochs = epochs
+
+    def numpy_groups(self, steps: int):
+        epoch = self._epochs.next
+        order = self._epochs.order(epoch)
+        num_batches = self._batches.num_batches
+        a_call = (
+            max(_EXAMPLES_A_CALL // self._batches.batch_size // steps, 1)
+            * steps
+        )
+        for first in range(0, num_batches, a_call):
+            stop = min(first + a_call, num_batches)
+            columns = self._batches.columns(order, first, stop)
+            for start in range(0, stop - first, steps):
+                group = slice(start, start + steps)
+                if first + group.stop >= num_batches:
+                    self._epochs.next = epoch + 1
+                yield self._batches.example(
+                    *(column[group] for column in columns)
+                )

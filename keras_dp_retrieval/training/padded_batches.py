@@ -25,6 +25,7 @@ from keras_dp_retrieval._keras.adapters import (
     TFDatasetAdapter,
 )
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
+from keras_dp_retrieval.data.numpy_groups import groups_of
 
 # The arguments of `fit` that hold data.
 ARRAYS = ("x", "y", "sample_weight")
@@ -100,10 +101,8 @@ class PaddedBatches(DataAdapter):
     order everywhere, so seed every shuffle.
 
     A `tf.data.Dataset` costs Python some 150 us a batch. Groups are therefore
-    stacked by TensorFlow where it can; and a data set with an attribute
-    `numpy_groups`, as those of `RetrievalDataset` have, is not iterated at
-    all: `numpy_groups(steps)` yields what it would, as NumPy arrays of shape
-    `(steps, batch, ...)`, the last group of a pass with fewer steps.
+    stacked by TensorFlow where it can; and a data set with registered
+    `NumPyGroups`, as those of `RetrievalDataset` are, is not iterated at all.
 
     Args:
         data: dict. The arguments `x`, `y`, `sample_weight`, `batch_size`,
@@ -284,8 +283,9 @@ class PaddedBatches(DataAdapter):
         """
         if isinstance(self._inner, TFDatasetAdapter):
             dataset = self._inner.get_tf_dataset()
-            if hasattr(dataset, "numpy_groups"):
-                return map(_with_weights, dataset.numpy_groups(steps))
+            groups = groups_of(dataset)
+            if groups is not None:
+                return map(_with_weights, groups.numpy_groups(steps))
             if steps > 1 and can_stack(dataset):
                 if self._in_tensorflow is None:
                     self._in_tensorflow = stack(dataset, steps)

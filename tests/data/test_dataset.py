@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.numpy_groups import groups_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*test interactions")
 
@@ -202,7 +203,7 @@ def test_numpy_groups_are_what_tensorflow_would_give(
     fast, slow = (getattr(made_up(num=107), part) for _ in range(2))
     for steps in (1, 3, 100):  # Each pass is another epoch.
         expected = list(slow.as_numpy_iterator())
-        groups = list(fast.numpy_groups(steps))
+        groups = list(groups_of(fast).numpy_groups(steps))
         assert len(groups) == -(-len(expected) // steps)
         got = [
             (x[i], {key: column[i] for key, column in y.items()}, w[i])
@@ -219,10 +220,11 @@ def test_numpy_groups_are_what_tensorflow_would_give(
 
 def test_numpy_groups_broken_off_do_not_count():
     data = made_up()
-    first, *_ = made_up().train.numpy_groups(100)
-    for _ in zip(range(7), data.train.numpy_groups(1), strict=False):
+    train = made_up().train
+    first, *_ = groups_of(train).numpy_groups(100)
+    for _ in zip(range(7), groups_of(data.train).numpy_groups(1), strict=False):
         pass  # The eighth would have been the last.
-    again, *_ = data.train.numpy_groups(100)
+    again, *_ = groups_of(data.train).numpy_groups(100)
     np.testing.assert_array_equal(again[0], first[0])
 
 
