@@ -30,6 +30,8 @@ from keras_dp_retrieval.data.numpy_groups import groups_of
 # The arguments of `fit` that hold data.
 ARRAYS = ("x", "y", "sample_weight")
 
+NO_ROWS = "The data must hold at least one row. Received: an empty data set."
+
 
 def pad_batch(batch: tuple, num_rows: int) -> tuple:
     """Fills a batch up to `num_rows` rows.
@@ -66,9 +68,17 @@ def row_weights(sample_weight, shape=None) -> np.ndarray:
         np.ndim(weight) for weight in sample_weight
     ):
         sample_weight = np.array(sample_weight)
-    first, *others = map(np.asarray, keras.tree.flatten(sample_weight))
-    with np.errstate(over="ignore"):  # What overflows is infinite below.
-        weights = first.astype("float32")
+    first, *others = map(
+        np.asarray, keras.tree.flatten(sample_weight) or ["nothing"]
+    )
+    try:
+        with np.errstate(over="ignore"):  # What overflows is infinite below.
+            weights = first.astype("float32")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`sample_weight` must be numbers, one for each row. Received: "
+            f"{sample_weight!r:.80}."
+        ) from error
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         raise ValueError(
@@ -260,10 +270,7 @@ class PaddedBatches(DataAdapter):
             padded = _pad_group(group, sizes, num_rows)
             yield self._own_rows(padded, num_rows)
         if not self.real_rows:
-            raise ValueError(
-                "The data must hold at least one row. Received: an empty data "
-                "set."
-            )
+            raise ValueError(NO_ROWS)
 
     def _round_up(self, num_rows) -> int:
         return distribution.round_up(int(num_rows), self._row_multiple)

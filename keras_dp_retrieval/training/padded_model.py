@@ -18,6 +18,7 @@ from keras_dp_retrieval.training import step_plan
 from keras_dp_retrieval.training.finite import NonFiniteGuard
 from keras_dp_retrieval.training.in_use import InUse, loops, reads
 from keras_dp_retrieval.training.padded_batches import (
+    NO_ROWS,
     PaddedBatches,
     read_by_keras,
     row_weights,
@@ -165,8 +166,13 @@ class PaddedModel(Trainer):
         epochs = _checks.positive_int("epochs", epochs)
         initial_epoch = _checks.non_negative_int("initial_epoch", initial_epoch)
         validation_split = _checks.number_between(
-            "validation_split", validation_split or 0, 0, 1, open_high=True
+            "validation_split",
+            0 if validation_split is None else validation_split,
+            0,
+            1,
+            open_high=True,
         )
+        shuffle = _checks.flag("shuffle", shuffle)
         _check_validation_freq(validation_freq)
         if validation_split and validation_data is None:
             with read_by_keras():
@@ -186,9 +192,10 @@ class PaddedModel(Trainer):
         )
         self._build_on(train)
         if validation_data is not None:
-            val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(
-                validation_data
-            )
+            with read_by_keras():
+                val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(
+                    validation_data
+                )
             validation_data = self._batches(
                 val_x,
                 val_y,
@@ -263,7 +270,12 @@ class PaddedModel(Trainer):
             the model has no vocabulary; `recommend` takes and gives ids.
         """
         batches = self._batches(
-            x, None, None, batch_size, steps_per_epoch=steps
+            x,
+            None,
+            None,
+            batch_size,
+            steps_per_epoch=steps,
+            check=self.check_batch,
         )
         self._build_on(batches)
         with self.keep_weights():
@@ -332,24 +344,24 @@ class PaddedModel(Trainer):
     save = reads(keras.Model.save)
     export = reads(keras.Model.export)
 
-    def _batches(self, x, y, sample_weight, batch_size, **kwargs):
+    def _batches(
+        self, x, y, sample_weight, batch_size, *, check=None, **kwargs
+    ):
         if isinstance(x, PaddedBatches):
             return x
-        if x is None:
-            raise ValueError(
-                "`x` must hold the users, as arrays or as batches. Received: "
-                "x=None."
-            )
+        first = _first(x)
         if batch_size is not None:
             batch_size = _checks.positive_int("batch_size", batch_size)
         if kwargs.get("steps_per_epoch") is not None:
             _checks.positive_int("steps", kwargs["steps_per_epoch"])
         if sample_weight is not None:
             sample_weight = row_weights(sample_weight)
-        check = self.check_batch
-        if x is not None and _are_arrays((x, y)) and len(_first(x)):
+        check = check or self._check_example
+        if _are_arrays((x, y)):
             # Whatever is wrong shows up before anything is trained.
-            self.check_batch(*_as_numpy((x, y)))
+            if not len(first):
+                raise ValueError(NO_ROWS)
+            check(*_as_numpy((x, y)))
             check = None
         steps_per_group = kwargs.pop("steps_per_group", 1)
         return PaddedBatches(
@@ -363,6 +375,15 @@ class PaddedModel(Trainer):
             check=check,
             steps_per_group=steps_per_group,
         )
+
+    def _check_example(self, x, y):
+        """As `check_batch`, of what a loss is computed of."""
+        if y is None:
+            raise ValueError(
+                "Training and evaluation need targets. Received: y=None. Give "
+                "`y`, or batches of `(x, y)`."
+            )
+        self.check_batch(x, y)
 
     def _build_on(self, batches: PaddedBatches):
         if self.built:
@@ -437,7 +458,18 @@ def _as_numpy(data):
 
 
 def _first(x):
-    return keras.tree.flatten(x)[0]
+    """The first array of `x`, or what hands out its batches.
+
+    Raises:
+        ValueError: If nothing is there.
+    """
+    leaves = keras.tree.flatten(x)
+    if not leaves or any(leaf is None for leaf in leaves):
+        raise ValueError(
+            "`x` must hold the users, as arrays or as batches. Received: "
+            f"x={x!r:.80}."
+        )
+    return leaves[0]
 
 
 def _num_rows(x) -> int:
