@@ -34,7 +34,7 @@ from keras_dp_retrieval._jax import ranking
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.metrics import evaluation
+from keras_dp_retrieval.metrics import ranker
 
 
 class Data:
@@ -163,7 +163,7 @@ def temporary_bytes(task):
     _, num_rows, width = max(task.chunks(1), key=lambda c: c[1] * c[2])
     num_candidates = len(task.real)
     program = ranking.compiled_ranker(
-        evaluation.best_rows,
+        ranker.best_rows,
         ranking.local_mesh(),
         task.ks[-1],
         task.candidate_chunk_size,

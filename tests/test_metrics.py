@@ -20,7 +20,7 @@ from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.metrics import evaluation
+from keras_dp_retrieval.metrics import ranker
 
 # ---------------------------------------------------------------------------
 # Stand-ins: all that `evaluate` needs of a data set and a model
@@ -516,7 +516,7 @@ def test_chunks_cover_every_user_once_and_keep_to_their_room():
 
 
 def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
-    best_of_rows, asked = evaluation.chunks.best_of_rows, []
+    best_of_rows, asked = ranker.chunks.best_of_rows, []
 
     def spy(users, candidates, excluded, allowed, *, chunk_size, **options):
         asked.append((users.shape[0], excluded.shape, chunk_size))
@@ -529,7 +529,7 @@ def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
             **options,
         )
 
-    monkeypatch.setattr(evaluation.chunks, "best_of_rows", spy)
+    monkeypatch.setattr(ranker.chunks, "best_of_rows", spy)
     data, model = random_case(seed=6)
     # Sizes no other test has: the program is compiled here, with the spy.
     metrics.evaluate(
@@ -565,7 +565,7 @@ def ranking_program(num_users, num_candidates, chunk_size, dim=4):
     from keras_dp_retrieval._jax import ranking
 
     program = ranking.compiled_ranker(
-        evaluation.best_rows, ranking.local_mesh(), 10, chunk_size
+        ranker.best_rows, ranking.local_mesh(), 10, chunk_size
     )
     return program.trace(
         jax.ShapeDtypeStruct((num_users, dim), "float32"),

@@ -6,7 +6,7 @@ from keras_dp_retrieval.metrics.chance import (
     warn_if_at_chance,
 )
 from keras_dp_retrieval.metrics.evaluation import RankingTask, evaluate
-from keras_dp_retrieval.metrics.of_lists import (
+from keras_dp_retrieval.metrics.list_metrics import (
     hit_rate_at_k,
     mrr_at_k,
     ndcg_at_k,
@@ -14,7 +14,7 @@ from keras_dp_retrieval.metrics.of_lists import (
     precision_at_k,
     recall_at_k,
 )
-from keras_dp_retrieval.metrics.vectors import check_function, check_protocol
+from keras_dp_retrieval.metrics.protocol import check_function, check_protocol
 
 __all__ = [
     "ChanceAlarm",

@@ -1,46 +1,36 @@
 """Exact evaluation over the whole catalogue, in bounded memory.
 
 Everything derives from one list per user: the candidates with the highest
-scores among those the user has not had yet. What the lists are worth is summed
-over users and divided once at the end, so that the result does not depend on
-how users were dealt out to devices and processes.
+scores among those the user has not seen yet. The metrics are summed over users
+and divided once at the end, so that the result does not depend on how users
+were divided over devices and processes.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
-from keras_dp_retrieval.index import chunks
-from keras_dp_retrieval.metrics.of_lists import (
-    hit_rate_at_k,
-    mrr_at_k,
+from keras_dp_retrieval.metrics.list_metrics import (
     ndcg_at_k,
     popularity_percentiles,
-    precision_at_k,
-    recall_at_k,
 )
-from keras_dp_retrieval.metrics.vectors import (
+from keras_dp_retrieval.metrics.metric_sums import MetricSums
+from keras_dp_retrieval.metrics.protocol import (
     check_protocol,
-    check_shapes,
     recommended,
     vectors_of,
 )
-from keras_dp_retrieval.training.finite import check_vectors
+from keras_dp_retrieval.metrics.ranker import make_ranker
 
 # A device scores its share of `USER_CHUNK_SIZE` users against
 # `CANDIDATE_CHUNK_SIZE` candidates at a time: 64 MB of float32 scores on one
 # device, and large enough matrices to keep it busy.
 USER_CHUNK_SIZE = 1024
 CANDIDATE_CHUNK_SIZE = 16_384
-
-# Means over users; the functions of these names, followed by `_at_k`.
-USER_METRICS = ("recall", "ndcg", "mrr", "hit_rate", "precision")
 
 
 def evaluate(
@@ -59,7 +49,7 @@ def evaluate(
     Exact: no sampled negatives. A user is everyone with at least one rating in
     `split`, and every rating there counts as relevant, whatever its value. The
     user's list is the best of all real candidates, by falling dot product and
-    equal scores by rising row, without what the user had before
+    equal scores by rising row, without the user's seen items
     (`data.seen_before(split)`).
 
     Means over users, for each `k` of `ks`:
@@ -81,7 +71,7 @@ def evaluate(
 
     Held-out candidates count once per user, however often they were rated.
     All of them count in the denominators, also those that cannot be found:
-    candidates that the user had before (only data with repeats has such) and
+    candidates seen before (only data with repeats has such) and
     unknown ones (row 0). Lists never hold the same candidate twice.
 
     The score matrix is never held as a whole: memory beyond the two tables of
@@ -229,11 +219,12 @@ class RankingTask:
 
     def run(self, model, vectors=None) -> dict[str, float]:
         """Returns what `evaluate` returns for this model."""
-        sums = _Sums.zeros(len(self.ks), len(self.real))
-        for places, rows in self._lists(model, vectors):
-            users = self.user_rows[places]
-            sums.add(self, users, self.num_held_out[places], rows)
-        return sums.over_processes().means(self)
+        sums = MetricSums.zeros(len(self.ks), len(self.real))
+        for part, rows in self._lists(model, vectors):
+            hits = self._hits(self.user_rows[part], rows)
+            num_held_out = self.num_held_out[part]
+            sums.add(self.ks, hits, num_held_out, rows, self.percentiles)
+        return sums.over_processes().means(self.ks, int(self.real.sum()))
 
     def ndcg_of_users(self, model, k: int) -> np.ndarray:
         """NDCG@k of each of `user_rows`, to compare models user by user.
@@ -242,42 +233,45 @@ class RankingTask:
             model: As in `evaluate`.
             k: int. At most the longest of `ks`.
         """
-        found = np.zeros(len(self.user_rows))
-        for places, rows in self._lists(model):
-            hits = self._hits(self.user_rows[places], rows)
-            found[places] = ndcg_at_k(hits, self.num_held_out[places], k)
+        values = np.zeros(len(self.user_rows))
+        for part, rows in self._lists(model):
+            hits = self._hits(self.user_rows[part], rows)
+            values[part] = ndcg_at_k(hits, self.num_held_out[part], k)
         if distribution.process_count() == 1:
-            return found
+            return values
         from keras_dp_retrieval._jax import ranking
 
-        return ranking.sum_over_processes(found)
+        return ranking.sum_over_processes(values)
 
     def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the users of this process, a slice of all, and their lists."""
-        rank = _ranker(
+        rank = make_ranker(
             *vectors_of(model, vectors),
             recommended(model, vectors, self.real),
-            self,
+            num_candidates=len(self.real),
+            # Beyond the catalogue a list would hold nothing but padding.
+            k=min(self.ks[-1], max(int(self.real.sum()), 1)),
+            chunk_size=self.candidate_chunk_size,
         )
         # A chunk is divided over all devices of all processes.
         multiple = distribution.row_multiple()
         for chunk, num_rows, width in self.chunks(multiple):
             users = self.user_rows[chunk]
-            filler = np.full(num_rows - len(users), users[0])
+            padding = np.full(num_rows - len(users), users[0])
             share = distribution.process_rows(num_rows)
-            padded = np.concatenate([users, filler])
+            padded = np.concatenate([users, padding])
             rows = rank(padded, self._excluded(padded[share], width))
             first = min(share.start, len(users))
             last = min(share.stop, len(users))
-            places = slice(chunk.start + first, chunk.start + last)
-            yield places, rows[: last - first]
+            part = slice(chunk.start + first, chunk.start + last)
+            yield part, rows[: last - first]
 
     def _hits(self, users, rows) -> np.ndarray:
         """Which of the lists `rows`, `(batch, list_length)`, were held out."""
         pairs = users.astype("int64")[:, None] * len(self.real) + rows
-        place = np.searchsorted(self.held_out, pairs)
-        place = np.minimum(place, len(self.held_out) - 1)
-        return (rows >= 0) & (self.held_out[place] == pairs)
+        indices = np.searchsorted(self.held_out, pairs)
+        indices = np.minimum(indices, len(self.held_out) - 1)
+        return (rows >= 0) & (self.held_out[indices] == pairs)
 
     def chunks(self, multiple: int) -> Iterator[tuple[slice, int, int]]:
         """Divides the users into chunks of few shapes.
@@ -306,7 +300,7 @@ class RankingTask:
             start += num_rows
 
     def _excluded(self, user_rows, width: int) -> np.ndarray:
-        """What those users have had: int32, `(batch, width)`, -1 at the end."""
+        """Seen items of these users, int32 `(batch, width)`, padded with -1."""
         seen = self.seen.padded(user_rows)
         missing = ((0, 0), (0, width - seen.shape[1]))
         return np.pad(seen, missing, constant_values=PADDING)
@@ -365,172 +359,3 @@ def _real_candidates(data) -> np.ndarray:
         real[0] = False
         real[len(vocabulary.ids) + 1 :] = False
     return real
-
-
-def best_rows(
-    user_vectors, candidate_vectors, excluded_rows, allowed, *, k, chunk_size
-):
-    """The rows of the best `k` candidates of each user, -1 where none is."""
-    _, rows = chunks.best_of_rows(
-        user_vectors,
-        candidate_vectors,
-        excluded_rows,
-        allowed,
-        candidate_scales=None,
-        first_row=0,
-        num_rows=candidate_vectors.shape[0],
-        k=k,
-        chunk_size=chunk_size,
-    )
-    return rows
-
-
-def _ranker(
-    encode_users, candidate_vectors, may_be_listed, task: RankingTask
-) -> Callable:
-    """Returns `rank(user_rows, excluded_rows)` -> rows, NumPy in and out.
-
-    `user_rows` are those of all processes, `excluded_rows` and the result
-    those of this process.
-    """
-    candidates = keras.ops.convert_to_tensor(candidate_vectors)
-    num_rows = int(candidates.shape[0]) if candidates.shape else 0
-    if num_rows < len(task.real):
-        raise ValueError(
-            "The model must have a vector for every candidate of the data. "
-            f"Received: {num_rows} candidate vectors for "
-            f"{len(task.real)} rows."
-        )
-    allowed = np.zeros(num_rows, bool)
-    allowed[: len(task.real)] = may_be_listed
-    options = {
-        # Beyond the catalogue a list would hold nothing but filler.
-        "k": min(task.ks[-1], max(int(task.real.sum()), 1)),
-        "chunk_size": min(task.candidate_chunk_size, num_rows),
-    }
-
-    def vectors_of_users(user_rows):
-        vectors = keras.ops.convert_to_tensor(encode_users(user_rows))
-        check_shapes(vectors, candidates, len(user_rows))
-        return vectors
-
-    if keras.backend.backend() == "jax":
-        return _jax_ranker(vectors_of_users, candidates, allowed, options)
-    check_vectors("candidate", candidates, allowed)
-    usable = keras.ops.convert_to_tensor(allowed)
-
-    def rank(user_rows, excluded_rows):
-        vectors = vectors_of_users(user_rows)
-        check_vectors("user", vectors)
-        excluded = keras.ops.convert_to_tensor(excluded_rows)
-        rows = best_rows(vectors, candidates, excluded, usable, **options)
-        return keras.ops.convert_to_numpy(rows)
-
-    return rank
-
-
-def _jax_ranker(encode_users, candidates, allowed, options) -> Callable:
-    """A `_ranker` that divides this process's users over its devices."""
-    from keras_dp_retrieval._jax import ranking
-
-    strategy = keras.distribution.distribution()
-    mesh = ranking.local_mesh(strategy and strategy.device_mesh)
-    program = ranking.compiled_ranker(best_rows, mesh, **options)
-    candidates = ranking.local_copy(candidates)
-    check_vectors("candidate", candidates, allowed)
-    candidates = ranking.replicate(candidates, mesh)
-    allowed = ranking.replicate(allowed, mesh)
-
-    def rank(user_rows, excluded_rows):
-        # Every process computes the vectors of all users of the chunk: the
-        # model may be one program over all processes, so they call it alike.
-        vectors = ranking.local_copy(encode_users(user_rows))
-        check_vectors("user", vectors)
-        if len(excluded_rows) < len(user_rows):
-            vectors = vectors[distribution.process_rows(len(user_rows))]
-        rows = program(
-            ranking.shard_rows(vectors, mesh),
-            candidates,
-            ranking.shard_rows(excluded_rows, mesh),
-            allowed,
-        )
-        return np.asarray(rows)
-
-    return rank
-
-
-@dataclasses.dataclass
-class _Sums:
-    """What is added up over users, chunks and processes.
-
-    Attributes:
-        of_users: float64, shape `(num_ks, 5)`: sums of `USER_METRICS`.
-        of_lists: float64, shape `(num_ks, 2)`: the sum of the percentiles of
-            what was recommended, and how many recommendations there were.
-        num_users: float64, shape `()`.
-        shown: bool, shape `(num_ks, num_candidates)`: recommended to anyone.
-    """
-
-    of_users: np.ndarray
-    of_lists: np.ndarray
-    num_users: np.ndarray
-    shown: np.ndarray
-
-    @classmethod
-    def zeros(cls, num_ks: int, num_candidates: int) -> "_Sums":
-        return cls(
-            of_users=np.zeros((num_ks, len(USER_METRICS))),
-            of_lists=np.zeros((num_ks, 2)),
-            num_users=np.zeros(1),
-            shown=np.zeros((num_ks, num_candidates), bool),
-        )
-
-    def add(self, task: RankingTask, users, num_held_out, rows) -> None:
-        """Adds the lists `rows`, `(batch, list_length)`, of those users."""
-        filled = rows >= 0
-        hits = task._hits(users, rows)
-        self.num_users += len(users)
-        for index, k in enumerate(task.ks):
-            self.of_users[index] += [
-                recall_at_k(hits, num_held_out, k).sum(),
-                ndcg_at_k(hits, num_held_out, k).sum(),
-                mrr_at_k(hits, k).sum(),
-                hit_rate_at_k(hits, k).sum(),
-                precision_at_k(hits, k).sum(),
-            ]
-            recommended = rows[:, :k][filled[:, :k]]
-            self.shown[index, recommended] = True
-            self.of_lists[index] += [
-                task.percentiles[recommended].sum(),
-                len(recommended),
-            ]
-
-    def over_processes(self) -> "_Sums":
-        """The sums of all processes."""
-        if distribution.process_count() == 1:
-            return self
-        from keras_dp_retrieval._jax import ranking
-
-        return _Sums(
-            of_users=ranking.sum_over_processes(self.of_users),
-            of_lists=ranking.sum_over_processes(self.of_lists),
-            num_users=ranking.sum_over_processes(self.num_users),
-            shown=ranking.any_over_processes(self.shown),
-        )
-
-    def means(self, task: RankingTask) -> dict[str, float]:
-        """The result of `evaluate`: here, once, the sums are divided."""
-        num_users = float(self.num_users[0])
-        result = {}
-        for index, k in enumerate(task.ks):
-            for name, total in zip(
-                USER_METRICS, self.of_users[index], strict=True
-            ):
-                result[f"{name}_at_{k}"] = float(total / num_users)
-            shown = self.shown[index].sum() / max(task.real.sum(), 1)
-            result[f"coverage_at_{k}"] = float(shown)
-            total, count = self.of_lists[index].tolist()
-            result[f"popularity_percentile_at_{k}"] = (
-                total / count if count else math.nan
-            )
-        return {**result, "num_users": num_users}

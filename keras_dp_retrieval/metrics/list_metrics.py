@@ -1,4 +1,4 @@
-"""What one recommendation list is worth, in NumPy.
+"""Metrics of one recommendation list, in NumPy.
 
 The functions take `hits`, which says what of each user's list was held out,
 and return one float64 number per user: to be summed and divided by whoever
@@ -28,7 +28,7 @@ def recall_at_k(hits, num_held_out, k: int) -> np.ndarray:
 
 
 def precision_at_k(hits, k: int) -> np.ndarray:
-    """The share of the first `k` places that hold a hit.
+    """The share of the first `k` recommendations that are hits.
 
     Divides by `k`, also where fewer than `k` candidates were left to fill the
     list. Arguments and result as in `recall_at_k`.
