@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
+from keras_dp_retrieval.model import id_rows
 
 NUM_USERS, NUM_KNOWN = 12, 9
 ABSENT = [100, 101, 102]  # Raw ids that the test part alone has.
@@ -91,7 +92,9 @@ def test_noise_is_not_recommended(objective, tmp_path):
         users = np.arange(NUM_USERS)
         ids, _ = one.recommend(users, k=12, exclude_seen=False)
         assert set(ids.flat) == {*everything, -1}
-        rows = one.predict(one._user_rows(users), verbose=0)["predictions"]
+        rows = one.predict(id_rows.user_rows(one, users), verbose=0)[
+            "predictions"
+        ]
         known = data.candidate_vocabulary.rows(everything)
         assert set(rows[:, :NUM_KNOWN].flat) == set(known)
         one.build_index()

@@ -87,7 +87,12 @@ def test_repeated_interactions_of_one_split_are_no_error():
 
 
 def test_a_model_that_knows_nothing_is_evaluated(data):
-    model = kdr.TwoTowerRetrieval(data.num_users, data.num_candidates, 4)
+    model = kdr.TwoTowerRetrieval(
+        data.num_users,
+        data.num_candidates,
+        4,
+        candidate_key=data.candidate_key,
+    )
     assert kdr.evaluate(model, data)["num_users"]
 
 
@@ -113,6 +118,33 @@ def test_data_of_another_size_or_with_other_ids_are_refused(data, side):
     )
     with pytest.raises(ValueError, match=f"the same {side}s.*which differ"):
         kdr.evaluate(model, other)
+
+
+# The key of the candidates
+
+
+def test_fit_says_which_key_the_batches_have_and_which_it_wants():
+    model = kdr.TwoTowerRetrieval(5, 7, 4)
+    model.compile("sgd")
+    users, y = np.array([1, 2]), {"item": np.array([3, 4])}
+    with pytest.raises(
+        ValueError, match=r"key 'movie_id'.*\['item'\].*candidate_key='item'"
+    ):
+        model.fit(users, y)
+    kdr.TwoTowerRetrieval(5, 7, 4, candidate_key="item").check_batch(users, y)
+
+
+def test_data_of_another_key_are_not_evaluated():
+    data = data_of(candidate_key="item")
+    model = kdr.TwoTowerRetrieval(data.num_users, data.num_candidates, 4)
+    with pytest.raises(
+        ValueError,
+        match=r"a model of 'movie_id' and data of 'item'.*for_dataset",
+    ):
+        kdr.evaluate(model, data)
+    model = model_of(data)
+    assert model.candidate_key == "item"
+    assert kdr.evaluate(model, data)["num_users"]
 
 
 # The command line

@@ -20,6 +20,8 @@ import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.model import saving
+from keras_dp_retrieval.model.file_checks import MEMBERS
+from keras_dp_retrieval.model.whole_files import renamed_when_whole
 
 HERE = pathlib.Path(__file__).parent
 FIXTURE = HERE / "fixtures" / "format_1.keras"
@@ -371,8 +373,8 @@ def test_twenty_kills_at_any_moment_leave_a_whole_file(tmp_path):
 
 def test_a_file_that_another_process_writes_is_left_alone(tmp_path):
     path = tmp_path / "m.keras"
-    with saving._renamed_when_whole(path) as temporary:
-        with saving._renamed_when_whole(path) as other:
+    with renamed_when_whole(path) as temporary:
+        with renamed_when_whole(path) as other:
             other.write_text("quick")
             assert temporary.exists()
         temporary.write_text("slow")
@@ -696,7 +698,7 @@ def test_the_command_line_says_what_is_wrong_with_a_file(
         assert message in said and len(said.splitlines()) == 1
 
 
-@pytest.mark.parametrize("member", sorted(saving._MEMBERS))
+@pytest.mark.parametrize("member", sorted(MEMBERS))
 def test_a_missing_member_is_named(tmp_path, member):
     path = tmp_path / "wrong.keras"
     edited(FIXTURE, path, lambda members: members.pop(member))

@@ -5,6 +5,7 @@ from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.model import encoding
 from keras_dp_retrieval.towers.id_history import pool
 
 HISTORIES = np.array([[1, 2, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]])
@@ -179,7 +180,7 @@ def test_what_comes_next_is_never_in_the_history_it_is_learned_from():
     )
     seen = set()
     for x, y in data.next_items(batch_size=4).as_numpy_iterator():
-        _, histories = model._with_histories(x)
+        _, histories = encoding.with_histories(model, x)
         for user, history, target in zip(
             x["user_id"], np.asarray(histories), y["movie_id"], strict=True
         ):

@@ -7,6 +7,10 @@ of the first batch, and the file keeps what these were.
 
 import keras
 
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.model import encoding
+from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
 
 # Keras turns the wide types into these when it makes tensors of arrays.
@@ -14,6 +18,86 @@ _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
 
 # Names of the model's own weights, beside those of its layers.
 OWN_WEIGHTS = ("candidate_counts", "absent_candidates")
+
+
+class CalledWith:
+    """What a model was first called with.
+
+    Attributes:
+        spec: dict, as `spec_of` makes it; None before the first call.
+    """
+
+    def __init__(self):
+        self.spec = None
+
+    def note(self, inputs) -> None:
+        """Keeps the spec of these inputs, if they are the first."""
+        if self.spec is None:
+            self.spec = spec_of(inputs)
+
+    def takes_rows(self) -> bool:
+        """Whether the model was made for user rows, as far as is known."""
+        return self.spec in (None, spec_of_shape((None,)))
+
+    def input_signature(self) -> list:
+        """What `keras.Model.export` takes: by default int32 user rows."""
+        return [
+            map_spec(
+                lambda shape, dtype: keras.InputSpec(dtype, shape),
+                self.spec or spec_of_shape((None,)),
+            )
+        ]
+
+
+def tower(model, side: str, given) -> keras.layers.Layer:
+    """The tower that is given; else one vector a user, or one a candidate.
+
+    Raises:
+        ValueError: If what is given is no layer.
+    """
+    if given is not None:
+        return _checks.instance(f"{side}_tower", given, keras.layers.Layer)
+    initializer = "uniform"
+    if model.initial_stddev is not None:
+        initializer = keras.initializers.RandomNormal(
+            stddev=model.initial_stddev
+        )
+    return RowEmbedding(
+        getattr(model, f"num_{side}s"),
+        model.embedding_dimension,
+        embeddings_initializer=initializer,
+        name=f"{side}_embedding",
+    )
+
+
+def build_towers(model, input_shape) -> None:
+    """Makes the variables of both towers; see `TwoTowerRetrieval.build`."""
+    spec = model.called_with.spec
+    try:
+        _call_towers(
+            model,
+            spec
+            or spec_of_shape((None,) if input_shape is None else input_shape),
+        )
+    except Exception as error:
+        if spec is not None:
+            raise
+        raise ValueError(
+            "The towers could not be built from "
+            f"{'user rows' if input_shape is None else input_shape}, as "
+            "the model was not called on a batch yet. Call it on one, "
+            f"`model(x)`, or train it, first. The reason: {error}"
+        ) from error
+
+
+def _call_towers(model, spec):
+    inputs = map_spec(keras.KerasTensor, spec)
+    rows = keras.KerasTensor((None,), "int32")
+    _check_vectors(
+        model,
+        encoding.user_vectors(model, inputs),
+        encoding.candidate_vectors(model, rows),
+    )
 
 
 def spec_of(inputs) -> dict | None:
@@ -73,9 +157,14 @@ def check_parts(model) -> None:
     """Raises a ValueError if a part is made for other sizes than the model."""
     for side in ("user", "candidate"):
         _check_table(model, side)
-    size = "num_users"
+    if isinstance(model.user_tower, HistoryTower) and model.histories is None:
+        raise ValueError(
+            f"A {type(model.user_tower).__name__} needs `histories`. "
+            "Received: histories=None. Make the model with "
+            "`TwoTowerRetrieval.for_dataset`, or pass `Histories`."
+        )
     for layer in (model.histories, model.user_tower):
-        for name in (size, "num_candidates"):
+        for name in ("num_users", "num_candidates"):
             _check_size(model, layer, name)
     if isinstance(model.histories, Histories):
         model.histories.check_rows(model.num_candidates)
@@ -83,10 +172,10 @@ def check_parts(model) -> None:
         _known_dimension(getattr(model, f"{side}_tower"))
         for side in ("user", "candidate")
     )
-    check_dimensions(model, user, candidate)
+    _check_dimensions(model, user, candidate)
 
 
-def check_dimensions(model, user, candidate) -> None:
+def _check_dimensions(model, user, candidate) -> None:
     """Raises a ValueError if the lengths of the vectors differ; None fits."""
     if user is None or candidate is None or user == candidate:
         return
@@ -99,7 +188,7 @@ def check_dimensions(model, user, candidate) -> None:
     )
 
 
-def check_vectors(model, user_vectors, candidate_vectors) -> None:
+def _check_vectors(model, user_vectors, candidate_vectors) -> None:
     """Raises a ValueError if the towers' symbolic outputs do not fit."""
     for side, vectors in (
         ("user", user_vectors),
@@ -112,7 +201,7 @@ def check_vectors(model, user_vectors, candidate_vectors) -> None:
                 f"`(batch, dim)`. Received: {got} from "
                 f"{getattr(model, f'{side}_tower').name!r}."
             )
-    check_dimensions(model, user_vectors.shape[1], candidate_vectors.shape[1])
+    _check_dimensions(model, user_vectors.shape[1], candidate_vectors.shape[1])
 
 
 def check_weights(model, saved) -> None:
@@ -173,7 +262,7 @@ def _check_size(model, layer, name):
 
 
 def _known_dimension(tower) -> int | None:
-    """The length of a tower's vectors, where it can be told unbuilt."""
+    """The length of a tower's vectors, if it is known before building."""
     if isinstance(tower, keras.layers.Embedding):
         return tower.output_dim
     return getattr(tower, "embedding_dimension", None)

@@ -1,7 +1,16 @@
-"""Growth: new users and candidates for a model that has learned already."""
+"""Growth: new users and candidates for a model that has learned already.
+
+What was learned stays as it is, the optimizer's slots included: new ids get
+new rows at the end of the tables. The next `fit` is compiled anew.
+
+Every layer of the towers that holds its size as an attribute `num_users` or
+`num_candidates`, as the towers of this package do, is given the new one. A
+tower of your own whose `get_config` has the size from elsewhere must see to
+that itself. Other weights with a row for each id, such as a table of features,
+cannot grow and are refused.
+"""
 
 import contextlib
-from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -16,11 +25,14 @@ from keras_dp_retrieval._keras.layers import (
 )
 from keras_dp_retrieval._keras.variables import reshape
 from keras_dp_retrieval.data.padding import refuse_padding_ids
-from keras_dp_retrieval.data.vocabulary import Vocabulary
+from keras_dp_retrieval.model import encoding
+from keras_dp_retrieval.model.candidate_states import (
+    ABSENT,
+    ABSENT_WITH_VECTOR,
+)
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
-from keras_dp_retrieval.training.in_use import reads
 
 # Layers whose weights are never by id, even where their sizes are equal.
 _NOT_BY_ROW = (
@@ -30,210 +42,152 @@ _NOT_BY_ROW = (
     keras.layers.LayerNormalization,
 )
 
-# What a model knows of each candidate: that training has it, or at least not
-# that it has not; that it has not; or that it has not, but a vector was given.
-PRESENT, ABSENT, ABSENT_WITH_VECTOR = 0, 1, 2
+
+def add_users(model, ids, seed) -> None:
+    """What `TwoTowerRetrieval.add_users` says."""
+    seed = _checks.seed("seed", seed)
+    num_new, vocabulary = _extended("user", model.user_vocabulary, ids)
+    if num_new:
+        _grow(model, "user", num_new, None, seed)
+        model.user_vocabulary = vocabulary
 
 
-class Growing:
-    """The part of `TwoTowerRetrieval` that takes in new ids.
+def add_candidates(model, ids, vectors, seed) -> int:
+    """What `TwoTowerRetrieval.add_candidates` says; returns how many."""
+    seed = _checks.seed("seed", seed)
+    num_new, vocabulary = _extended(
+        "candidate", model.candidate_vocabulary, ids
+    )
+    if vectors is not None:
+        vectors = _start_vectors(model, vectors, num_new)
+    if num_new:
+        _grow(model, "candidate", num_new, vectors, seed)
+        model.candidate_vocabulary = vocabulary
+    return num_new
 
-    What was learned stays as it is, the optimizer's slots included: new ids
-    get new rows at the end of the tables. The next `fit` is compiled anew.
 
-    Every layer of the towers that holds its size as an attribute `num_users`
-    or `num_candidates`, as the towers of this package do, is told the new
-    one. A tower of your own whose `get_config` has the size from elsewhere
-    must see to that itself. Other weights with a row for each id, such as a
-    table of features, cannot grow and are refused.
-    """
-
-    user_vocabulary: Vocabulary | None
-    candidate_vocabulary: Vocabulary | None
-    _drop_index: Callable
-    _takes_rows: Callable
-    build: Callable
-    forget_compiled: Callable
-
-    # What the model brings along.
-    num_users: int
-    num_candidates: int
-    candidate_counts: keras.Variable
-    absent_candidates: keras.Variable
-    user_tower: keras.layers.Layer
-    candidate_tower: keras.layers.Layer
-
-    @reads
-    def add_users(self, ids, *, seed=0) -> None:
-        """Makes new users known, who have had nothing yet.
-
-        Args:
-            ids: New ids `(n,)`. For a model without a `user_vocabulary`,
-                whose ids are rows: how many rows to add.
-            seed: int. Seeds the new rows, which the table's initializer draws.
-
-        Raises:
-            ValueError: If an id is known already or comes twice, or the user
-                tower has no `RowEmbedding` of `num_users` rows, or other
-                weights of so many. The model stays as it was.
-        """
-        seed = _checks.seed("seed", seed)
-        num_new, vocabulary = _extended("user", self.user_vocabulary, ids)
-        if num_new:
-            self._grow("user", num_new, None, seed)
-            self.user_vocabulary = vocabulary
-
-    @reads
-    def add_candidates(self, ids, vectors=None, *, seed=0) -> None:
-        """Makes new candidates known.
-
-        They can be recommended from now on if `vectors` say where they begin,
-        or the candidate tower knows more of them than their ids; else once
-        they have been trained, as their vectors are noise until then. The
-        number of times that they were seen in training begins at 0, and they
-        are nobody's negatives before it is more.
-
-        Args:
-            ids: New ids `(n,)`. For a model without a
-                `candidate_vocabulary`, whose ids are rows: how many rows to
-                add.
-            vectors: Optional float `(n, dim)`. Where the candidates begin,
-                such as the mean of similar ones. By default the table's
-                initializer draws them.
-            seed: int. Seeds these draws.
-
-        Raises:
-            ValueError: If an id is known already, comes twice or is -1 or
-                `""`, `vectors` do not fit, or the candidate tower has no
-                `RowEmbedding` of `num_candidates` rows. The model stays as it
-                was.
-        """
-        seed = _checks.seed("seed", seed)
-        num_new, vocabulary = _extended(
-            "candidate", self.candidate_vocabulary, ids
-        )
-        if vectors is not None:
-            vectors = self._start_vectors(vectors, num_new)
-        if num_new:
-            self._grow("candidate", num_new, vectors, seed)
-            self._drop_index()
-            self.candidate_vocabulary = vocabulary
-
-    def _start_vectors(self, vectors, num_new) -> np.ndarray:
-        if not isinstance(self.candidate_tower, RowEmbedding):
-            raise ValueError(
-                "`vectors` are for a candidate tower that is one "
-                "`RowEmbedding`. Received: a "
-                f"{type(self.candidate_tower).__name__}. Leave them out."
-            )
-        vectors = np.asarray(vectors, "float32")
-        expected = (num_new, self.candidate_tower.output_dim)
-        if vectors.shape != expected or not np.isfinite(vectors).all():
-            raise ValueError(
-                f"`vectors` must be finite and have the shape {expected}. "
-                f"Received: shape {vectors.shape}, "
-                f"{np.sum(~np.isfinite(vectors))} values not finite."
-            )
-        return vectors
-
-    def _grow(self, side, num_new, vectors, seed):
-        self.build()
-        size = f"num_{side}s"
-        old = getattr(self, size)
-        tables = self._tables(side, old)
-        self._check_other_weights(side, old)
-        with contextlib.ExitStack() as undo:
-            for table in tables:
-                _grow_table(table, old + num_new, vectors, seed, undo)
-            for layer in sublayers(self):
-                if side == "user" and isinstance(layer, Histories):
-                    starts = ops.convert_to_numpy(layer.starts)
-                    longer = np.pad(starts, (0, num_new), "edge")
-                    _resize(layer.starts, longer, undo)
-                if getattr(layer, size, None) == old:
-                    undo.callback(setattr, layer, size, old)
-                    setattr(layer, size, old + num_new)
-            if side == "candidate":
-                counts = ops.convert_to_numpy(self.candidate_counts)
-                longer = np.pad(counts, (0, num_new))
-                _resize(self.candidate_counts, longer, undo)
-                absent = ops.convert_to_numpy(self.absent_candidates)
-                new = ABSENT if vectors is None else ABSENT_WITH_VECTOR
-                longer = np.pad(absent, (0, num_new), constant_values=new)
-                _resize(self.absent_candidates, longer, undo)
-            self._check_new_vectors(side, old, num_new)
-            _grow_slots(getattr(self, "optimizer", None), undo)
-            undo.pop_all()  # All went well: nothing is undone.
-        # They were compiled for the old shapes.
-        self.forget_compiled()
-
-    def _check_other_weights(self, side, num_rows):
-        """Refuses weights that have a row for each id and cannot grow."""
-        towers = [getattr(self, f"{side}_tower")]
-        # A tower of users may look up the candidates that they had.
-        if side == "candidate" and self.num_users != num_rows:
-            towers.append(self.user_tower)
-        for layer in (one for t in towers for one in sublayers(t)):
-            if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, HistoryTower)):
-                continue
-            for weight in own_variables(layer):
-                if weight.shape[:1] != (num_rows,):
-                    continue
-                raise ValueError(
-                    f"`add_{side}s` can grow a `RowEmbedding` alone. Received: "
-                    f"{weight.path!r} of {layer.name!r}, a "
-                    f"{type(layer).__name__}, which has {num_rows} rows "
-                    f"(`num_{side}s`), too. Keep it in a `RowEmbedding`, or "
-                    "make a new model."
-                )
-
-    def _check_new_vectors(self, side, old, num_new):
-        """Refuses a tower that has no vectors for the new rows."""
-        if side == "user" and not self._takes_rows():
-            return
-        rows = ops.arange(old, old + num_new, dtype="int32")
-        vectors = getattr(self, f"_{side}_vectors")(rows, training=False)
-        if np.isfinite(ops.convert_to_numpy(vectors)).all():
-            return
-        tower = getattr(self, f"{side}_tower")
+def _start_vectors(model, vectors, num_new) -> np.ndarray:
+    if not isinstance(model.candidate_tower, RowEmbedding):
         raise ValueError(
-            f"The {side} tower {tower.name!r} must have a finite vector for "
-            f"each of the new {side}s. Received: NaN or infinity for some, as "
-            "where a table is too short. Make a new model."
+            "`vectors` are for a candidate tower that is one "
+            "`RowEmbedding`. Received: a "
+            f"{type(model.candidate_tower).__name__}. Leave them out."
         )
+    vectors = np.asarray(vectors, "float32")
+    expected = (num_new, model.candidate_tower.output_dim)
+    if vectors.shape != expected or not np.isfinite(vectors).all():
+        raise ValueError(
+            f"`vectors` must be finite and have the shape {expected}. "
+            f"Received: shape {vectors.shape}, "
+            f"{np.sum(~np.isfinite(vectors))} values not finite."
+        )
+    return vectors
 
-    def _tables(self, side, num_rows) -> list[RowEmbedding]:
-        """The tables with a row for each user, or each candidate."""
-        of_users = _tables_in(self.user_tower, num_rows)
-        tables = _tables_in(self.candidate_tower, num_rows)
-        of_users = [table for table in of_users if table not in tables]
-        # A tower of users may look up the candidates that they had.
-        if self.num_users != self.num_candidates:
-            tables = of_users + tables
-        elif len(of_users) > 1 or isinstance(self.user_tower, HistoryTower):
-            raise ValueError(
-                f"`add_{side}s` finds tables by their number of rows. "
-                f"Received: {self.num_users} users and as many candidates, "
-                f"and the user tower {self.user_tower.name!r}, whose tables "
-                "may belong to either. Make the tables of one side larger."
-            )
-        elif side == "user":
-            tables = of_users
-        tower = getattr(self, f"{side}_tower")
-        # Users whom a tower knows by their histories need no row in it.
-        if not tables and not isinstance(tower, HistoryTower):
-            raise ValueError(
-                f"`add_{side}s` needs a {side} tower with a `RowEmbedding` of "
-                f"{num_rows} rows (`num_{side}s`). Received: {tower.name!r}, "
-                f"a {type(tower).__name__} without one."
-            )
+
+def _grow(model, side, num_new, vectors, seed):
+    model.build()
+    size = f"num_{side}s"
+    old = getattr(model, size)
+    tables = _tables(model, side, old)
+    _check_other_weights(model, side, old)
+    with contextlib.ExitStack() as undo:
         for table in tables:
-            if table.built and len(table.weights) != 1:
-                raise ValueError(
-                    "Only plain tables can grow. Received: "
-                    f"{table.name!r}, which is quantized or has LoRA weights."
-                )
-        return tables
+            _grow_table(table, old + num_new, vectors, seed, undo)
+        for layer in sublayers(model):
+            if side == "user" and isinstance(layer, Histories):
+                starts = ops.convert_to_numpy(layer.starts)
+                longer = np.pad(starts, (0, num_new), "edge")
+                _resize(layer.starts, longer, undo)
+            if getattr(layer, size, None) == old:
+                undo.callback(setattr, layer, size, old)
+                setattr(layer, size, old + num_new)
+        if side == "candidate":
+            counts = ops.convert_to_numpy(model.candidate_counts)
+            longer = np.pad(counts, (0, num_new))
+            _resize(model.candidate_counts, longer, undo)
+            absent = ops.convert_to_numpy(model.absent_candidates)
+            new = ABSENT if vectors is None else ABSENT_WITH_VECTOR
+            longer = np.pad(absent, (0, num_new), constant_values=new)
+            _resize(model.absent_candidates, longer, undo)
+        _check_new_vectors(model, side, old, num_new)
+        _grow_slots(getattr(model, "optimizer", None), undo)
+        undo.pop_all()  # All went well: nothing is undone.
+    # They were compiled for the old shapes.
+    model.forget_compiled()
+
+
+def _check_other_weights(model, side, num_rows):
+    """Refuses weights that have a row for each id and cannot grow."""
+    towers = [getattr(model, f"{side}_tower")]
+    # A tower of users may look up the candidates that they had.
+    if side == "candidate" and model.num_users != num_rows:
+        towers.append(model.user_tower)
+    for layer in (one for t in towers for one in sublayers(t)):
+        if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, HistoryTower)):
+            continue
+        for weight in own_variables(layer):
+            if weight.shape[:1] != (num_rows,):
+                continue
+            raise ValueError(
+                f"`add_{side}s` can grow a `RowEmbedding` alone. Received: "
+                f"{weight.path!r} of {layer.name!r}, a "
+                f"{type(layer).__name__}, which has {num_rows} rows "
+                f"(`num_{side}s`), too. Keep it in a `RowEmbedding`, or "
+                "make a new model."
+            )
+
+
+def _check_new_vectors(model, side, old, num_new):
+    """Refuses a tower that has no vectors for the new rows."""
+    if side == "user" and not model.called_with.takes_rows():
+        return
+    rows = ops.arange(old, old + num_new, dtype="int32")
+    if side == "user":
+        vectors = encoding.user_vectors(model, rows)
+    else:
+        vectors = encoding.candidate_vectors(model, rows)
+    if np.isfinite(ops.convert_to_numpy(vectors)).all():
+        return
+    tower = getattr(model, f"{side}_tower")
+    raise ValueError(
+        f"The {side} tower {tower.name!r} must have a finite vector for "
+        f"each of the new {side}s. Received: NaN or infinity for some, as "
+        "where a table is too short. Make a new model."
+    )
+
+
+def _tables(model, side, num_rows) -> list[RowEmbedding]:
+    """The tables with a row for each user, or each candidate."""
+    of_users = _tables_in(model.user_tower, num_rows)
+    tables = _tables_in(model.candidate_tower, num_rows)
+    of_users = [table for table in of_users if table not in tables]
+    # A tower of users may look up the candidates that they had.
+    if model.num_users != model.num_candidates:
+        tables = of_users + tables
+    elif len(of_users) > 1 or isinstance(model.user_tower, HistoryTower):
+        raise ValueError(
+            f"`add_{side}s` finds tables by their number of rows. "
+            f"Received: {model.num_users} users and as many candidates, "
+            f"and the user tower {model.user_tower.name!r}, whose tables "
+            "may belong to either. Make the tables of one side larger."
+        )
+    elif side == "user":
+        tables = of_users
+    tower = getattr(model, f"{side}_tower")
+    # Users whom a tower knows by their histories need no row in it.
+    if not tables and not isinstance(tower, HistoryTower):
+        raise ValueError(
+            f"`add_{side}s` needs a {side} tower with a `RowEmbedding` of "
+            f"{num_rows} rows (`num_{side}s`). Received: {tower.name!r}, "
+            f"a {type(tower).__name__} without one."
+        )
+    for table in tables:
+        if table.built and len(table.weights) != 1:
+            raise ValueError(
+                "Only plain tables can grow. Received: "
+                f"{table.name!r}, which is quantized or has LoRA weights."
+            )
+    return tables
 
 
 def _extended(side, vocabulary, ids):

@@ -14,6 +14,7 @@ def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
         allow_trained: bool. Whether interactions of the part may have been
             trained on.
     """
+    _check_key(model, data)
     for side in ("user", "candidate"):
         _check_ids(model, data, side)
     if allow_trained or split == "train":
@@ -45,6 +46,19 @@ def describe(fingerprint: dict | None) -> str:
         f"seed={fingerprint['seed']}, "
         f"test_fraction={fingerprint['test_fraction']:g}, "
         f"validation_fraction={fingerprint['validation_fraction']:g}{more}"
+    )
+
+
+def _check_key(model, data):
+    key = getattr(data, "candidate_key", None)
+    if key in (None, model.candidate_key):
+        return
+    raise ValueError(
+        "The model and the data must have the candidates under one "
+        f"`candidate_key`. Received: a model of {model.candidate_key!r} and "
+        f"data of {key!r}. Make the data with "
+        f"`candidate_key={model.candidate_key!r}`, or the model with "
+        "`TwoTowerRetrieval.for_dataset(data)`."
     )
 
 

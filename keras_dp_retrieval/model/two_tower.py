@@ -8,39 +8,32 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks, losses
-from keras_dp_retrieval._keras.layers import (
-    added_losses,
-    embedding_table,
-    sublayers,
-    takes_training,
-)
-from keras_dp_retrieval.index.exact import top_k, top_k_by_sorting
+from keras_dp_retrieval._keras.layers import embedding_table, sublayers
+from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.metrics import ChanceAlarm
-from keras_dp_retrieval.model import building, known_data
-from keras_dp_retrieval.model.growth import (
-    ABSENT,
-    ABSENT_WITH_VECTOR,
-    PRESENT,
-    Growing,
+from keras_dp_retrieval.model import (
+    batch_checks,
+    building,
+    candidate_states,
+    compiling,
+    encoding,
+    growth,
+    id_rows,
+    known_data,
+    loading,
+    recommending,
+    saving,
+    training_loss,
 )
-from keras_dp_retrieval.model.saving import Saving, without_format
-from keras_dp_retrieval.model.serving import Serving, check_rows
-from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
 from keras_dp_retrieval.training import step_plan
-from keras_dp_retrieval.training.in_use import reads
+from keras_dp_retrieval.training.in_use import loops, reads
 from keras_dp_retrieval.training.padded_model import PaddedModel
-
-# The square of a larger rating, summed over a batch, overflows a float32.
-LARGEST_RATING = 1e15
-
-# What `compile` of Keras has and this model has no use for.
-NOT_COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
-class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
+class TwoTowerRetrieval(PaddedModel):
     """Retrieves candidates by the dot product of two towers' vectors.
 
     One tower turns users into vectors, the other candidates; a candidate's
@@ -48,7 +41,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
     model trains on batches of `x` = int user ids `(batch,)` and `y` =
     `{"movie_id": (batch,), "rating": (batch,)}`, on one device or many, for
     any number of rows: what Keras would refuse, because it does not divide by
-    the devices, is filled up with rows of weight 0, which count nowhere.
+    the devices, is padded with rows of weight 0, which count nowhere.
 
     A row with `sample_weight` 0 does not exist: it adds nothing to the loss,
     and nothing to the number of rows that the loss is divided by.
@@ -83,8 +76,8 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         initial_stddev: Optional float. Starts the default towers from a
             normal distribution of this width; by default they start as
             `keras.layers.Embedding` does.
-        histories: Optional `Histories`: what every user has had, which
-            `recommend` leaves out.
+        histories: Optional `Histories`: every user's interaction history,
+            the seen items that `recommend` leaves out.
         popularity_offset: float. What is added to a candidate's score for
             being popular; see the property. Training does not know of it.
 
@@ -123,6 +116,10 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        # Inside a namespace, because Keras forbids a built model to be given
+        # a layer, and an index is built when the model has been.
+        self._indexed = types.SimpleNamespace(index=None)
+        self._popularity_offset = 0.0
         self.popularity_offset = popularity_offset
         self.num_users = _checks.table_size("num_users", num_users)
         self.num_candidates = _checks.table_size(
@@ -142,14 +139,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
                 "initial_stddev", initial_stddev, 0, open_low=True
             )
         self.initial_stddev = initial_stddev
-        if user_tower is None:
-            user_tower = self._table("user", self.num_users)
-        if candidate_tower is None:
-            candidate_tower = self._table("candidate", self.num_candidates)
-        layer = keras.layers.Layer
-        self.user_tower = _checks.instance("user_tower", user_tower, layer)
-        self.candidate_tower = _checks.instance(
-            "candidate_tower", candidate_tower, layer
+        self.user_tower = building.tower(self, "user", user_tower)
+        self.candidate_tower = building.tower(
+            self, "candidate", candidate_tower
         )
         self.embedding_updates = _checks.one_of(
             "embedding_updates", embedding_updates, step_plan.EMBEDDING_UPDATES
@@ -157,19 +149,12 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         if histories is not None:
             histories = _checks.instance("histories", histories, Histories)
         self.histories = histories
-        if isinstance(self.user_tower, HistoryTower) and histories is None:
-            raise ValueError(
-                f"A {type(self.user_tower).__name__} needs `histories`. "
-                "Received: histories=None. Make the model with "
-                "`TwoTowerRetrieval.for_dataset`, or pass `Histories`."
-            )
         building.check_parts(self)
-        # What the model was first called with. Inside a namespace, because
-        # Keras would look for weights in a dict.
-        self._called_with = types.SimpleNamespace(spec=None)
+        self.called_with = building.CalledWith()
+        self.user_vocabulary = self.candidate_vocabulary = None
         self.candidate_titles = {}
         self.trained_on = None
-        self._learns_several_at_once = False
+        self.multi_positive = False
         self._is_exported = False
         self.candidate_counts = self.add_weight(
             shape=(self.num_candidates,),
@@ -181,22 +166,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         self.absent_candidates = self.add_weight(
             shape=(self.num_candidates,),
             dtype="int8",
-            initializer=_row_zero_is_absent,
+            initializer=candidate_states.initial_states,
             trainable=False,
             name="absent_candidates",
-        )
-
-    def _table(self, side: str, num_rows: int) -> keras.layers.Layer:
-        initializer = "uniform"
-        if self.initial_stddev is not None:
-            initializer = keras.initializers.RandomNormal(
-                stddev=self.initial_stddev
-            )
-        return RowEmbedding(
-            num_rows,
-            self.embedding_dimension,
-            embeddings_initializer=initializer,
-            name=f"{side}_embedding",
         )
 
     def get_config(self):
@@ -216,11 +188,12 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             "initial_stddev": self.initial_stddev,
             "histories": self.histories and serialize(self.histories),
             "popularity_offset": self.popularity_offset,
+            "format_version": saving.FORMAT_VERSION,
         }
 
     @classmethod
     def from_config(cls, config):
-        config = without_format(config)
+        config = saving.without_format(config)
         names = ("objective", "user_tower", "candidate_tower", "histories")
         with warnings.catch_warnings():
             # That a tower without a `build` is not built by it: the model
@@ -245,8 +218,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             **kwargs: As in the class.
 
         The model takes and gives the data set's own ids in `recommend`, and
-        leaves out what a user had in the train part. Batches for `fit` hold
-        table rows, as `data.train` does.
+        leaves out the items that a user has in the train part. Its
+        `candidate_key` and `rating_key` are those of the data. Batches for
+        `fit` hold table rows, as `data.train` does.
 
         Raises:
             ValueError: If `data` is something else.
@@ -273,27 +247,15 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         model.candidate_vocabulary = data.candidate_vocabulary
         model.candidate_titles = dict(data.movie_titles)
         model.trained_on = known_data.fingerprint_of(data)
-        is_absent = np.asarray(data.candidate_counts("train")) == 0
-        model.absent_candidates.assign(
-            np.where(is_absent, ABSENT, PRESENT).astype("int8")
-        )
+        model.absent_candidates.assign(candidate_states.states_of(data))
         return model
 
     # Towers
 
     def __call__(self, inputs, *args, **kwargs):
         """As in `keras.Model`."""
-        self._note_inputs(inputs)
+        self.called_with.note(inputs)
         return super().__call__(inputs, *args, **kwargs)
-
-    def _note_inputs(self, inputs):
-        if self._called_with.spec is None:
-            self._called_with.spec = building.spec_of(inputs)
-
-    def _takes_rows(self) -> bool:
-        """Whether the model was made for user rows, as far as is known."""
-        spec = self._called_with.spec
-        return spec is None or spec == building.spec_of_shape((None,))
 
     def build(self, input_shape=None):
         """Makes the variables of both towers.
@@ -311,45 +273,20 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         """
         if self.built:
             return
-        spec = self._called_with.spec
-        try:
-            self._build_towers(
-                spec
-                or building.spec_of_shape(
-                    (None,) if input_shape is None else input_shape
-                )
-            )
-        except Exception as error:
-            if spec is not None:
-                raise
-            raise ValueError(
-                "The towers could not be built from "
-                f"{'user rows' if input_shape is None else input_shape}, as "
-                "the model was not called on a batch yet. Call it on one, "
-                f"`model(x)`, or train it, first. The reason: {error}"
-            ) from error
+        building.build_towers(self, input_shape)
         super().build(input_shape)
-
-    def _build_towers(self, spec):
-        inputs = building.map_spec(keras.KerasTensor, spec)
-        rows = keras.KerasTensor((None,), "int32")
-        building.check_vectors(
-            self,
-            self._user_vectors(inputs, training=False),
-            self._candidate_vectors(rows, training=False),
-        )
 
     def get_build_config(self):
         if not self.built:
             return None
         return {
-            "inputs": self._called_with.spec,
+            "inputs": self.called_with.spec,
             "weights": building.shapes_of(self),
         }
 
     def build_from_config(self, config):
         # Files of before format 3 do not say what the model was called with.
-        self._called_with.spec = config.get("inputs")
+        self.called_with.spec = config.get("inputs")
         self.build()
         if "weights" in config:
             building.check_weights(self, config["weights"])
@@ -376,12 +313,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         """
         self.build()
         if input_signature is None:
-            input_signature = [
-                building.map_spec(
-                    lambda shape, dtype: keras.InputSpec(dtype, shape),
-                    self._called_with.spec or building.spec_of_shape((None,)),
-                )
-            ]
+            input_signature = self.called_with.input_signature()
         self._is_exported = True
         try:
             return super().export(
@@ -400,8 +332,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         Args:
             inputs: int user ids `(batch,)`, or what the user tower takes. A
                 `HistoryTower` also takes `{"user_id": (batch,), "length":
-                (batch,)}`, the users when they had had so many candidates,
-                and histories, `(batch, length)` candidate rows.
+                (batch,)}`, users with no more than the first `length` entries
+                of their histories, and histories, `(batch, length)` candidate
+                rows.
             training: bool.
 
         Returns:
@@ -409,21 +342,13 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             `"predictions"`, `(batch, k)`, the table rows of candidates, best
             first, -1 where there are no more. `recommend` gives ids.
         """
-        vectors = self._user_vectors(inputs, training=training)
+        vectors = encoding.user_vectors(self, inputs, training)
         outputs = {"user_embeddings": vectors}
         if not training:
-            outputs["predictions"] = self._best_rows(vectors)
+            outputs["predictions"] = recommending.best_rows(
+                self, vectors, exported=self._is_exported
+            )
         return outputs
-
-    def _best_rows(self, vectors):
-        # What the candidate tower adds to the loss is counted where the loss
-        # is computed; this pass is not part of it.
-        with added_losses(self.candidate_tower):
-            arrays = self._with_one(vectors), self.candidate_vectors()
-        allowed = self._is_retrievable()
-        if self._is_exported and keras.backend.backend() == "jax":
-            return top_k_by_sorting(*arrays, self.k, allowed=allowed)
-        return top_k(*arrays, self.k, allowed=allowed)[1]
 
     def user_vectors(self, user_rows):
         """Vectors `(batch, dim)` of users, a tensor.
@@ -434,9 +359,10 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
             user_rows: Table rows `(batch,)`, or anything else that the model
                 may be called with.
         """
-        self._note_inputs(user_rows)
+        self.called_with.note(user_rows)
         self._in_use.refuse_others("user_vectors")
-        return self._with_one(self._user_vectors(user_rows, training=False))
+        vectors = encoding.user_vectors(self, user_rows)
+        return encoding.append_user_bias(self, vectors)
 
     def candidate_vectors(self, candidate_rows=None):
         """Vectors `(num_candidates, dim)` of the whole table, a tensor.
@@ -451,71 +377,13 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         rows = candidate_rows
         if rows is None:
             rows = ops.arange(self.num_candidates, dtype="int32")
-        vectors = self._candidate_vectors(rows, training=False)
-        return self._with_offsets(vectors, candidate_rows)
-
-    def _user_vectors(self, inputs, training):
-        if isinstance(self.user_tower, HistoryTower):
-            inputs = self._with_histories(inputs)
-        return self._scale(_run(self.user_tower, inputs, training))
-
-    def _with_histories(self, inputs):
-        """Returns `(user_rows, histories)`, what a `HistoryTower` takes."""
-        rows, lengths = inputs, None
-        if isinstance(inputs, dict):
-            rows, lengths = inputs["user_id"], inputs["length"]
-        if len(rows.shape) == 1:
-            return rows, self.histories(
-                rows, lengths=lengths, max_length=self.user_tower.max_length
-            )
-        # Histories of users who need not be in the table.
-        return ops.zeros_like(inputs[:, 0]), inputs
-
-    def _known_positives(self, x) -> dict:
-        """What the users are known to like beside this row's candidate.
-
-        Returns:
-            dict of the attributes of `ScoredBatch` that hold it; maybe none.
-        """
-        if self.histories is None or not self.objective.mask_known_positives:
-            return {}
-        if isinstance(x, dict) and "length" in x:
-            args = x["user_id"], x["length"]
-        elif not keras.tree.is_nested(x) and len(x.shape) == 1:
-            args = x, None
-        else:
-            return {}
-        return {
-            "known_positives": self.histories(*args),
-            "known_lists": self.histories.lists(*args),
-        }
-
-    def _candidate_vectors(self, rows, training):
-        return self._scale(_run(self.candidate_tower, rows, training))
-
-    def _scale(self, vectors):
-        return _normalize(vectors) if self.objective.normalize else vectors
-
-    def _competes(self, counts):
-        """bool `(num_candidates,)`: who is in training, by those counts."""
-        return ops.logical_or(self.absent_candidates == PRESENT, counts > 0)
-
-    def _is_retrievable(self):
-        """bool `(num_candidates,)`: whose vector is more than noise.
-
-        Ids that start at 1 leave row 0 untrained under every tower.
-        """
-        trained = self._competes(self.candidate_counts)
-        if _knows_ids_alone(self.candidate_tower):
-            told = self.absent_candidates == ABSENT_WITH_VECTOR
-        else:
-            told = ops.arange(self.num_candidates) > 0
-        return ops.logical_or(trained, told)
+        vectors = encoding.candidate_vectors(self, rows)
+        return encoding.append_candidate_bias(self, vectors, candidate_rows)
 
     @reads
     def retrievable_mask(self) -> np.ndarray:
         """Which candidates can be recommended, bool `(num_candidates,)`."""
-        return ops.convert_to_numpy(self._is_retrievable())
+        return ops.convert_to_numpy(candidate_states.retrievable(self))
 
     # Training
 
@@ -539,24 +407,9 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         Raises:
             ValueError: If a loss or metrics are given.
         """
-        if loss is not None or loss_weights is not None:
-            received = "loss" if loss is not None else "loss_weights"
-            raise ValueError(
-                "What a `TwoTowerRetrieval` learns is its `objective`. "
-                f"Received: {received}={loss or loss_weights!r} in `compile`. "
-                "Make the model with `objective=`: a name such as "
-                "'full_softmax', an `Objective`, or a `keras.losses.Loss` of "
-                "rating and score."
-            )
-        if metrics or weighted_metrics:
-            received = "metrics" if metrics else "weighted_metrics"
-            raise ValueError(
-                "A `TwoTowerRetrieval` predicts lists of candidates, which "
-                "Keras' metrics cannot compare with its targets. Received: "
-                f"{received}={metrics or weighted_metrics!r} in `compile`. "
-                "Give `fit` the callback `RetrievalMetrics(data)`, or call "
-                "`keras_dp_retrieval.evaluate(model, data)`."
-            )
+        compiling.refuse_losses_and_metrics(
+            loss, loss_weights, metrics, weighted_metrics
+        )
         super().compile(
             optimizer=optimizer,
             run_eagerly=run_eagerly,
@@ -572,16 +425,7 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         if type(self).compile is not TwoTowerRetrieval.compile:
             super().compile_from_config(config)  # Says what is missing.
             return
-        # Earlier versions took them, and had no use for them either.
-        unused = [name for name in NOT_COMPILED if config.get(name)]
-        if unused:
-            warnings.warn(
-                f"The model was compiled with {', '.join(unused)}, which it "
-                "never used: it learns by its `objective`. Loaded without.",
-                stacklevel=2,
-            )
-        kept = {k: v for k, v in config.items() if k not in NOT_COMPILED}
-        self.compile(**keras.saving.deserialize_keras_object(kept))
+        self.compile(**compiling.arguments_of(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -593,84 +437,25 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         The layers' own losses are the regularizers of weights and what the
         user tower, the candidate tower and the objective add by `add_loss` and
         activity regularizers, each time that they are called. Layers do not
-        know of weights: to what they add, filler rows are rows.
+        know of weights: in what they add, padding rows count.
         """
-        # Of the forward pass, and the regularizers of all weights. What
-        # follows may clear the list.
-        own_losses = list(self.losses)
-
-        def candidate_vectors(rows):
-            with added_losses(self.candidate_tower) as added:
-                vectors = self._candidate_vectors(rows, training)
-            own_losses.extend(added)
-            return vectors
-
-        rows = ops.cast(y[self.candidate_key], "int32")
-        self._learns_several_at_once = len(rows.shape) > 1
-        if sample_weight is None:
-            sample_weight = ops.ones(ops.shape(rows)[:1])
-        weights = ops.cast(sample_weight, "float32")
-        counts = self._counts_with(rows, weights)
-        batch = losses.ScoredBatch(
-            user_vectors=y_pred["user_embeddings"],
-            candidate_rows=rows,
-            ratings=y.get(self.rating_key),
-            weights=weights,
-            lookup=candidate_vectors,
-            all_candidate_vectors=lambda: candidate_vectors(
-                ops.arange(self.num_candidates, dtype="int32")
-            ),
-            candidate_counts=ops.cast(self.candidate_counts, "float32"),
-            competes=self._competes(counts),
-            # Rows with several positives bring them along.
-            **(self._known_positives(x) if len(rows.shape) == 1 else {}),
+        return training_loss.compute_loss(
+            self, x, y, y_pred["user_embeddings"], sample_weight, training
         )
-        with added_losses(self.objective) as added:
-            per_example = self.objective(batch) * weights
-        own_losses.extend(added)
-        num_real = ops.sum(ops.cast(weights != 0, "float32"))
-        loss = ops.sum(per_example) / ops.maximum(num_real, 1.0)
-        if training:
-            self.candidate_counts.assign(counts)
-        for own in own_losses:
-            loss = loss + ops.sum(ops.cast(own, loss.dtype))
-        return loss
 
     def training_callbacks(self, batches):
-        """Adds the alarm that goes off when the loss is that of guessing."""
+        """Adds the alarm for a loss that stays at the chance level."""
 
         def num_competitors():
-            if self._learns_several_at_once:
+            if self.multi_positive:
                 return None  # Their losses are added up.
-            competes = self._competes(self.candidate_counts)
+            competes = candidate_states.competes(self, self.candidate_counts)
             return self.objective.num_competitors(
                 max(batches.real_rows, default=1),
                 int(ops.convert_to_numpy(competes).sum()),
             )
 
         return [ChanceAlarm(num_competitors)]
-
-    def _counts_with(self, rows, weights):
-        """The counts of candidates with the positives of a batch."""
-        weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
-        weights = ops.broadcast_to(weights, ops.shape(rows))
-        if keras.backend.backend() == "jax":
-            from keras_dp_retrieval._jax import steps
-
-            return steps.add_counts(self.candidate_counts.value, rows, weights)
-        real = ops.logical_and(weights != 0, rows >= 0)
-        return self.candidate_counts + ops.segment_sum(
-            ops.reshape(ops.cast(real, "int32"), (-1,)),
-            ops.reshape(ops.maximum(rows, 0), (-1,)),
-            num_segments=self.num_candidates,
-        )
-
-    def load_own_variables(self, store):
-        """As in `keras.Model`; files of before format 4 have fewer."""
-        if set(store.keys()) == {"0"}:
-            self.candidate_counts.assign(store["0"])
-        else:
-            super().load_own_variables(store)
 
     def row_tables(self) -> list:
         """The tables that a step reads by looking up rows: `step_plan.py`."""
@@ -685,41 +470,23 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         ]
 
     def check_batch(self, x, y):
-        """Raises if an id has no row: JAX would answer NaN or a wrong row."""
-        self._check_users(x)
-        if y is None:
-            return
-        if not isinstance(y, dict) or self.candidate_key not in y:
-            raise ValueError(
-                f"The targets must be a dict with the key "
-                f"{self.candidate_key!r} (`candidate_key`). Received: "
-                f"{sorted(y) if isinstance(y, dict) else type(y).__name__}."
-            )
-        ids = y[self.candidate_key]
-        check_rows(
-            "candidate", ids, self.num_candidates, padded=np.ndim(ids) > 1
-        )
-        ratings = y.get(self.rating_key)
-        if ratings is None and self.objective.needs_ratings:
-            raise ValueError(
-                f"The objective {self.objective.name!r} needs ratings: give "
-                f"the targets the key {self.rating_key!r} (`rating_key`), or "
-                "use a softmax objective. Received the keys: "
-                f"{sorted(y)}."
-            )
-        if ratings is not None:
-            bad = ~(np.abs(ratings) <= LARGEST_RATING)
-            if bad.any():
-                raise ValueError(
-                    "Ratings must be finite numbers of at most "
-                    f"{LARGEST_RATING:g} in size. Received: {np.sum(bad)} of "
-                    f"{np.size(ratings)} that are not, such as "
-                    f"{np.asarray(ratings)[bad].flat[0]}. Scale them, to "
-                    "[0, 1] for example."
-                )
+        """Raises if an id has no row: JAX would answer NaN or a wrong row.
+
+        Args:
+            x: NumPy arrays, the inputs of a batch.
+            y: dict of NumPy arrays, the targets, or None.
+
+        Raises:
+            ValueError: Also if the targets have no `candidate_key`, lack
+                ratings that the objective needs, or have some that are no
+                finite numbers.
+        """
+        batch_checks.check_batch(self, x, y)
 
     def check_evaluation(self, data, split, *, allow_trained=False):
-        """Raises a ValueError if the data's ids do not fit, or were trained on.
+        """Raises a ValueError if the data do not fit, or were trained on.
+
+        They do not fit if their `candidate_key` or their ids are others.
 
         Args:
             data: As in `keras_dp_retrieval.evaluate`, which calls this.
@@ -730,35 +497,288 @@ class TwoTowerRetrieval(Saving, Growing, Serving, PaddedModel):
         """
         known_data.check_evaluation(self, data, split, allow_trained)
 
-    def _check_users(self, x):
-        if isinstance(x, dict) and "user_id" in x:
-            x = x["user_id"]
-        is_history = isinstance(self.user_tower, HistoryTower)
-        if is_history and np.ndim(x) == 2:
-            check_rows("candidate", x, self.num_candidates, padded=True)
-        elif is_history or isinstance(self.user_tower, RowEmbedding):
-            check_rows("user", x, self.num_users)
+    # Recommending
 
+    @property
+    def popularity_offset(self) -> float:
+        """What popularity adds to a score; may be set at any time.
 
-def _row_zero_is_absent(shape, dtype=None):
-    """All candidates may be in training; row 0 stands for unknown ones."""
-    return ops.cast(ops.arange(shape[0]) == 0, dtype)  # PRESENT and ABSENT.
+        With `counts`, how often candidates were positives in training, a
+        candidate's score is its dot product with the user plus
 
+            popularity_offset * log(1 + count / mean of all counts)
 
-def _knows_ids_alone(tower) -> bool:
-    """Whether a candidate tower can say nothing of an untrained id."""
-    while isinstance(tower, keras.Sequential) and tower.layers:
-        tower = tower.layers[0]
-    return isinstance(tower, keras.layers.Embedding)
+        which makes one more coordinate of the vectors: it is 1 for users, and
+        the score is still a dot product. 0 leaves the vectors as they are;
+        more than 0 favours popular candidates, less rare ones.
+        """
+        return self._popularity_offset
 
+    @popularity_offset.setter
+    def popularity_offset(self, value):
+        value = _checks.number_between("popularity_offset", value)
+        if value != self._popularity_offset:
+            self._drop_index()
+            self.predict_function = None  # It was compiled for the old one.
+        self._popularity_offset = value
 
-def _run(tower, inputs, training):
-    if takes_training(tower):
-        return tower(inputs, training=training)
-    return tower(inputs)
+    @reads
+    def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
+        """Returns the vectors of users, float32 `(batch, dim)`.
 
+        With a `popularity_offset`, `(batch, dim + 1)`. They are computed
+        1,024 at a time, which is what bounds the memory.
 
-def _normalize(vectors):
-    """Vectors of length 1. `ops.normalize` has a NaN gradient at zero."""
-    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-    return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))
+        Args:
+            user_ids: Ids of known users `(batch,)`, or
+            histories: for each user a list of candidate ids, oldest first.
+        """
+        return recommending.encode_users(self, user_ids, histories)
+
+    @reads
+    def encode_candidates(self, candidate_ids=None) -> np.ndarray:
+        """Returns the vectors of candidates, float32 `(batch, dim)`.
+
+        With a `popularity_offset`, `(batch, dim + 1)`. No others are computed,
+        and these 16,384 at a time, which is what bounds the memory.
+
+        Args:
+            candidate_ids: Ids `(batch,)`. By default all candidates, in the
+                order of `retrievable_ids()`.
+
+        The score of a user and a candidate is the dot product of their
+        vectors, so any vector database can serve them.
+        """
+        return recommending.encode_candidates(self, candidate_ids)
+
+    @reads
+    def retrievable_ids(self) -> np.ndarray:
+        """Returns the ids of all candidates that can be recommended.
+
+        Left out are those whose vector is noise: candidates that training
+        does not have, where the candidate tower knows ids alone.
+        """
+        return id_rows.candidate_ids(
+            self, candidate_states.retrievable_rows(self)
+        )
+
+    @reads
+    def recommend(
+        self, user_ids=None, k=10, exclude_seen=True, *, histories=None
+    ):
+        """Returns the k candidates with the highest scores for each user.
+
+        Args:
+            user_ids: A list or array of the ids of known users, `(batch,)`.
+            k: int. Candidates a user; may exceed the catalogue, up to 2**20.
+            exclude_seen: bool. Leaves out the user's seen items, as far as
+                the model knows them: made `for_dataset`, it knows those of
+                the train part.
+            histories: Instead of `user_ids`, for each user a list of
+                candidate ids, oldest first; nobody need have seen the users
+                before. Needs a user tower that takes histories.
+
+        Returns:
+            `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
+            equal scores by the lower id (candidates that were added to a
+            trained model come after those that it began with). Where fewer
+            than k candidates are left, as for a user who has seen nearly
+            everything, the rest has id -1 (`""` among strings) and score
+            minus infinity. No candidate has such an id.
+
+        Raises:
+            ValueError: If a user or candidate is not known, or vectors are
+                NaN or infinite, as after a training that diverged.
+        """
+        return recommending.recommend(
+            self, user_ids, k, exclude_seen, histories
+        )
+
+    @property
+    def candidate_index(self) -> CandidateIndex | None:
+        """What `build_index` made last, until the candidates change."""
+        return self._indexed.index
+
+    @reads
+    def build_index(self, **kwargs) -> CandidateIndex:
+        """Computes all candidates' vectors, once, for `recommend` to search.
+
+        The index is saved with the model. It is as old as the vectors in it,
+        so it goes when the model is trained on, given other weights or more
+        candidates; a tower that you change in another way needs a new one.
+
+        Args:
+            **kwargs: As in `CandidateIndex`: `candidate_dtype="bfloat16"` or
+                `"int8"` takes less memory, `chunk_size` bounds the search's.
+
+        Returns:
+            The index, which is also `candidate_index` from now on.
+        """
+        index = recommending.build_index(self, **kwargs)
+        self._indexed.index = index
+        return index
+
+    def _drop_index(self):
+        self._indexed.index = None
+
+    # What makes an index old
+
+    @loops
+    def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`, on any number of rows; see `PaddedModel`."""
+        self._drop_index()
+        try:
+            return super().fit(*args, **kwargs)
+        finally:
+            # A callback may have shuffled them; none is told of an error.
+            if self.histories is not None:
+                self.histories.restore_rows()
+
+    @loops
+    def train_on_batch(self, *args, **kwargs):
+        """As in `keras.Model`."""
+        self._drop_index()
+        return super().train_on_batch(*args, **kwargs)
+
+    @reads
+    def set_weights(self, weights):
+        """As in `keras.Model`."""
+        self._drop_index()
+        super().set_weights(weights)
+
+    @reads
+    def load_weights(self, *args, **kwargs):
+        """As in `keras.Model`."""
+        self._drop_index()
+        super().load_weights(*args, **kwargs)
+
+    # Growth
+
+    @reads
+    def add_users(self, ids, *, seed=0) -> None:
+        """Makes new users known, whose histories are empty.
+
+        Args:
+            ids: New ids `(n,)`. For a model without a `user_vocabulary`,
+                whose ids are rows: how many rows to add.
+            seed: int. Seeds the new rows, which the table's initializer draws.
+
+        Raises:
+            ValueError: If an id is known already or comes twice, or the user
+                tower has no `RowEmbedding` of `num_users` rows, or other
+                weights of so many. The model stays as it was.
+        """
+        growth.add_users(self, ids, seed)
+
+    @reads
+    def add_candidates(self, ids, vectors=None, *, seed=0) -> None:
+        """Makes new candidates known.
+
+        They can be recommended from now on if `vectors` say where they begin,
+        or the candidate tower knows more of them than their ids; else once
+        they have been trained, as their vectors are noise until then. The
+        number of times that they were seen in training begins at 0, and they
+        are nobody's negatives before it is more.
+
+        Args:
+            ids: New ids `(n,)`. For a model without a
+                `candidate_vocabulary`, whose ids are rows: how many rows to
+                add.
+            vectors: Optional float `(n, dim)`. Where the candidates begin,
+                such as the mean of similar ones. By default the table's
+                initializer draws them.
+            seed: int. Seeds these draws.
+
+        Raises:
+            ValueError: If an id is known already, comes twice or is -1 or
+                `""`, `vectors` do not fit, or the candidate tower has no
+                `RowEmbedding` of `num_candidates` rows. The model stays as it
+                was.
+        """
+        if growth.add_candidates(self, ids, vectors, seed):
+            self._drop_index()
+
+    # Saving
+
+    @reads
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Saves all of the model into one file, or leaves things as they were.
+
+        The file is written beside `filepath` under a hidden name that ends in
+        `.tmp.keras`, and renamed when it is whole and on the disk. Whatever
+        happens in between, `filepath` is the old file or the new one, which
+        has the old one's permissions. A process that is killed may leave a
+        hidden file; the next save to `filepath` removes it.
+
+        Where several processes train together, all of them call this. Process
+        0 writes, the others return when the file is there.
+
+        Args:
+            filepath: Path that ends in `.keras`. Where Keras accepts others
+                (`zipped=False`, `hf://`, remote paths), it writes them itself.
+            overwrite: bool. If False, asks before a file is replaced.
+            zipped: As in `keras.Model.save`.
+            **kwargs: As in `keras.Model.save`.
+
+        Warns where weights are NaN or infinite: the file is written, but is of
+        no use.
+
+        Raises:
+            ValueError: If `filepath` ends in `.h5`, or a tower has no
+                variables yet and cannot be built without a batch of its
+                inputs.
+            RuntimeError: In the other processes, if process 0 failed to save
+                or did not within ten minutes.
+        """
+        saving.save(self, super().save, filepath, overwrite, zipped, **kwargs)
+
+    @classmethod
+    def load(cls, filepath, custom_objects=None, compile=True, safe_mode=True):
+        """Returns the model in a `.keras` file, or says what is wrong with it.
+
+        As `keras.saving.load_model`. In addition, the file is checked first,
+        before anything in it is unpacked, and whatever is wrong with it is
+        one error.
+
+        Args:
+            filepath: Path of a file that `save` wrote.
+            custom_objects: Optional dict of your own classes by name; those
+                registered with Keras are found without.
+            compile: bool. Whether to restore the optimizer.
+            safe_mode: bool. Whether Python code in the file, such as that of
+                a `Lambda` layer, is refused. Only a file that you trust may
+                run its code.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, incomplete, of a newer format,
+                holds another kind of model, unpacks to far more than it is,
+                or holds values that no training gives: NaN, rows out of
+                range.
+        """
+        return loading.load(cls, filepath, custom_objects, compile, safe_mode)
+
+    def save_assets(self, folder):
+        """Writes what is neither config nor weight; Keras calls it."""
+        saving.write_assets(self, folder)
+
+    def load_assets(self, folder):
+        """Reads what `save_assets` wrote; Keras calls it."""
+        assets = loading.read_assets(self, folder)
+        self.user_vocabulary = assets.user_vocabulary
+        self.candidate_vocabulary = assets.candidate_vocabulary
+        self.candidate_titles = assets.candidate_titles
+        self.trained_on = assets.trained_on
+        self._indexed.index = assets.candidate_index
+
+    def load_own_variables(self, store):
+        """As in `keras.Model`; files of before format 4 have fewer."""
+        if set(store.keys()) == {"0"}:
+            self.candidate_counts.assign(store["0"])
+        else:
+            super().load_own_variables(store)
+
+    def __dir__(self):
+        # Keras walks through it to find what has weights of its own, and the
+        # index has an asset of its own.
+        return [n for n in super().__dir__() if n != "candidate_index"]

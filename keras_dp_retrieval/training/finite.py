@@ -68,7 +68,7 @@ def warn_if_saved(model) -> None:
     if bad := non_finite_weights(model):
         warnings.warn(
             f"Saving weights that are not finite: {_some(bad)}. {ADVICE}",
-            stacklevel=3,
+            stacklevel=5,  # Past `saving.save`, `save` and `reads`.
         )
 
 

@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.vocabulary import Vocabulary
-from keras_dp_retrieval.model import serving
+from keras_dp_retrieval.model import recommending
 
 USERS = [10, 10, 10, 20, 20, 30, 40, 40, 50]
 MOVIES = [1000, 2000, 3000, 1000, 4000, 3000, 2000, 1000, 4000]
@@ -328,8 +328,8 @@ def test_only_the_vectors_that_are_asked_for_are_computed(
     found = model.encode_candidates([7, 3, 7])
     np.testing.assert_allclose(found, every[[7, 3, 7]], rtol=1e-6)
     assert candidates.asked == [3]
-    monkeypatch.setattr(serving, "CANDIDATES_PER_CHUNK", 8)
-    monkeypatch.setattr(serving, "USERS_PER_CHUNK", 8)
+    monkeypatch.setattr(recommending, "CANDIDATES_PER_CHUNK", 8)
+    monkeypatch.setattr(recommending, "USERS_PER_CHUNK", 8)
     candidates.asked.clear()
     found = model.encode_candidates()
     np.testing.assert_allclose(found, every[1:], rtol=1e-6)
@@ -346,7 +346,7 @@ def test_histories_are_padded_chunk_by_chunk(monkeypatch):
     histories = [[1000], [2000, 1000], [], [1000, 2000, 3000, 4000], [4000]]
     whole = model.encode_users(histories=histories)
     ids, scores = model.recommend(histories=histories, k=3)
-    monkeypatch.setattr(serving, "USERS_PER_CHUNK", 2)
+    monkeypatch.setattr(recommending, "USERS_PER_CHUNK", 2)
     np.testing.assert_allclose(
         model.encode_users(histories=histories), whole, rtol=1e-6
     )

@@ -1,0 +1,73 @@
+"""Batches: are the ids in their tables, and the targets what is learned?"""
+
+import numpy as np
+
+from keras_dp_retrieval.model.id_rows import check_rows
+from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers.embedding import RowEmbedding
+
+# The square of a larger rating, summed over a batch, overflows a float32.
+LARGEST_RATING = 1e15
+
+
+def check_batch(model, x, y) -> None:
+    """What `TwoTowerRetrieval.check_batch` says."""
+    _check_users(model, x)
+    if y is None:
+        return
+    if not isinstance(y, dict) or model.candidate_key not in y:
+        raise ValueError(_without_candidates(model, y))
+    rows = y[model.candidate_key]
+    check_rows(
+        "candidate", rows, model.num_candidates, padded=np.ndim(rows) > 1
+    )
+    ratings = y.get(model.rating_key)
+    if ratings is None and model.objective.needs_ratings:
+        raise ValueError(
+            f"The objective {model.objective.name!r} needs ratings: give "
+            f"the targets the key {model.rating_key!r} (`rating_key`), or "
+            "use a softmax objective. Received the keys: "
+            f"{sorted(y)}."
+        )
+    if ratings is not None:
+        _check_ratings(ratings)
+
+
+def _check_users(model, x) -> None:
+    if isinstance(x, dict) and "user_id" in x:
+        x = x["user_id"]
+    is_history = isinstance(model.user_tower, HistoryTower)
+    if is_history and np.ndim(x) == 2:
+        check_rows("candidate", x, model.num_candidates, padded=True)
+    elif is_history or isinstance(model.user_tower, RowEmbedding):
+        check_rows("user", x, model.num_users)
+
+
+def _without_candidates(model, y) -> str:
+    expected = (
+        f"The targets must be a dict with the key {model.candidate_key!r}, "
+        "the `candidate_key` of the model."
+    )
+    if not isinstance(y, dict):
+        return f"{expected} Received: a {type(y).__name__}."
+    others = sorted(key for key in y if key != model.rating_key)
+    advice = (
+        f" Make the model with `candidate_key={others[0]!r}`, as "
+        "`TwoTowerRetrieval.for_dataset(data)` does, or the data with "
+        f"`candidate_key={model.candidate_key!r}`."
+        if len(others) == 1
+        else ""
+    )
+    return f"{expected} Received the keys: {sorted(y)}.{advice}"
+
+
+def _check_ratings(ratings) -> None:
+    bad = ~(np.abs(ratings) <= LARGEST_RATING)
+    if bad.any():
+        raise ValueError(
+            "Ratings must be finite numbers of at most "
+            f"{LARGEST_RATING:g} in size. Received: {np.sum(bad)} of "
+            f"{np.size(ratings)} that are not, such as "
+            f"{np.asarray(ratings)[bad].flat[0]}. Scale them, to "
+            "[0, 1] for example."
+        )

@@ -1,0 +1,91 @@
+"""Encoding: what the towers make of rows and other inputs, as tensors.
+
+A score is the dot product of a user's and a candidate's vector. What
+popularity adds to it is one more coordinate, the bias coordinate: 1 for users,
+`popularity_bias` for candidates. Training does not know of it.
+"""
+
+from keras import ops
+
+from keras_dp_retrieval._keras.layers import takes_training
+from keras_dp_retrieval.towers import HistoryTower
+
+
+def user_vectors(model, inputs, training=False):
+    """Vectors of users, `(batch, dim)`, without the bias coordinate.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        inputs: What `model.call` takes.
+        training: bool.
+    """
+    if isinstance(model.user_tower, HistoryTower):
+        inputs = with_histories(model, inputs)
+    return _scaled(model, _run(model.user_tower, inputs, training))
+
+
+def candidate_vectors(model, rows, training=False):
+    """Vectors of table rows, `(..., dim)`, without the bias coordinate."""
+    return _scaled(model, _run(model.candidate_tower, rows, training))
+
+
+def append_user_bias(model, vectors):
+    """Appends the bias coordinate, if the model has one, to users' vectors."""
+    if not model.popularity_offset:
+        return vectors
+    return _append_bias(vectors, ops.ones_like(vectors[:, 0]))
+
+
+def append_candidate_bias(model, vectors, rows=None):
+    """Likewise to candidates' vectors: of `rows`, by default of all."""
+    if not model.popularity_offset:
+        return vectors
+    return _append_bias(vectors, popularity_bias(model, rows))
+
+
+def popularity_bias(model, rows=None):
+    """What popularity adds to the scores of candidates, float `(batch,)`.
+
+    Args:
+        model: `TwoTowerRetrieval`; its `popularity_offset` has the formula.
+        rows: Optional table rows `(batch,)`. By default all candidates.
+    """
+    counts = ops.cast(model.candidate_counts, "float32")
+    # Relative to the mean, so that more epochs change nothing.
+    mean = ops.maximum(ops.mean(counts), 1e-9)
+    if rows is not None:
+        counts = ops.take(counts, rows)
+    return model.popularity_offset * ops.log1p(counts / mean)
+
+
+def with_histories(model, inputs):
+    """Returns `(user_rows, histories)`, what a `HistoryTower` takes."""
+    rows, lengths = inputs, None
+    if isinstance(inputs, dict):
+        rows, lengths = inputs["user_id"], inputs["length"]
+    if len(rows.shape) == 1:
+        return rows, model.histories(
+            rows, lengths=lengths, max_length=model.user_tower.max_length
+        )
+    # Histories of users who need not be in the table.
+    return ops.zeros_like(inputs[:, 0]), inputs
+
+
+def _append_bias(vectors, bias):
+    bias = ops.cast(bias, vectors.dtype)
+    return ops.concatenate([vectors, bias[:, None]], axis=1)
+
+
+def _run(tower, inputs, training):
+    if takes_training(tower):
+        return tower(inputs, training=training)
+    return tower(inputs)
+
+
+def _scaled(model, vectors):
+    """Of length 1 where the objective wants it, else as they are."""
+    if not model.objective.normalize:
+        return vectors
+    # `ops.normalize` has a NaN gradient at zero.
+    squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+    return vectors * ops.rsqrt(ops.maximum(squares, 1e-12))

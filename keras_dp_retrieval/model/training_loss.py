@@ -1,0 +1,89 @@
+"""The loss of a training step, as the model's `objective` computes it."""
+
+import keras
+from keras import ops
+
+from keras_dp_retrieval import losses
+from keras_dp_retrieval._keras.layers import added_losses
+from keras_dp_retrieval.model import encoding
+from keras_dp_retrieval.model.candidate_states import competes
+
+
+def compute_loss(model, x, y, user_vectors, sample_weight, training):
+    """What `TwoTowerRetrieval.compute_loss` says; counts the positives."""
+    # Of the forward pass, and the regularizers of all weights. What follows
+    # may clear the list.
+    own_losses = list(model.losses)
+
+    def candidate_vectors(rows):
+        with added_losses(model.candidate_tower) as added:
+            vectors = encoding.candidate_vectors(model, rows, training)
+        own_losses.extend(added)
+        return vectors
+
+    rows = ops.cast(y[model.candidate_key], "int32")
+    model.multi_positive = len(rows.shape) > 1
+    if sample_weight is None:
+        sample_weight = ops.ones(ops.shape(rows)[:1])
+    weights = ops.cast(sample_weight, "float32")
+    counts = _counts_with(model, rows, weights)
+    batch = losses.ScoredBatch(
+        user_vectors=user_vectors,
+        candidate_rows=rows,
+        ratings=y.get(model.rating_key),
+        weights=weights,
+        lookup=candidate_vectors,
+        all_candidate_vectors=lambda: candidate_vectors(
+            ops.arange(model.num_candidates, dtype="int32")
+        ),
+        candidate_counts=ops.cast(model.candidate_counts, "float32"),
+        competes=competes(model, counts),
+        # Rows with several positives bring them along.
+        **({} if model.multi_positive else _known_positives(model, x)),
+    )
+    with added_losses(model.objective) as added:
+        per_example = model.objective(batch) * weights
+    own_losses.extend(added)
+    num_real = ops.sum(ops.cast(weights != 0, "float32"))
+    loss = ops.sum(per_example) / ops.maximum(num_real, 1.0)
+    if training:
+        model.candidate_counts.assign(counts)
+    for own in own_losses:
+        loss = loss + ops.sum(ops.cast(own, loss.dtype))
+    return loss
+
+
+def _known_positives(model, x) -> dict:
+    """What the users are known to like beside this row's candidate.
+
+    Returns:
+        dict of the attributes of `ScoredBatch` that hold it; maybe none.
+    """
+    if model.histories is None or not model.objective.mask_known_positives:
+        return {}
+    if isinstance(x, dict) and "length" in x:
+        args = x["user_id"], x["length"]
+    elif not keras.tree.is_nested(x) and len(x.shape) == 1:
+        args = x, None
+    else:
+        return {}
+    return {
+        "known_positives": model.histories(*args),
+        "known_lists": model.histories.lists(*args),
+    }
+
+
+def _counts_with(model, rows, weights):
+    """The counts of candidates with the positives of a batch."""
+    weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
+    weights = ops.broadcast_to(weights, ops.shape(rows))
+    if keras.backend.backend() == "jax":
+        from keras_dp_retrieval._jax import steps
+
+        return steps.add_counts(model.candidate_counts.value, rows, weights)
+    real = ops.logical_and(weights != 0, rows >= 0)
+    return model.candidate_counts + ops.segment_sum(
+        ops.reshape(ops.cast(real, "int32"), (-1,)),
+        ops.reshape(ops.maximum(rows, 0), (-1,)),
+        num_segments=model.num_candidates,
+    )
