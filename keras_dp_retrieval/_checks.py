@@ -8,6 +8,7 @@ behind the door trusts them.
 import math
 import numbers
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -29,6 +30,37 @@ def positive_int(name: str, value) -> int:
             f"Received: {name}={shown(value)}."
         )
     return number
+
+
+def former_argument(options: dict, former: str, **present):
+    """Takes an argument by its former name out of `options`.
+
+    Args:
+        options: dict that has `former`, which is removed.
+        former: str. A name that works until version 0.3.
+        present: The present name, and its value if `former` is not given:
+            another one means that both are.
+    """
+    ((name, default),) = present.items()
+    value = options.pop(former)
+    if name in options or default:
+        raise ValueError(
+            f"`{former}` is the former name of `{name}`: give one of them. "
+            f"Received: {former}={value!r} and "
+            f"{name}={options.get(name, default)!r}."
+        )
+    warn_of_former_name(former, name, stacklevel=4)
+    return value
+
+
+def warn_of_former_name(former: str, name: str, stacklevel: int = 3) -> None:
+    """Warns who uses a name that is gone from version 0.3 on."""
+    warnings.warn(
+        f"`{former}` is called `{name}` now. The old name works until version "
+        "0.3.",
+        FutureWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def table_size(name: str, value) -> int:

@@ -25,7 +25,7 @@ def test_a_loaded_model_is_exported_and_serves_what_it_answers(tmp_path, tower):
 
     data = kdr.RetrievalDataset.from_synthetic(20, 30, 250)
     model = kdr.TwoTowerRetrieval.for_dataset(
-        data, 4, user_tower=tower(data), k=5, popularity_offset=0.5
+        data, 4, user_tower=tower(data), k=5, popularity_weight=0.5
     )
     model.candidate_counts.assign(data.candidate_counts())
     model.save(tmp_path / "m.keras")

@@ -238,7 +238,7 @@ def parts(data):
             "embedding_updates": "auto",
             "initial_stddev": None,
             "histories": None,
-            "popularity_offset": 0.0,
+            "popularity_weight": 0.0,
         },
         kdr.IdHistoryTower: {**tower, "num_users": 4, "stddev": 0.1},
         kdr.RecencyTower: {**tower, "decays": (0.0, 0.5), "stddev": 0.1},

@@ -203,7 +203,7 @@ def test_popularity_adds_what_the_docstring_says(objective, tmp_path):
     loss = model.evaluate(x, y, verbose=0)
     model.predict(x[:5], verbose=0)  # Compiles it without an offset.
     model.build_index()
-    model.popularity_offset = 0.7
+    model.popularity_weight = 0.7
     assert model.candidate_index is None  # It had the old vectors.
     counts = np.bincount(y["movie_id"], minlength=NUM_CANDIDATES)
     offsets = 0.7 * np.log1p(counts / counts.mean())
@@ -236,13 +236,13 @@ def test_popularity_adds_what_the_docstring_says(objective, tmp_path):
 
 def test_a_new_candidate_has_no_popularity():
     x, y = interactions(200)
-    model = compiled_model(popularity_offset=0.5)
+    model = compiled_model(popularity_weight=0.5)
     model.fit(x, y, verbose=0)
     model.add_candidates(2, np.ones((2, 8)))
     assert model.encode_candidates().shape == (NUM_CANDIDATES + 1, 9)
     np.testing.assert_array_equal(model.encode_candidates()[-2:, -1], [0, 0])
-    with pytest.raises(ValueError, match="`popularity_offset` must be a fin"):
-        model.popularity_offset = np.nan
+    with pytest.raises(ValueError, match="`popularity_weight` must be a fin"):
+        model.popularity_weight = np.nan
 
 
 def test_row_zero_is_recommended_only_where_it_was_trained():
@@ -477,3 +477,18 @@ def test_counts_of_any_integer_type_will_do(count):
 def test_unknown_user_is_named():
     with pytest.raises(ValueError, match=r"from 0 to 29 .* Received: 99"):
         compiled_model().recommend([1, 99])
+
+
+def test_the_former_name_of_popularity_weight_works_with_a_warning():
+    with pytest.warns(FutureWarning, match=r"`popularity_weight` now.*0\.3"):
+        model = kdr.TwoTowerRetrieval(9, 7, 4, popularity_offset=0.5)
+    assert model.popularity_weight == 0.5
+    with pytest.warns(FutureWarning, match="`popularity_weight` now"):
+        model.popularity_offset = 0.25
+    with pytest.warns(FutureWarning, match="`popularity_weight` now"):
+        assert model.popularity_offset == 0.25
+    assert model.popularity_weight == 0.25
+    with pytest.raises(ValueError, match=r"give one of them\. Received: pop"):
+        kdr.TwoTowerRetrieval(
+            9, 7, 4, popularity_weight=0.5, popularity_offset=0.5
+        )

@@ -220,14 +220,14 @@ def test_what_was_chosen_is_what_is_trained(tried):
     whole = data.with_validation_in_train()
     assert first == choose_recipe(whole).temperature
     assert model.objective.temperature == first / 2
-    assert model.popularity_offset == 0.25
-    given = {"temperature": 0.2, "popularity_offset": 0.1}
+    assert model.popularity_weight == 0.25
+    given = {"temperature": 0.2, "popularity_weight": 0.1}
     model = kdr.fit_recipe(data, epochs=1, embedding_dimension=8, **given)
     assert len(tried) == 1  # There was nothing left to try.
     assert model.objective.temperature == 0.2
-    assert model.popularity_offset == 0.1
+    assert model.popularity_weight == 0.1
     kdr.fit_recipe(data, epochs=1, embedding_dimension=8, temperature=0.2)
-    assert not tried[1][2]["temperatures"] and tried[1][2]["offsets"]
+    assert not tried[1][2]["temperatures"] and tried[1][2]["weights"]
 
 
 @pytest.mark.parametrize("split", ["random", "leave_last_out"])
@@ -254,8 +254,8 @@ def test_trials_are_told_of_when_there_is_something_to_see(capsys):
     assert "Trial" not in capsys.readouterr().out
     kdr.fit_recipe(data, verbose=2, **options)
     said = capsys.readouterr().out
-    assert said.count("Trial: temperature 0.2, popularity offset") == 1
-    assert said.count("Chosen: temperature 0.2, popularity offset") == 1
+    assert said.count("Trial: temperature 0.2, popularity weight") == 1
+    assert said.count("Chosen: temperature 0.2, popularity weight") == 1
 
 
 def test_few_users_are_no_reason_to_change_the_recipe(tried):
@@ -264,13 +264,13 @@ def test_few_users_are_no_reason_to_change_the_recipe(tried):
     assert not tried
     whole = data.with_validation_in_train()
     assert model.objective.temperature == choose_recipe(whole).temperature
-    assert model.popularity_offset == 0
+    assert model.popularity_weight == 0
 
 
 class Trial:
     """A model that knows its temperature."""
 
-    popularity_offset = 0.01
+    popularity_weight = 0.01
 
     def __init__(self, temperature):
         self.temperature = temperature
@@ -286,7 +286,7 @@ def chosen(monkeypatch, ndcg, *, noise=(0.0,), **options):
     class Task:
         def ndcg_of_users(self, model, k):
             assert k == 10
-            found = ndcg(model.temperature, model.popularity_offset)
+            found = ndcg(model.temperature, model.popularity_weight)
             of_first = model.temperature == 0.14
             return found + of_first * np.array(noise)
 
@@ -314,7 +314,7 @@ def test_temperatures_are_climbed_until_it_gets_worse(monkeypatch, best, path):
     )
     assert trained == path
     assert choice.temperature == min(path, key=lambda t: abs(t - best))
-    assert choice.popularity_offset == 0
+    assert choice.popularity_weight == 0
 
 
 def test_offsets_are_climbed_on_each_trained_model(monkeypatch):
@@ -323,11 +323,11 @@ def test_offsets_are_climbed_on_each_trained_model(monkeypatch):
         lambda t, o: 0.6 - abs(o / t - 0.41) - (t != 0.14) * 0.1,
     )
     assert trained == [0.14, 0.1, 0.196]
-    assert choice.popularity_offset == pytest.approx(0.4 * 0.14)
+    assert choice.popularity_weight == pytest.approx(0.4 * 0.14)
     choice, trained = chosen(
-        monkeypatch, lambda t, o: 0.3 + t + o, temperatures=False, offsets=False
+        monkeypatch, lambda t, o: 0.3 + t + o, temperatures=False, weights=False
     )
-    assert trained == [0.14] and choice.popularity_offset == 0.01
+    assert trained == [0.14] and choice.popularity_weight == 0.01
 
 
 def test_what_chance_would_do_changes_nothing(monkeypatch):
@@ -355,8 +355,8 @@ def test_why_the_best_was_not_chosen_is_said(monkeypatch):
             explain=lambda decision: said.append(str(decision)),
         )
     clear, chance = said
-    first = "temperature 0.14, popularity offset 0"
-    best = "temperature 0.1, popularity offset 0"
+    first = "temperature 0.14, popularity weight 0"
+    best = "temperature 0.1, popularity weight 0"
     assert clear.startswith(f"{best}, better than {first} by 0.0040, more than")
     assert chance.startswith(f"{first}, although {best} did better: by 0.0040")
     assert "2 standard errors" in chance and "(0.0050)" in chance
@@ -379,6 +379,14 @@ def test_popularity_is_chosen_where_it_is_all_there_is():
     options = {"epochs": 6, "embedding_dimension": 8}
     tuned = kdr.fit_recipe(data, **options)
     plain = kdr.fit_recipe(data, tune=False, **options)
-    assert tuned.popularity_offset > 0
+    assert tuned.popularity_weight > 0
     figures = [kdr.evaluate(m, data)["ndcg_at_10"] for m in (tuned, plain)]
     assert figures[0] > 1.02 * figures[1]
+
+
+def test_the_former_name_of_popularity_weight_is_an_override_too():
+    options = {"epochs": 1, "embedding_dimension": 4, "tune": False}
+    with pytest.warns(FutureWarning, match="`popularity_weight` now") as told:
+        model = kdr.fit_recipe(synthetic(), popularity_offset=0.5, **options)
+    assert model.popularity_weight == 0.5
+    assert any(warning.filename == __file__ for warning in told)

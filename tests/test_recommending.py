@@ -309,9 +309,9 @@ class Counting(keras.layers.Layer):
         return self.table(rows)
 
 
-@pytest.mark.parametrize("popularity_offset", [0.0, 0.5])
+@pytest.mark.parametrize("popularity_weight", [0.0, 0.5])
 def test_only_the_vectors_that_are_asked_for_are_computed(
-    popularity_offset, monkeypatch
+    popularity_weight, monkeypatch
 ):
     users, candidates = Counting(20), Counting(30)
     model = kdr.TwoTowerRetrieval(
@@ -320,7 +320,7 @@ def test_only_the_vectors_that_are_asked_for_are_computed(
         4,
         user_tower=users,
         candidate_tower=candidates,
-        popularity_offset=popularity_offset,
+        popularity_weight=popularity_weight,
     )
     model.candidate_counts.assign(np.arange(30))
     every = ops.convert_to_numpy(model.candidate_vectors())
@@ -365,7 +365,7 @@ def test_vectors_and_scores_are_float32_under_every_policy(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        model = model_of(popularity_offset=0.5)
+        model = model_of(popularity_weight=0.5)
         for _ in range(2):
             assert model.encode_users([10, 20]).dtype == "float32"
             assert model.encode_candidates([1000]).dtype == "float32"

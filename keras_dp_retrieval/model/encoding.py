@@ -31,14 +31,14 @@ def candidate_vectors(model, rows, training=False):
 
 def append_user_bias(model, vectors):
     """Appends the bias coordinate, if the model has one, to users' vectors."""
-    if not model.popularity_offset:
+    if not model.popularity_weight:
         return vectors
     return _append_bias(vectors, ops.ones_like(vectors[:, 0]))
 
 
 def append_candidate_bias(model, vectors, rows=None):
     """Likewise to candidates' vectors: of `rows`, by default of all."""
-    if not model.popularity_offset:
+    if not model.popularity_weight:
         return vectors
     return _append_bias(vectors, popularity_bias(model, rows))
 
@@ -47,7 +47,7 @@ def popularity_bias(model, rows=None):
     """What popularity adds to the scores of candidates, float `(batch,)`.
 
     Args:
-        model: `TwoTowerRetrieval`; its `popularity_offset` has the formula.
+        model: `TwoTowerRetrieval`; its `popularity_weight` has the formula.
         rows: Optional table rows `(batch,)`. By default all candidates.
     """
     counts = ops.cast(model.candidate_counts, "float32")
@@ -55,7 +55,7 @@ def popularity_bias(model, rows=None):
     mean = ops.maximum(ops.mean(counts), 1e-9)
     if rows is not None:
         counts = ops.take(counts, rows)
-    return model.popularity_offset * ops.log1p(counts / mean)
+    return model.popularity_weight * ops.log1p(counts / mean)
 
 
 def with_histories(model, inputs):

@@ -30,8 +30,9 @@ from keras_dp_retrieval.training.finite import warn_if_saved
 # package could not read the file any more. Format 1 had no
 # `popularity_offset`; up to format 2 an index was in the weights, too, and the
 # inputs and weights of the towers were missing; up to format 3 so were
-# the candidates that training does not have.
-FORMAT_VERSION = 4
+# the candidates that training does not have; up to
+# format 4 `popularity_weight` was called `popularity_offset`.
+FORMAT_VERSION = 5
 
 # The array in `assets/index.npz` that holds the index's arguments.
 INDEX_CONFIG = "config"
@@ -101,7 +102,7 @@ def seed_states(model) -> list:
 
 
 def without_format(config: dict) -> dict:
-    """Returns a model's config without the format version, if it can be read.
+    """Returns a model's config as that of the present format, without it.
 
     Raises:
         ValueError: If the format is newer than this version of the package.
@@ -114,6 +115,8 @@ def without_format(config: dict) -> dict:
             f"keras-dp-retrieval reads formats up to {FORMAT_VERSION}: "
             "install the version that saved it, or a newer one."
         )
+    if "popularity_offset" in config:  # Its name in formats 2 to 4.
+        config["popularity_weight"] = config.pop("popularity_offset")
     return config
 
 

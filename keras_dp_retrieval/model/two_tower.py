@@ -78,7 +78,7 @@ class TwoTowerRetrieval(PaddedModel):
             `keras.layers.Embedding` does.
         histories: Optional `Histories`: every user's interaction history,
             the seen items that `recommend` leaves out.
-        popularity_offset: float. What is added to a candidate's score for
+        popularity_weight: float. What is added to a candidate's score for
             being popular; see the property. Training does not know of it.
 
     Attributes:
@@ -112,15 +112,19 @@ class TwoTowerRetrieval(PaddedModel):
         embedding_updates="auto",
         initial_stddev=None,
         histories=None,
-        popularity_offset=0.0,
+        popularity_weight=0.0,
         **kwargs,
     ):
+        if "popularity_offset" in kwargs:
+            popularity_weight = _checks.former_argument(
+                kwargs, "popularity_offset", popularity_weight=popularity_weight
+            )
         super().__init__(**kwargs)
         # Inside a namespace, because Keras forbids a built model to be given
         # a layer, and an index is built when the model has been.
         self._indexed = types.SimpleNamespace(index=None)
-        self._popularity_offset = 0.0
-        self.popularity_offset = popularity_offset
+        self._popularity_weight = 0.0
+        self.popularity_weight = popularity_weight
         self.num_users = _checks.table_size("num_users", num_users)
         self.num_candidates = _checks.table_size(
             "num_candidates", num_candidates
@@ -187,7 +191,7 @@ class TwoTowerRetrieval(PaddedModel):
             "embedding_updates": self.embedding_updates,
             "initial_stddev": self.initial_stddev,
             "histories": self.histories and serialize(self.histories),
-            "popularity_offset": self.popularity_offset,
+            "popularity_weight": self.popularity_weight,
             "format_version": saving.FORMAT_VERSION,
         }
 
@@ -353,7 +357,7 @@ class TwoTowerRetrieval(PaddedModel):
     def user_vectors(self, user_rows):
         """Vectors `(batch, dim)` of users, a tensor.
 
-        With a `popularity_offset`, `(batch, dim + 1)`.
+        With a `popularity_weight`, `(batch, dim + 1)`.
 
         Args:
             user_rows: Table rows `(batch,)`, or anything else that the model
@@ -367,7 +371,7 @@ class TwoTowerRetrieval(PaddedModel):
     def candidate_vectors(self, candidate_rows=None):
         """Vectors `(num_candidates, dim)` of the whole table, a tensor.
 
-        With a `popularity_offset`, `(num_candidates, dim + 1)`.
+        With a `popularity_weight`, `(num_candidates, dim + 1)`.
 
         Args:
             candidate_rows: Optional table rows `(batch,)`: the vectors of
@@ -500,33 +504,44 @@ class TwoTowerRetrieval(PaddedModel):
     # Recommending
 
     @property
-    def popularity_offset(self) -> float:
+    def popularity_weight(self) -> float:
         """What popularity adds to a score; may be set at any time.
 
         With `counts`, how often candidates were positives in training, a
         candidate's score is its dot product with the user plus
 
-            popularity_offset * log(1 + count / mean of all counts)
+            popularity_weight * log(1 + count / mean of all counts)
 
         which makes one more coordinate of the vectors: it is 1 for users, and
         the score is still a dot product. 0 leaves the vectors as they are;
         more than 0 favours popular candidates, less rare ones.
         """
-        return self._popularity_offset
+        return self._popularity_weight
+
+    @popularity_weight.setter
+    def popularity_weight(self, value):
+        value = _checks.number_between("popularity_weight", value)
+        if value != self._popularity_weight:
+            self._drop_index()
+            self.predict_function = None  # It was compiled for the old one.
+        self._popularity_weight = value
+
+    @property
+    def popularity_offset(self) -> float:
+        """The former name of `popularity_weight`, until version 0.3."""
+        _checks.warn_of_former_name("popularity_offset", "popularity_weight")
+        return self.popularity_weight
 
     @popularity_offset.setter
     def popularity_offset(self, value):
-        value = _checks.number_between("popularity_offset", value)
-        if value != self._popularity_offset:
-            self._drop_index()
-            self.predict_function = None  # It was compiled for the old one.
-        self._popularity_offset = value
+        _checks.warn_of_former_name("popularity_offset", "popularity_weight")
+        self.popularity_weight = value
 
     @reads
     def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
         """Returns the vectors of users, float32 `(batch, dim)`.
 
-        With a `popularity_offset`, `(batch, dim + 1)`. They are computed
+        With a `popularity_weight`, `(batch, dim + 1)`. They are computed
         1,024 at a time, which is what bounds the memory.
 
         Args:
@@ -539,7 +554,7 @@ class TwoTowerRetrieval(PaddedModel):
     def encode_candidates(self, candidate_ids=None) -> np.ndarray:
         """Returns the vectors of candidates, float32 `(batch, dim)`.
 
-        With a `popularity_offset`, `(batch, dim + 1)`. No others are computed,
+        With a `popularity_weight`, `(batch, dim + 1)`. No others are computed,
         and these 16,384 at a time, which is what bounds the memory.
 
         Args:

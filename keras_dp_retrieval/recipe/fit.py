@@ -31,7 +31,7 @@ def fit_recipe(
 
     Objective, towers, dimension, optimizer, schedule and number of epochs
     are chosen from the shape of the data, see `Recipe`. The temperature and
-    the popularity offset are chosen in trials on held-out interactions: three
+    the popularity weight are chosen in trials on held-out interactions: three
     or four trainings of a third of the epochs, which together take about as
     long as the training itself.
 
@@ -72,6 +72,10 @@ def fit_recipe(
     if validation_in_train and data.split != "tutorial":
         whole = data.with_validation_in_train()
         has_validation = len(data.ratings("validation")) > 0
+    if "popularity_offset" in overrides:
+        overrides["popularity_weight"] = _checks.former_argument(
+            overrides, "popularity_offset", popularity_weight=None
+        )
     recipe = choose_recipe(whole, **overrides)
     if recipe.order == "recency" and not _has_next_items(whole):
         num_interactions = len(whole.ratings("train"))
@@ -82,7 +86,7 @@ def fit_recipe(
             "each of another user. Use data with more interactions a user, or "
             "`order='ignored'`, which learns who had what."
         )
-    if tune and not {"temperature", "popularity_offset"} <= set(overrides):
+    if tune and not {"temperature", "popularity_weight"} <= set(overrides):
         recipe = _with_trials(
             data if has_validation else data.with_part_of_train_held_out(),
             recipe,
@@ -124,14 +128,14 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         data,
         recipe.temperature,
         temperatures="temperature" not in given,
-        offsets="popularity_offset" not in given,
+        weights="popularity_weight" not in given,
         report=report,
         explain=explain,
     )
     return dataclasses.replace(
         recipe,
         temperature=best.temperature,
-        popularity_offset=best.popularity_offset,
+        popularity_weight=best.popularity_weight,
     )
 
 
@@ -196,7 +200,7 @@ def build_model(data, recipe: Recipe, seed=0) -> TwoTowerRetrieval:
         objective=objective,
         user_tower=tower,
         initial_stddev=stddev,
-        popularity_offset=recipe.popularity_offset,
+        popularity_weight=recipe.popularity_weight,
     )
 
 

@@ -32,7 +32,7 @@ class Recipe:
         query_dropout: float. Dropout rate of the user vectors.
         rating_weight: float. `rating_weight` of `FullSoftmax`; 0 if there are
             no ratings to learn from.
-        popularity_offset: float. `popularity_offset` of `TwoTowerRetrieval`.
+        popularity_weight: float. `popularity_weight` of `TwoTowerRetrieval`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -49,7 +49,7 @@ class Recipe:
     item_dropout: float = 0.2
     query_dropout: float = 0.3
     rating_weight: float = 0.8
-    popularity_offset: float = 0.0
+    popularity_weight: float = 0.0
 
     def __post_init__(self):
         _checks.one_of("order", self.order, ("ignored", "recency"))
@@ -61,7 +61,7 @@ class Recipe:
         for name in ("temperature", "learning_rate"):
             value = getattr(self, name)
             _checks.number_between(name, value, 0, open_low=True)
-        for name in ("weight_decay", "rating_weight", "popularity_offset"):
+        for name in ("weight_decay", "rating_weight", "popularity_weight"):
             _checks.number_between(name, getattr(self, name))
         for name in ("item_dropout", "query_dropout"):
             _checks.number_between(name, getattr(self, name), 0, 1)

@@ -12,9 +12,9 @@ from keras_dp_retrieval.metrics import RankingTask
 STEP = 1.4
 MAX_STEPS = 3
 
-# Of `TwoTowerRetrieval.popularity_offset`, in temperatures: what is added to
+# Of `TwoTowerRetrieval.popularity_weight`, in temperatures: what is added to
 # the logits of training.
-OFFSETS = (0.2, 0.4, 0.6, 0.8)
+POPULARITY_WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 # The z-score from which on a difference is significant. Higher than for one
 # comparison, as the best of about a dozen results is compared.
@@ -31,18 +31,18 @@ class Choice:
 
     Attributes:
         temperature: float. Temperature of the softmax.
-        popularity_offset: float. `popularity_offset` of the model.
+        popularity_weight: float. `popularity_weight` of the model.
         ndcg: float. NDCG@10 on the held-out interactions.
     """
 
     temperature: float
-    popularity_offset: float
+    popularity_weight: float
     ndcg: float
 
     def __str__(self) -> str:
         return (
-            f"temperature {self.temperature:.3g}, popularity offset "
-            f"{self.popularity_offset:.3g}"
+            f"temperature {self.temperature:.3g}, popularity weight "
+            f"{self.popularity_weight:.3g}"
         )
 
 
@@ -93,15 +93,15 @@ def choose(
     first: float,
     *,
     temperatures: bool = True,
-    offsets: bool = True,
+    weights: bool = True,
     report: Callable = lambda choice: None,
     explain: Callable = lambda decision: None,
 ) -> Choice:
-    """Chooses temperature and popularity offset by NDCG@10 (hill climbing).
+    """Chooses temperature and popularity weight by NDCG@10 (hill climbing).
 
     Divides the temperature `first` by 1.4 until NDCG@10 gets worse; if it does
     at once, multiplies instead. Each model is evaluated with increasing
-    popularity offsets, which needs no training. The first setting is kept
+    popularity weights, which needs no training. The first setting is kept
     unless the best is better by more than `MIN_Z_SCORE` standard errors of the
     difference, paired by user.
 
@@ -111,7 +111,7 @@ def choose(
         data: Data set with a validation part.
         first: float. The temperature to start from.
         temperatures: bool. Whether to try other temperatures.
-        offsets: bool. Whether to try popularity offsets, from 0 on. If False,
+        weights: bool. Whether to try popularity weights, from 0 on. If False,
             models keep their own.
         report: Called with the best `Choice` of each training.
         explain: Called with the `Decision`, once.
@@ -124,7 +124,9 @@ def choose(
 
     def attempt(temperature):
         model = train(temperature)
-        found = list(_climb_offsets(model, task, temperature, offsets))
+        found = list(
+            _climb_popularity_weights(model, task, temperature, weights)
+        )
         tried.extend(found)
         best, _ = max(found, key=_ndcg)
         report(best)
@@ -162,15 +164,17 @@ def _climb(attempt, first: float, best: float, step: float) -> bool:
     return is_better
 
 
-def _climb_offsets(model, task, temperature, offsets) -> Iterator[tuple]:
+def _climb_popularity_weights(
+    model, task, temperature, weights
+) -> Iterator[tuple]:
     best = -1.0
-    for offset in (0.0, *OFFSETS):
-        if offsets:
-            model.popularity_offset = round(offset * temperature, 5)
+    for weight in (0.0, *POPULARITY_WEIGHTS):
+        if weights:
+            model.popularity_weight = round(weight * temperature, 5)
         of_users = task.ndcg_of_users(model, K)
         ndcg = float(of_users.mean())
-        yield Choice(temperature, model.popularity_offset, ndcg), of_users
-        if ndcg <= best or not offsets:
+        yield Choice(temperature, model.popularity_weight, ndcg), of_users
+        if ndcg <= best or not weights:
             return
         best = ndcg
 
