@@ -39,9 +39,9 @@ from jax.experimental.compilation_cache import compilation_cache
 # These use data that the package advises against, for other purposes: all of
 # it a few random rows, or a split that is quick to make.
 ADVISED_AGAINST = (
-    "test_agreement test_end_to_end test_export test_finite "
+    "test_agreement test_cli test_end_to_end test_export test_finite "
     "test_known_data test_metrics test_padded_batches test_public_api "
-    "test_recipe test_saving test_tuning"
+    "test_readme test_recipe test_saving test_towers test_tuning"
 ).split()
 ADVICE = [
     r"[\d,]+ of [\d,]+ test interactions are also in the train part",
@@ -59,10 +59,6 @@ def pytest_collection_modifyitems(items):
             for message in ADVICE:
                 advice = f"ignore:{message}:UserWarning"
                 item.add_marker(pytest.mark.filterwarnings(advice))
-        # What a module's fixture makes is made by one worker, once.
-        fixtures = item._fixtureinfo.name2fixturedefs.values()
-        if any(f[-1].scope == "module" for f in fixtures):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
 
 
 def pytest_collection_finish():
