@@ -65,8 +65,8 @@ def test_a_candidate_that_training_has_competes_from_the_first_step():
     model = model_of(data)
     before = table_of(model)
     x, y = next(iter(data.train.take(1).as_numpy_iterator()))[:2]
-    one = y["movie_id"][:1]
-    model.fit(x[:1], {"movie_id": one}, verbose=0)
+    one = y["candidate_id"][:1]
+    model.fit(x[:1], {"candidate_id": one}, verbose=0)
     moved = (table_of(model) != before).any(axis=1)
     seen = data.seen.of(x[:1])[0]
     known = data.candidate_counts("train") > 0
@@ -128,7 +128,7 @@ def test_what_is_trained_later_competes_and_is_recommended():
     data = data_with_absent()
     model = model_of(data)
     new = int(data.candidate_vocabulary.rows(np.array([100]))[0])
-    one = {"movie_id": np.array([new])}
+    one = {"candidate_id": np.array([new])}
     loss = model.fit(np.array([3]), one, verbose=0).history["loss"][0]
     assert 0 < loss < 50  # No logit of what does not compete.
     assert 100 in model.retrievable_ids()

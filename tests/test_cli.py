@@ -89,12 +89,12 @@ def test_bad_arguments_say_what_would_work(arguments, message, capsys):
 def test_train_falls_back_to_synthetic_data_and_says_so(
     monkeypatch, tmp_path, capsys
 ):
-    from keras_dp_retrieval.data import sources
+    from keras_dp_retrieval.data import movielens_tfds
 
     def unreachable(*_):
         raise RuntimeError("no way to grouplens.org")
 
-    monkeypatch.setattr(sources, "read_tfds", unreachable)
+    monkeypatch.setattr(movielens_tfds, "read_tfds", unreachable)
     output = tmp_path / "m.keras"
     arguments = ["train", "--epochs", "1", "--output", str(output)]
     assert cli.main([*arguments, "--objective", "rating"]) == 0

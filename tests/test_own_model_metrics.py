@@ -41,7 +41,7 @@ class TutorialModel(keras.Model):
         return outputs
 
     def compute_loss(self, x, y, y_pred, sample_weight, training=True):
-        movies = self.candidate_embedding(y["movie_id"])
+        movies = self.candidate_embedding(y["candidate_id"])
         scores = keras.ops.sum(
             y_pred["user_embeddings"] * movies, axis=1, keepdims=True
         )
@@ -65,7 +65,7 @@ def interactions(seed=0):
 
 def arrays(pairs):
     ratings = np.ones(len(pairs), "float32")
-    return pairs[:, 0], {"movie_id": pairs[:, 1], "rating": ratings}
+    return pairs[:, 0], {"candidate_id": pairs[:, 1], "rating": ratings}
 
 
 def tf_batches(pairs):

@@ -41,7 +41,7 @@ def test_only_what_has_one_user_and_one_time_changes_places():
     np.testing.assert_array_equal(given, data.seen.candidate_rows)
     dealt = []
     for epoch in (0, 1, 0):
-        timeline.deal_ties(epoch)
+        timeline.shuffle_ties(epoch)
         dealt.append(timeline.candidate_rows.copy())
         for user in np.unique(timeline.user_rows):
             for time in np.unique(times):
@@ -50,14 +50,14 @@ def test_only_what_has_one_user_and_one_time_changes_places():
     assert (dealt[0] != given).mean() > 0.3
     assert (dealt[0] != dealt[1]).mean() > 0.3
     np.testing.assert_array_equal(dealt[0], dealt[2])
-    timeline.put_back()
+    timeline.restore_order()
     np.testing.assert_array_equal(timeline.candidate_rows, given)
 
 
 def test_without_ties_nothing_changes():
     timeline = timeline_of(tied_data(num_times=NUM_ITEMS))
     given = timeline.candidate_rows.copy()
-    timeline.deal_ties(0)
+    timeline.shuffle_ties(0)
     np.testing.assert_array_equal(timeline.candidate_rows, given)
 
 
@@ -75,8 +75,10 @@ class Watcher(keras.callbacks.Callback):
         rows = np.asarray(histories.candidate_rows)
         self.seen.append(rows)
         for x, y in self.dataset:
-            places = starts[x["user_id"].numpy()] + x["length"].numpy()
-            np.testing.assert_array_equal(rows[places], y["movie_id"].numpy())
+            indices = starts[x["user_id"].numpy()] + x["length"].numpy()
+            np.testing.assert_array_equal(
+                rows[indices], y["candidate_id"].numpy()
+            )
 
 
 def test_targets_and_histories_are_dealt_alike_in_every_epoch():

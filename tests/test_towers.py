@@ -182,7 +182,7 @@ def test_what_comes_next_is_never_in_the_history_it_is_learned_from():
     for x, y in data.next_items(batch_size=4).as_numpy_iterator():
         _, histories = encoding.with_histories(model, x)
         for user, history, target in zip(
-            x["user_id"], np.asarray(histories), y["movie_id"], strict=True
+            x["user_id"], np.asarray(histories), y["candidate_id"], strict=True
         ):
             before = tuple(int(row) for row in history[history > 0])
             seen.add((int(user), before, int(target)))

@@ -61,7 +61,7 @@ class ShuffleTies(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._timeline.deal_ties(epoch)
+        self._timeline.shuffle_ties(epoch)
         self.model.histories.replace_rows(self._timeline.candidate_rows)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -74,5 +74,5 @@ class ShuffleTies(keras.callbacks.Callback):
         self._restore_order()
 
     def _restore_order(self):
-        self._timeline.put_back()
+        self._timeline.restore_order()
         self.model.histories.restore_rows()

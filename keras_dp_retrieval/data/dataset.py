@@ -39,7 +39,7 @@ class RetrievalDataset:
     in the test part alone has a row too.
 
     `.train`, `.validation` and `.test` are `tf.data.Dataset`s of `(x, y)`:
-    user rows `(batch,)` int32, and `{"movie_id": candidate rows (batch,)
+    user rows `(batch,)` int32, and `{"candidate_id": candidate rows (batch,)
     int32, "rating": (batch,) float32}` with the ratings stretched to 0 to 1;
     without ratings, `"rating"` is absent. All batches have the same number of
     rows, a multiple of the number of devices at the time you ask for the part
@@ -112,7 +112,7 @@ class RetrievalDataset:
         batch_size: int = 1000,
         seed: int = 42,
         candidate_titles: Mapping | None = None,
-        candidate_key: str = "movie_id",
+        candidate_key: str = "candidate_id",
         rating_key: str = "rating",
         rating_range: tuple[float, float] = (1.0, 5.0),
         is_synthetic: bool = False,
@@ -221,9 +221,20 @@ class RetrievalDataset:
         return self.candidate_vocabulary.num_rows
 
     @property
-    def movie_titles(self) -> dict:
+    def candidate_titles(self) -> dict:
         """Raw candidate id to title; empty if no titles were given."""
         return self._loaded.titles
+
+    @property
+    def movie_titles(self) -> dict:
+        """The former name of `candidate_titles`, until version 0.3."""
+        warnings.warn(
+            "`movie_titles` is called `candidate_titles` now. The old name "
+            "works until version 0.3.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return self.candidate_titles
 
     def _to_rows(self, raw: RawRatings) -> Ratings:
         return Ratings(
@@ -639,7 +650,7 @@ class RetrievalDataset:
         test=None,
         *,
         user_key: str = "user_id",
-        candidate_key: str = "movie_id",
+        candidate_key: str = "candidate_id",
         num_candidates: int | None = None,
         candidates=None,
     ) -> batched.BatchedInteractions:

@@ -94,13 +94,13 @@ class Timeline:
         self._tied = np.flatnonzero(~(is_new[:-1] & is_new[1:]))
         self._groups = np.cumsum(is_new)[self._tied]
 
-    def deal_ties(self, epoch: int) -> None:
+    def shuffle_ties(self, epoch: int) -> None:
         """Puts what has one time into an order drawn from seed and epoch."""
         rng = np.random.default_rng([self._seed, epoch])
         order = np.lexsort((rng.random(len(self._tied)), self._groups))
         self.candidate_rows[self._tied] = self._given[self._tied[order]]
 
-    def put_back(self) -> None:
+    def restore_order(self) -> None:
         """Restores the order in which the interactions came in."""
         self.candidate_rows[:] = self._given
 

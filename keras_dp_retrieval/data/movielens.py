@@ -5,8 +5,18 @@ from collections.abc import Mapping
 import keras
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data import sources, splits, synthetic
+from keras_dp_retrieval.data import (
+    movielens_files,
+    movielens_tfds,
+    splits,
+    synthetic,
+)
 from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.movielens_versions import (
+    SOURCES,
+    VERSIONS,
+    check_data_dir,
+)
 from keras_dp_retrieval.data.raw_data import RawData
 
 
@@ -72,8 +82,8 @@ class MovieLensRetrievalDataset(RetrievalDataset):
         rating_key: str = "rating",
         validation_in_train: bool = False,
     ):
-        self.version = _checks.one_of("version", version, sources.VERSIONS)
-        self.source = _checks.one_of("source", source, sources.SOURCES)
+        self.version = _checks.one_of("version", version, VERSIONS)
+        self.source = _checks.one_of("source", source, SOURCES)
         self._set_options(
             split=split,
             test_fraction=test_fraction,
@@ -84,7 +94,7 @@ class MovieLensRetrievalDataset(RetrievalDataset):
             rating_key=rating_key,
             validation_in_train=validation_in_train,
         )
-        known = sources.VERSIONS[version]
+        known = VERSIONS[version]
         if split == "tutorial":
             splits.check_tutorial_size(known.num_ratings)
         self.data_dir = (
@@ -92,19 +102,22 @@ class MovieLensRetrievalDataset(RetrievalDataset):
         )
         self.rating_range = known.rating_range
         self.is_synthetic = source == "synthetic"
-        sources.check_data_dir(source, self.data_dir)
+        check_data_dir(source, self.data_dir)
 
     def _read(self) -> RawData:
         if self.source == "synthetic":
             made_up = self._make_up()
             return RawData(made_up.ratings, titles=made_up.titles)
-        readers = {"tfds": sources.read_tfds, "files": sources.read_files}
+        readers = {
+            "tfds": movielens_tfds.read_tfds,
+            "files": movielens_files.read_files,
+        }
         read = readers[self.source](self.version, self.data_dir)
         read.ratings.check_range(*self.rating_range)
         return RawData(read.ratings, titles=read.titles)
 
     def _make_up(self) -> synthetic.SyntheticRatings:
-        known = sources.VERSIONS[self.version]
+        known = VERSIONS[self.version]
         return synthetic.synthetic_ratings(
             known.num_users,
             known.num_movies,

@@ -249,7 +249,7 @@ class TwoTowerRetrieval(PaddedModel):
         )
         model.user_vocabulary = data.user_vocabulary
         model.candidate_vocabulary = data.candidate_vocabulary
-        model.candidate_titles = dict(data.movie_titles)
+        model.candidate_titles = dict(data.candidate_titles)
         model.trained_on = known_data.fingerprint_of(data)
         model.absent_candidates.assign(candidate_states.states_of(data))
         return model

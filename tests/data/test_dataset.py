@@ -30,7 +30,7 @@ def real_rows(dataset):
     """All rows of weight 1, as `(user, candidate, rating)`, in order."""
     rows = []
     for x, y, *weights in dataset.as_numpy_iterator():
-        columns = np.stack([x, y["movie_id"], y["rating"]], axis=1)
+        columns = np.stack([x, y["candidate_id"], y["rating"]], axis=1)
         rows.append(columns[weights[0] == 1] if weights else columns)
     return np.concatenate(rows)
 
@@ -84,7 +84,7 @@ def test_there_are_no_weights_where_no_row_is_filler():
     data = made_up(num=100, validation_fraction=0)  # 80 in batches of 10
     x, y = next(data.train.as_numpy_iterator())
     assert x.dtype == np.int32
-    assert y["movie_id"].dtype == np.int32
+    assert y["candidate_id"].dtype == np.int32
     assert y["rating"].dtype == np.float32
 
 
@@ -93,13 +93,13 @@ def test_filler_repeats_valid_rows(on_devices):
     data = made_up(batch_size=3)
     pairs = set(map(tuple, expected_rows(data.ratings("train"))))
     for x, y, _ in data.train.as_numpy_iterator():
-        for row in zip(x, y["movie_id"], y["rating"], strict=True):
+        for row in zip(x, y["candidate_id"], y["rating"], strict=True):
             assert tuple(row) in pairs
 
 
 def test_rating_is_absent_where_there_are_none():
     _, y, _ = next(made_up(with_ratings=False).train.as_numpy_iterator())
-    assert list(y) == ["movie_id"]
+    assert list(y) == ["candidate_id"]
 
 
 def test_keys_and_scale_of_the_labels_can_be_chosen():
@@ -214,7 +214,7 @@ def test_numpy_groups_are_what_tensorflow_would_give(
             np.testing.assert_array_equal(w, w_too)
             real = w != 0  # Which valid rows fill up the rest is no matter.
             np.testing.assert_array_equal(x[real], x_too[real])
-            for key in ("movie_id", "rating"):
+            for key in ("candidate_id", "rating"):
                 np.testing.assert_array_equal(y[key][real], y_too[key][real])
 
 
@@ -344,7 +344,7 @@ def test_titles_can_be_a_series():
     pandas = pytest.importorskip("pandas")
     titles = pandas.Series(["One", "Two"], index=[1, 2])
     data = RetrievalDataset([1, 2, 3], [1, 2, 3], candidate_titles=titles)
-    assert data.movie_titles == {1: "One", 2: "Two"}
+    assert data.candidate_titles == {1: "One", 2: "Two"}
     json.dumps(data.get_config())
     twice = pandas.Series(["One", "Two"], index=[1, 1])
     with pytest.raises(ValueError, match="each id once in its index"):
@@ -383,7 +383,7 @@ def test_config_survives_json(ids):
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(data)))
     again = keras.saving.deserialize_keras_object(config)
     assert again.get_config() == data.get_config()
-    assert again.movie_titles == {ids(7): "Seven"}
+    assert again.candidate_titles == {ids(7): "Seven"}
     for part in ("train", "validation", "test"):
         ours, theirs = data.ratings(part), again.ratings(part)
         np.testing.assert_array_equal(ours.user_rows, theirs.user_rows)
@@ -707,3 +707,20 @@ def test_a_batch_larger_than_the_data_is_as_large_as_the_data(on_devices):
         real = weights[0].numpy().sum() if weights else len(x)
         assert real == len(data.ratings(part))
     assert data.steps_per_epoch == 1
+
+
+def test_the_old_name_of_the_titles_still_works():
+    data = RetrievalDataset([1, 2] * 9, [1, 2] * 9, candidate_titles={1: "One"})
+    with pytest.warns(FutureWarning, match="`candidate_titles`.* until .*0.3"):
+        titles = data.movie_titles
+    assert titles == data.candidate_titles == {1: "One"}
+
+
+def test_a_model_of_another_candidate_key_names_both():
+    from keras_dp_retrieval.model import TwoTowerRetrieval
+
+    data = RetrievalDataset.from_synthetic(20, 30, 250)
+    model = TwoTowerRetrieval(data.num_users, data.num_candidates, 2)
+    model.compile("adagrad")
+    with pytest.raises(ValueError, match=r"'movie_id'.*'candidate_id'"):
+        model.fit(data.train, verbose=0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
-from keras_dp_retrieval.data.sources import read_files
+from keras_dp_retrieval.data.movielens_files import read_files
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -64,7 +64,7 @@ def test_synthetic_data_have_the_shape_of_movielens_and_say_what_they_are():
     assert data.is_synthetic
     assert "SYNTHETIC" in repr(data)
     assert "SYNTHETIC" in data.description
-    assert data.movie_titles[17] == "Synthetic movie 17"
+    assert data.candidate_titles[17] == "Synthetic movie 17"
 
 
 PARTS = ("train", "validation", "test")
@@ -99,10 +99,10 @@ def test_all_sources_have_the_same_ratings(data_dir):
     )
     tfds = MovieLensRetrievalDataset(data_dir=data_dir / "tfds")
     np.testing.assert_array_equal(sorted_rows(files), sorted_rows(tfds))
-    assert files.movie_titles == tfds.movie_titles
-    assert files.movie_titles[1] == "Toy Story (1995)"
-    assert files.movie_titles[542].startswith("Pocahontas")
-    assert "Cérémonie, La (1995)" in files.movie_titles.values()
+    assert files.candidate_titles == tfds.candidate_titles
+    assert files.candidate_titles[1] == "Toy Story (1995)"
+    assert files.candidate_titles[542].startswith("Pocahontas")
+    assert "Cérémonie, La (1995)" in files.candidate_titles.values()
 
 
 @pytest.mark.realdata

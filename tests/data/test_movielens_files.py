@@ -2,17 +2,16 @@
 
 import dataclasses
 import stat
-import time
 import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
-from keras_dp_retrieval.data import sources
-from keras_dp_retrieval.data.synthetic import synthetic_ratings
+from keras_dp_retrieval.data.movielens_files import read_files
+from keras_dp_retrieval.data.movielens_versions import VERSIONS
 
-# Three ratings as each edition writes them, and one title that needs the
+# Three ratings as each version writes them, and one title that needs the
 # right encoding or quoting.
 FILES = {
     "100k": {
@@ -35,14 +34,14 @@ FILES = {
 
 @pytest.fixture
 def three_ratings(monkeypatch):
-    """Lets every edition have three ratings, so that tests are small."""
-    for version, known in sources.VERSIONS.items():
+    """Lets every version have three ratings, so that tests are small."""
+    for version, known in VERSIONS.items():
         small = dataclasses.replace(known, num_ratings=3)
-        monkeypatch.setitem(sources.VERSIONS, version, small)
+        monkeypatch.setitem(VERSIONS, version, small)
 
 
 def contents(version, **changes):
-    encoding = sources.VERSIONS[version].encoding
+    encoding = VERSIONS[version].encoding
     return {
         name: changes.get(name.split("/")[1].replace(".", "_"), text).encode(
             encoding
@@ -78,23 +77,23 @@ def check_three_ratings(read):
 def test_folders_and_archives_are_read_wherever_they_lie(
     tmp_path, three_ratings, version
 ):
-    folder = sources.VERSIONS[version].folder
+    folder = VERSIONS[version].folder
     write_folder(tmp_path, contents(version))
-    check_three_ratings(sources.read_files(version, tmp_path / folder))
-    check_three_ratings(sources.read_files(version, tmp_path))
+    check_three_ratings(read_files(version, tmp_path / folder))
+    check_three_ratings(read_files(version, tmp_path))
     other = tmp_path / "other"
     other.mkdir()
     archive = write_zip(other / f"{folder}.zip", contents(version))
-    check_three_ratings(sources.read_files(version, archive))
-    check_three_ratings(sources.read_files(version, other))
+    check_three_ratings(read_files(version, archive))
+    check_three_ratings(read_files(version, other))
     assert [path.name for path in other.iterdir()] == [archive.name]
 
 
 def test_a_missing_folder_or_file_names_the_remedy(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must exist.*source='synth"):
-        sources.read_files("100k", tmp_path / "nowhere")
+        read_files("100k", tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"u\.data.*ml-100k\.zip"):
-        sources.read_files("100k", tmp_path)
+        read_files("100k", tmp_path)
 
 
 def test_missing_titles_are_an_error(tmp_path, three_ratings):
@@ -102,10 +101,10 @@ def test_missing_titles_are_an_error(tmp_path, three_ratings):
     del files["ml-100k/u.item"]
     write_folder(tmp_path, files)
     with pytest.raises(FileNotFoundError, match=r"u\.item is missing"):
-        sources.read_files("100k", tmp_path)
+        read_files("100k", tmp_path)
     archive = write_zip(tmp_path / "a.zip", files)
     with pytest.raises(ValueError, match=r"needs the file ml-100k/u\.item"):
-        sources.read_files("100k", archive)
+        read_files("100k", archive)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +122,7 @@ def test_missing_titles_are_an_error(tmp_path, three_ratings):
 def test_damaged_ratings_are_refused(tmp_path, text, message):
     write_folder(tmp_path, contents("100k", u_data=text))
     with pytest.raises(ValueError, match=message):
-        sources.read_files("100k", tmp_path)
+        read_files("100k", tmp_path)
 
 
 def latest_small(ratings, movies="movieId,title\n7,Fargo\n8,Heat\n"):
@@ -143,7 +142,7 @@ def latest_small(ratings, movies="movieId,title\n7,Fargo\n8,Heat\n"):
 def test_columns_are_what_the_first_line_says(tmp_path, ratings):
     movies = "title,genres,movieId\nFargo,x,7\nHeat,y,8\n"
     write_folder(tmp_path, latest_small(ratings, movies))
-    read = sources.read_files("latest-small", tmp_path)
+    read = read_files("latest-small", tmp_path)
     assert read.ratings.user_ids.tolist() == [1, 2]
     assert read.ratings.candidate_ids.tolist() == [7, 8]
     assert read.ratings.ratings.tolist() == [3, 5]
@@ -163,7 +162,7 @@ def test_columns_are_what_the_first_line_says(tmp_path, ratings):
 def test_a_missing_first_line_loses_no_row(tmp_path, ratings, movies):
     write_folder(tmp_path, latest_small(ratings, movies))
     with pytest.raises(ValueError, match=r"first line of .* must name the col"):
-        sources.read_files("latest-small", tmp_path)
+        read_files("latest-small", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +173,7 @@ def test_damaged_titles_with_a_first_line_are_refused(tmp_path, movies):
     movies = "movieId,title\n" + movies
     write_folder(tmp_path, latest_small(ratings, movies))
     with pytest.raises(ValueError, match="an id and a title"):
-        sources.read_files("latest-small", tmp_path)
+        read_files("latest-small", tmp_path)
 
 
 def test_titles_in_another_encoding_are_refused(tmp_path):
@@ -182,20 +181,20 @@ def test_titles_in_another_encoding_are_refused(tmp_path):
     files["ml-latest-small/movies.csv"] += "9,é".encode("latin-1")
     write_folder(tmp_path, files)
     with pytest.raises(ValueError, match="an id and a title"):
-        sources.read_files("latest-small", tmp_path)
+        read_files("latest-small", tmp_path)
 
 
 def test_nan_ratings_are_refused(tmp_path, three_ratings):
     text = "1\t7\t3\t10\n2\t8\tnan\t20\n1\t8\t1\t30\n"
     write_folder(tmp_path, contents("100k", u_data=text))
     with pytest.raises(ValueError, match=r"Received 1 .* row 1: nan"):
-        sources.read_files("100k", tmp_path)
+        read_files("100k", tmp_path)
 
 
 def test_damaged_titles_are_refused(tmp_path, three_ratings):
     write_folder(tmp_path, contents("100k", u_item="no title\n"))
     with pytest.raises(ValueError, match="an id and a title"):
-        sources.read_files("100k", tmp_path)
+        read_files("100k", tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.95])
@@ -204,7 +203,7 @@ def test_truncated_archives_are_refused(tmp_path, three_ratings, kept):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole) if kept < 1 else kept)])
     with pytest.raises(ValueError, match=r"ml-100k\.zip.* damaged or incompl"):
-        sources.read_files("100k", path)
+        read_files("100k", path)
 
 
 def test_a_changed_byte_in_an_archive_is_noticed(tmp_path, three_ratings):
@@ -214,7 +213,7 @@ def test_a_changed_byte_in_an_archive_is_noticed(tmp_path, three_ratings):
     whole[whole.index(b"1\t7\t3\t10")] = ord("2")
     path.write_bytes(whole)
     with pytest.raises(ValueError, match="damaged or incomplete"):
-        sources.read_files("100k", path)
+        read_files("100k", path)
 
 
 @pytest.mark.parametrize(
@@ -225,28 +224,28 @@ def test_archives_that_unpack_without_a_bound_are_refused(
 ):
     archive = write_zip(tmp_path / "a.zip", contents("100k"), method)
     with pytest.raises(ValueError, match=r"by method (LZMA|bzip2)\. Unpack"):
-        sources.read_files("100k", archive)
+        read_files("100k", archive)
 
 
-def with_header_byte(path, places, change):
+def with_header_byte(path, offsets, change):
     """Changes a byte of each header of an archive.
 
     Args:
-        places: int, int. Of the byte, in a member's own header and in the
+        offsets: int, int. Of the byte, in a member's own header and in the
             archive's list of members.
     """
     whole = bytearray(path.read_bytes())
-    for mark, place in zip((b"PK\3\4", b"PK\1\2"), places, strict=True):
+    for mark, offset in zip((b"PK\3\4", b"PK\1\2"), offsets, strict=True):
         start = whole.find(mark)
         while start >= 0:
-            whole[start + place] = change(whole[start + place])
+            whole[start + offset] = change(whole[start + offset])
             start = whole.find(mark, start + 4)
     path.write_bytes(whole)
     return path
 
 
 @pytest.mark.parametrize(
-    ("places", "change", "message"),
+    ("offsets", "change", "message"),
     [
         ((6, 8), lambda flags: flags | 1, "which is encrypted"),
         ((8, 10), lambda method: 99, "packed by method 99"),
@@ -255,12 +254,12 @@ def with_header_byte(path, places, change):
     ids=["encrypted", "method", "version"],
 )
 def test_archives_that_cannot_be_unpacked_are_refused(
-    tmp_path, three_ratings, places, change, message, capsys
+    tmp_path, three_ratings, offsets, change, message, capsys
 ):
     archive = write_zip(tmp_path / "a.zip", contents("100k"))
-    with_header_byte(archive, places, change)
+    with_header_byte(archive, offsets, change)
     with pytest.raises(ValueError, match=message):
-        sources.read_files("100k", archive)
+        read_files("100k", archive)
     # And at the command line, in one line.
     from keras_dp_retrieval import cli
 
@@ -283,7 +282,7 @@ def test_files_that_are_much_too_large_are_not_read(
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"at most 67,108,864 bytes"):
-            sources.read_files("100k", path)
+            read_files("100k", path)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -300,13 +299,13 @@ def test_an_archive_that_says_less_than_it_unpacks_to_is_refused(
     assert whole.count(size) == 2
     path.write_bytes(whole.replace(size, (1000).to_bytes(4, "little")))
     with pytest.raises(ValueError, match="damaged or incomplete"):
-        sources.read_files("100k", path)
+        read_files("100k", path)
 
 
 def test_an_archive_of_another_version_is_refused(tmp_path):
     archive = write_zip(tmp_path / "a.zip", contents("100k"))
     with pytest.raises(ValueError, match=r"ml-1m/ratings\.dat.*u\.data"):
-        sources.read_files("1m", archive)
+        read_files("1m", archive)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +317,7 @@ def test_archives_that_reach_out_of_their_folder_are_refused(
     files = {**contents("100k"), name: b"1\t7\t3\t10\n"}
     archive = write_zip(tmp_path / "a.zip", files)
     with pytest.raises(ValueError, match="a path out of its folder"):
-        sources.read_files("100k", archive)
+        read_files("100k", archive)
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
@@ -329,63 +328,7 @@ def test_archives_with_links_are_refused(tmp_path, three_ratings):
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr(link, "/etc/passwd")
     with pytest.raises(ValueError, match="a link"):
-        sources.read_files("100k", archive)
-
-
-def test_tfds_is_prepared_where_both_parts_are_complete(tmp_path):
-    assert not sources.tfds_is_prepared("100k", tmp_path)
-    for part in ("ratings", "movies"):
-        folder = tmp_path / "movielens" / f"100k-{part}" / "0.1.1"
-        folder.mkdir(parents=True)
-        assert not sources.tfds_is_prepared("100k", tmp_path)
-        (folder / "dataset_info.json").touch()
-    assert sources.tfds_is_prepared("100k", tmp_path)
-    assert not sources.tfds_is_prepared("1m", tmp_path)
-
-
-def test_a_damaged_copy_of_tfds_names_the_remedy(tmp_path):
-    for part in ("ratings", "movies"):
-        folder = tmp_path / "movielens" / f"100k-{part}" / "0.1.1"
-        folder.mkdir(parents=True)
-        (folder / "dataset_info.json").write_text("{")
-    with pytest.raises(RuntimeError, match="Delete it and prepare it again"):
-        sources.read_tfds("100k", tmp_path)
-
-
-def test_tfds_looks_in_its_own_folder_by_default(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert sources.tfds_folder("100k") == tmp_path
-
-
-def test_no_network_is_a_short_error_and_never_other_data(
-    tmp_path, monkeypatch
-):
-    def no_network(request, timeout):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("urllib.request.urlopen", no_network)
-    with pytest.raises(RuntimeError, match="no route") as raised:
-        sources.read_tfds("100k", tmp_path)
-    for remedy in ("data_dir=", "source='files'", "source='synthetic'"):
-        assert remedy in str(raised.value)
-    assert len(str(raised.value)) < 600
-
-
-def test_a_host_that_never_answers_is_given_up(tmp_path, monkeypatch):
-    import threading
-
-    release = threading.Event()
-
-    def hang(request, timeout):
-        release.wait(60)  # As looking up a name can, whatever the timeout.
-
-    monkeypatch.setattr("urllib.request.urlopen", hang)
-    monkeypatch.setattr(sources, "_PROBE_SECONDS", 0.05)
-    started = time.monotonic()
-    with pytest.raises(RuntimeError, match="no answer within"):
-        sources.read_tfds("100k", tmp_path)
-    assert time.monotonic() - started < 20
-    release.set()
+        read_files("100k", archive)
 
 
 @pytest.mark.realdata
@@ -399,7 +342,7 @@ def test_a_cut_off_file_names_the_counts(data_dir, tmp_path):
         (data_dir / "ml-100k" / "u.item").read_bytes()
     )
     with pytest.raises(ValueError, match=r"100,000 ratings .* 99,999"):
-        sources.read_files("100k", tmp_path)
+        read_files("100k", tmp_path)
 
 
 @pytest.mark.realdata
@@ -409,83 +352,9 @@ def test_the_archive_of_movielens_gives_what_the_folder_gives(
     with zipfile.ZipFile(tmp_path / "ml-100k.zip", "w") as archive:
         for path in (data_dir / "ml-100k").iterdir():
             archive.write(path, f"ml-100k/{path.name}")
-    zipped = sources.read_files("100k", tmp_path)
-    folder = sources.read_files("100k", data_dir)
+    zipped = read_files("100k", tmp_path)
+    folder = read_files("100k", data_dir)
     np.testing.assert_array_equal(
         zipped.ratings.timestamps, folder.ratings.timestamps
     )
     assert zipped.titles == folder.titles
-
-
-def test_synthetic_ratings_are_the_same_for_the_same_seed():
-    first, second, third = (
-        synthetic_ratings(50, 40, 700, seed=seed).ratings for seed in (1, 1, 2)
-    )
-    for name in ("user_ids", "candidate_ids", "ratings", "timestamps"):
-        np.testing.assert_array_equal(
-            getattr(first, name), getattr(second, name)
-        )
-    assert (first.candidate_ids != third.candidate_ids).any()
-
-
-@pytest.mark.parametrize(
-    ("num_users", "num_candidates", "num_ratings"),
-    [(1, 1, 1), (50, 40, 1_000), (40, 2_000, 3_000), (2_000, 30, 9_000)],
-)
-def test_synthetic_ratings_use_every_user_and_candidate_and_no_pair_twice(
-    num_users, num_candidates, num_ratings
-):
-    raw = synthetic_ratings(num_users, num_candidates, num_ratings).ratings
-    assert len(raw) == num_ratings
-    assert set(raw.user_ids) == set(range(1, num_users + 1))
-    assert set(raw.candidate_ids) == set(range(1, num_candidates + 1))
-    pairs = set(zip(raw.user_ids, raw.candidate_ids, strict=True))
-    assert len(pairs) == num_ratings
-
-
-def test_synthetic_ratings_look_like_movielens():
-    made = synthetic_ratings(943, 1_682, 100_000)
-    raw = made.ratings
-    assert 3.3 < raw.ratings.mean() < 3.7
-    assert set(raw.ratings) == {1, 2, 3, 4, 5}
-    per_user = np.bincount(raw.user_ids)[1:]
-    assert per_user.min() >= 20
-    assert np.median(per_user) < per_user.mean()  # A few have very many.
-    per_candidate = np.sort(np.bincount(raw.candidate_ids)[1:])[::-1]
-    # In MovieLens 100K the most popular tenth has 43 % of the ratings.
-    assert 0.3 < per_candidate[:168].sum() / 100_000 < 0.7
-
-
-def test_synthetic_half_stars():
-    raw = synthetic_ratings(50, 40, 900, rating_range=(0.5, 5.0)).ratings
-    assert set(raw.ratings) <= set(np.arange(1, 11) / 2)
-    assert 0.5 in set(raw.ratings % 1)
-
-
-def test_synthetic_order_carries_information():
-    made = synthetic_ratings(300, 500, 12_000)
-    raw = made.ratings
-    order = np.lexsort((raw.timestamps, raw.user_ids))
-    users = raw.user_ids[order]
-    tastes = made.candidate_tastes[raw.candidate_ids[order] - 1]
-    same_user = users[1:] == users[:-1]
-    stays = (tastes[1:] == tastes[:-1])[same_user].mean()
-    # As often as one would guess from all of the user's interactions at once.
-    share = made.user_tastes[users - 1, tastes]
-    assert stays > share.mean() + 0.1
-    # And no two interactions of a user are of one moment.
-    times = raw.timestamps[order]
-    assert (np.diff(times)[same_user] > 0).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0, 5, 5), "`num_users`"),
-        ((10, 5, 9), r"`num_ratings` must be .* 10 to 25. Received"),
-        ((10, 5, 26), "at most half of all pairs"),
-    ],
-)
-def test_impossible_synthetic_shapes_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        synthetic_ratings(*arguments)
