@@ -6,12 +6,8 @@ wait for ever for a step that the rest do not take. So they compare before the
 first step.
 """
 
-import hashlib
 import itertools
 import json
-
-import keras
-import numpy as np
 
 from keras_dp_retrieval import distribution
 
@@ -20,29 +16,6 @@ from keras_dp_retrieval import distribution
 SECONDS = 600
 
 _fits = itertools.count()
-
-
-def digest(*trees) -> str | None:
-    """A short text that differs where any of the nested arrays do.
-
-    None if something in them is no array.
-    """
-    found = hashlib.blake2b(digest_size=8)
-    for tree in trees:
-        leaves = keras.tree.flatten(tree)
-        # The keys of a dict, not the classes of its values.
-        structure = keras.tree.map_structure(lambda leaf: 0, tree)
-        found.update(repr(structure).encode())
-        for leaf in leaves:
-            if leaf is None:
-                continue
-            array = np.asarray(leaf)
-            found.update(f"{array.dtype} {array.shape}".encode())
-            if array.dtype.hasobject:
-                found.update(repr(array.tolist()).encode())
-            else:
-                found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
 
 
 def check(identity: dict) -> None:

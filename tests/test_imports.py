@@ -23,6 +23,7 @@ FLOORS = {
     "agreement": 1.5,
     "data._tensorflow": 1,
     "data.columns": 0,
+    "data.digests": 0,
     "data.interactions": 1,
     "data.numpy_groups": 0,
     "data.padding": 0,
@@ -89,6 +90,20 @@ def test_imports_point_down(path):
         assert other == own or FLOORS[other] < FLOORS[own], (
             f"{module_name(path)} imports {name}, which is not below it"
         )
+
+
+def test_data_does_not_know_the_devices():
+    names = {
+        name
+        for path in FILES
+        if module_name(path).startswith("data.")
+        for name in imported_modules(path)
+    }
+    assert not names & {
+        "keras_dp_retrieval.agreement",
+        "keras_dp_retrieval.distribution",
+    }
+    assert not any(name.startswith("keras_dp_retrieval._jax") for name in names)
 
 
 @pytest.mark.parametrize(

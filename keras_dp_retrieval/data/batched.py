@@ -9,14 +9,13 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.parts import PARTS
 from keras_dp_retrieval.data.ratings import Ratings
-
-PARTS = ("train", "validation", "test")
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class BatchedInteractions:
-    """Who has had what in batches that were made elsewhere.
+    """Interactions and histories from batches that were made elsewhere.
 
     What `RetrievalDataset.from_batches` returns: enough for
     `keras_dp_retrieval.evaluate` and `RetrievalMetrics`, with the ids as the
@@ -74,7 +73,7 @@ class BatchedInteractions:
         return self._parts[_checks.one_of("split", split, PARTS)]
 
     def seen_before(self, split: str) -> Interactions:
-        """Who has had what before this part is predicted.
+        """The interaction histories before this part, by user.
 
         For the test part that is train and validation, for the validation
         part it is train, and before the train part there is nothing.
@@ -140,7 +139,7 @@ def read_part(
                 f"{candidates.shape}."
             )
         if weights is not None:
-            # Rows of weight 0 fill batches up and stand for nothing.
+            # Rows of weight 0 are padding.
             real = np.asarray(weights).reshape(len(users), -1).any(axis=1)
             users, candidates = users[real], candidates[real]
         columns[0].append(users)

@@ -1,7 +1,6 @@
 """RetrievalDataset: the user's own interactions as train and test batches."""
 
 import copy
-import dataclasses
 import functools
 import hashlib
 import warnings
@@ -10,29 +9,26 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 
-from keras_dp_retrieval import _checks, distribution
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import (
+    arguments,
     batched,
-    examples,
-    pipelines,
+    part_batches,
     splits,
     synthetic,
     tables,
 )
-from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.leakage import LeakageReport, leakage_report
+from keras_dp_retrieval.data.parts import PARTS, divide, hold_out
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
-PARTS = ("train", "validation", "test")
-_COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps")
-
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class RetrievalDataset:
-    """Batches for `fit`, and who has had what, from your own interactions.
+    """Train, validation and test batches from your own interactions.
 
     Ids can be whole numbers or strings. The tables of a model have one row
     for each of them; row 0 is for ids that are not known. An id that occurs
@@ -42,12 +38,12 @@ class RetrievalDataset:
     user rows `(batch,)` int32, and `{"candidate_id": candidate rows (batch,)
     int32, "rating": (batch,) float32}` with the ratings stretched to 0 to 1;
     without ratings, `"rating"` is absent. All batches have the same number of
-    rows, a multiple of the number of devices at the time you ask for the part
-    (set a distribution before that): where the interactions do not fill them,
-    valid rows are repeated and a third entry, `sample_weight`, is
-    0 for those and 1 for the others. A part without interactions is None.
+    rows, a multiple of the number of devices when you ask for the part. Where
+    the interactions do not fill a batch, the rest is padding: valid rows are
+    repeated, and a third entry, `sample_weight`, is 0 for them and 1 for the
+    others. A part without interactions is None.
 
-    The train part is dealt anew in every epoch, in an order that depends on
+    The train part is shuffled in every epoch, in an order that depends on
     the seed and the number of the epoch alone. Validation and test keep
     their order.
 
@@ -131,14 +127,14 @@ class RetrievalDataset:
             rating_key=rating_key,
             validation_in_train=validation_in_train,
         )
-        self.rating_range = _rating_range(rating_range)
+        self.rating_range = arguments.rating_range(rating_range)
         self.is_synthetic = bool(is_synthetic)
         interactions = RawRatings(user_ids, candidate_ids, ratings, timestamps)
         raw_data = RawData(
             interactions,
-            _held_out("validation", validation, interactions),
-            _held_out("test", test, None),
-            _titles(candidate_titles, interactions.candidate_ids),
+            arguments.held_out_part("validation", validation, interactions),
+            arguments.held_out_part("test", test, None),
+            arguments.titles_of(candidate_titles, interactions.candidate_ids),
         )
         for part in (raw_data.interactions, raw_data.validation, raw_data.test):
             if part is not None:
@@ -246,35 +242,17 @@ class RetrievalDataset:
 
     @functools.cached_property
     def _parts(self) -> dict[str, Ratings]:
-        raw = self._loaded
-        ratings = self._to_rows(raw.interactions)
-        split = splits.make_split(
-            self.split,
-            ratings,
-            test_fraction=0 if raw.test else self.test_fraction,
-            validation_fraction=(
-                0 if raw.validation else self.validation_fraction
-            ),
+        parts, self._note = divide(
+            self._loaded,
+            self._to_rows,
+            split=self.split,
+            test_fraction=self.test_fraction,
+            validation_fraction=self.validation_fraction,
+            validation_in_train=self.validation_in_train,
             seed=self.seed,
         )
-        parts = {part: ratings.take(getattr(split, part)) for part in PARTS}
-        if raw.validation:
-            parts["validation"] = self._to_rows(raw.validation)
-        if raw.test:
-            parts["test"] = self._to_rows(raw.test)
-        if self.validation_in_train:
-            nothing = parts["validation"].take(slice(0))
-            parts["train"] = parts["train"].concatenate(parts["validation"])
-            parts["validation"] = nothing
-        if not len(parts["train"]):
-            raise ValueError(
-                f"The train part must have interactions. Received: none of "
-                f"{len(ratings)} with split={self.split!r}, test_fraction="
-                f"{self.test_fraction:g}."
-            )
-        self._note = split.note
         if not self.validation_in_train:  # Said when it was tuned.
-            report = leakage_report(parts["train"], parts["test"], split.note)
+            report = leakage_report(parts["train"], parts["test"], self._note)
             for sentence in report.warnings:
                 warnings.warn(sentence, stacklevel=2)
         return parts
@@ -291,11 +269,11 @@ class RetrievalDataset:
 
     @functools.cached_property
     def seen(self) -> Interactions:
-        """Who has had what in the train part, in time order."""
+        """The interaction history of each user in the train part."""
         return Interactions.from_ratings(self.ratings("train"), self.num_users)
 
     def seen_before(self, split: str) -> Interactions:
-        """Who has had what before this part is predicted, in time order.
+        """The interaction history of each user before this part.
 
         For the test part that is train and validation, for the validation
         part it is train, and before the train part there is nothing. Where
@@ -349,72 +327,44 @@ class RetrievalDataset:
 
     @property
     def train(self):
-        """`tf.data.Dataset` of the train part, dealt anew in every epoch."""
-        return self._pipeline("train")
+        """`tf.data.Dataset` of the train part, shuffled in every epoch."""
+        return self._batches.of("train")
 
     @property
     def validation(self):
         """`tf.data.Dataset` of the validation part, in a fixed order."""
         if self.split == "tutorial":
             return self.test
-        return self._pipeline("validation")
+        return self._batches.of("validation")
 
     @property
     def test(self):
         """`tf.data.Dataset` of the test part, in a fixed order."""
-        return self._pipeline("test")
-
-    def _pipeline(self, part: str):
-        """A part's batches, for as many devices as there are now.
-
-        Keras refuses a batch that does not divide by the devices
-        (keras#21167), and a distribution may be set after the data set was
-        made. So it is made again when their number has changed.
-        """
-        form = self._format
-        if self._pipelines.get(part, (None,))[0] != form:
-            self._pipelines[part] = (form, self._make_pipeline(part, form))
-        return self._pipelines[part][1]
+        return self._batches.of("test")
 
     @functools.cached_property
-    def _pipelines(self) -> dict:
-        return {}
-
-    def _make_pipeline(self, part: str, form: pipelines.BatchFormat):
-        ratings = self.ratings(part)
-        if not len(ratings):
-            return None
-        if part != "train" or self.split == "tutorial":
-            return pipelines.fixed_batches(ratings, form)
-        dataset = pipelines.shuffled_batches(ratings, form, self._epochs)
-        # What resumes a run has only the `tf.data.Dataset` in its hands.
-        dataset.start_at_epoch = self.start_at_epoch
-        return dataset
+    def _batches(self) -> part_batches.PartBatches:
+        return part_batches.PartBatches(
+            self._parts,
+            self.num_users,
+            batch_size=self.batch_size,
+            candidate_key=self.candidate_key,
+            rating_key=self.rating_key,
+            rating_range=self.rating_range,
+            seed=self.seed,
+            shuffle=self.split != "tutorial",
+        )
 
     def by_interaction(self, batch_size: int | None = None):
         """Returns the train part in batches of another size than `.train`.
 
-        A `tf.data.Dataset` of what `.train` has, dealt anew in every epoch,
+        A `tf.data.Dataset` of what `.train` has, shuffled in every epoch
         whatever the split; it counts epochs of its own.
 
         Args:
             batch_size: int. That of the data set by default.
         """
-        if batch_size is None:
-            batch_size = self.batch_size
-        batch_size = _checks.positive_int("batch_size", batch_size)
-        train = self.ratings("train")
-        epochs = pipelines.EpochShuffle(len(train), self.seed)
-        form = dataclasses.replace(
-            self._format,
-            batch_size=batch_size,
-            num_rows=distribution.round_up(
-                batch_size, distribution.row_multiple()
-            ),
-        )
-        dataset = pipelines.shuffled_batches(train, form, epochs)
-        dataset.start_at_epoch = epochs.start_at
-        return dataset
+        return self._batches.by_interaction(batch_size)
 
     def by_user(self, batch_size: int = 64):
         """Returns the train part as one example a user.
@@ -423,30 +373,20 @@ class RetrievalDataset:
         candidates of each `(batch, positives)`, padded with -1, and their
         ratings. A softmax objective learns from them all against one row of
         logits, so an epoch costs users x candidates, not interactions x
-        candidates. Dealt anew in every epoch, as `train`.
+        candidates. Shuffled in every epoch, as `train`.
 
         `positives` is the most that a user has. A batch of so many rows is
         smaller than its logits, unless interactions are repeated often.
         """
-        batch_size = _checks.positive_int("batch_size", batch_size)
-        positives = examples.ByUser(
-            self.ratings("train"), self.num_users, self.rating_range
-        )
-        keys = [self.candidate_key, self.rating_key]
-        return examples.shuffled(
-            positives.look_up,
-            lambda x, *y: (x, dict(zip(keys, y, strict=False))),
-            pipelines.EpochShuffle(len(positives.user_rows), self.seed),
-            batch_size,
-        )
+        return self._batches.by_user(batch_size)
 
     def next_items(self, batch_size: int = 1024):
-        """Returns the train part as what each user had next, again and again.
+        """Returns the train part as next-item examples.
 
         A `tf.data.Dataset` of `x`, `{"user_id": user rows (batch,), "length":
-        (batch,)}`: the users when they had had so many candidates; and `y`,
-        the candidate that came next. Every interaction but a user's first is
-        one example. Dealt anew in every epoch, as `train`.
+        (batch,)}`: users, and the length of the history prefix that is known;
+        and `y`, the candidate that came next. Every interaction but a user's
+        first is one example. Shuffled in every epoch, as `train`.
 
         Interactions of a user with one timestamp stand in the order they came
         in. The callback `ShuffleTies(dataset)` shuffles them in every epoch.
@@ -467,32 +407,7 @@ class RetrievalDataset:
                 "with `timestamps=...`; `split='leave_last_out'` also takes "
                 "the order in which the interactions come in."
             )
-        return examples.next_items(
-            examples.Timeline(self.ratings("train"), self.num_users, self.seed),
-            lambda users, lengths, candidates: (
-                {"user_id": users, "length": lengths},
-                {self.candidate_key: candidates},
-            ),
-            self.seed,
-            batch_size,
-        )
-
-    @property
-    def _format(self) -> pipelines.BatchFormat:
-        # A batch larger than any part would be filler for the most part.
-        longest = max(len(ratings) for ratings in self._parts.values())
-        batch_size = min(self.batch_size, longest)
-        return pipelines.BatchFormat(
-            batch_size,
-            distribution.round_up(batch_size, distribution.row_multiple()),
-            self.candidate_key,
-            self.rating_key,
-            self.rating_range,
-        )
-
-    @functools.cached_property
-    def _epochs(self) -> pipelines.EpochShuffle:
-        return pipelines.EpochShuffle(len(self.ratings("train")), self.seed)
+        return self._batches.next_items(batch_size)
 
     def start_at_epoch(self, epoch: int) -> None:
         """Makes the next pass over `.train` the epoch of this number.
@@ -501,7 +416,7 @@ class RetrievalDataset:
         run that is resumed at epoch 7 sees what it would have seen. Passes
         count from 0; one that is broken off does not count.
         """
-        self._epochs.start_at(epoch)
+        self._batches.start_at_epoch(epoch)
 
     def with_validation_in_train(self) -> "RetrievalDataset":
         """Returns this data set with the validation part learned from.
@@ -528,21 +443,18 @@ class RetrievalDataset:
         or some at random; a tenth if there is no `validation_fraction`. Its
         `get_config` is that of the data set it came from.
         """
-        train = self.ratings("train")
-        in_time = self.split in ("by_time", "leave_last_out")
-        split = splits.make_split(
-            self.split if in_time else "random",
-            train,
-            test_fraction=0,
-            validation_fraction=self.validation_fraction or 0.1,
+        train, validation = hold_out(
+            self.ratings("train"),
+            split=self.split,
+            validation_fraction=self.validation_fraction,
             seed=self.seed,
         )
         smaller = self._without_parts()
         if smaller.split == "tutorial":
             smaller.split = "random"
         smaller._parts = {
-            "train": train.take(split.train),
-            "validation": train.take(split.validation),
+            "train": train,
+            "validation": validation,
             "test": self.ratings("test"),
         }
         return smaller
@@ -550,8 +462,8 @@ class RetrievalDataset:
     def _without_parts(self) -> "RetrievalDataset":
         """A copy that has not been divided into parts."""
         other = copy.copy(self)
-        cached = ("_parts", "leakage", "seen", "fingerprint", "_epochs")
-        for name in (*cached, "_pipelines"):
+        cached = ("_parts", "leakage", "seen", "fingerprint", "_batches")
+        for name in cached:
             other.__dict__.pop(name, None)
         return other
 
@@ -585,7 +497,7 @@ class RetrievalDataset:
             user_column: str. Likewise the other names of columns.
             **options: As in the class.
         """
-        columns = _named_columns(
+        columns = arguments.named_columns(
             user_column, candidate_column, rating_column, timestamp_column
         )
         return cls._from_raw(tables.from_frame(frame, columns), options)
@@ -610,7 +522,7 @@ class RetrievalDataset:
             ValueError: If it is damaged, has other columns, or something in
                 them does not fit.
         """
-        columns = _named_columns(
+        columns = arguments.named_columns(
             user_column, candidate_column, rating_column, timestamp_column
         )
         return cls._from_raw(tables.from_parquet(path, columns), options)
@@ -638,7 +550,7 @@ class RetrievalDataset:
             ValueError: If it is damaged, has other columns, or something in
                 them does not fit.
         """
-        columns = _named_columns(
+        columns = arguments.named_columns(
             user_column, candidate_column, rating_column, timestamp_column
         )
         return cls._from_raw(tables.from_csv(path, columns), options)
@@ -749,11 +661,11 @@ class RetrievalDataset:
     def get_config(self) -> dict:
         raw = self._raw_data
         return {
-            **_as_lists(raw.interactions),
+            **raw.interactions.as_lists(),
             **self._option_config(),
-            "test": raw.test and list(_as_lists(raw.test).values()),
+            "test": raw.test and list(raw.test.as_lists().values()),
             "validation": raw.validation
-            and list(_as_lists(raw.validation).values()),
+            and list(raw.validation.as_lists().values()),
             # Pairs, as JSON would make strings of whole-number keys.
             "candidate_titles": [
                 [_plain(key), title] for key, title in raw.titles.items()
@@ -794,107 +706,6 @@ class RetrievalDataset:
             f"candidates; split {self.split!r}: {sizes}"
             f"{'; ' + self._note if self._note else ''}"
         )
-
-
-def _held_out(name: str, columns, like: RawRatings | None):
-    """Checks a part that the user gives, `(user_ids, candidate_ids, ...)`."""
-    if columns is None:
-        return None
-    is_columns = isinstance(columns, (tuple, list)) and all(
-        column is None or hasattr(column, "__len__") for column in columns
-    )
-    if not is_columns or not 2 <= len(columns) <= 4:
-        raise ValueError(
-            f"`{name}` must be `(user_ids, candidate_ids)`, with ratings and "
-            f"timestamps after them if you like. Received: {columns!r:.80}."
-        )
-    named = dict(zip(_COLUMNS, columns, strict=False))
-    raw = RawRatings(**named, name=f"{name} part")
-    for column in ("ratings", "timestamps") if like is not None else ():
-        if (getattr(raw, column) is None) != (getattr(like, column) is None):
-            # It is to be put together with the train part.
-            raise ValueError(
-                f"`{name}` must have {column} if and only if the interactions "
-                "do. Received them for one of the two."
-            )
-    return raw
-
-
-def _rating_range(value) -> tuple[float, float]:
-    try:
-        ends = np.array([*value])
-    except (TypeError, ValueError):
-        ends = np.array([])
-    if ends.shape == (2,) and ends.dtype.kind in "iuf":
-        low, high = map(float, ends)
-        # Ratings are float32, and so are their distances from the lowest.
-        with np.errstate(over="ignore"):
-            small = np.array([low, high, high - low]).astype(np.float32)
-        if np.isfinite(small).all() and small[2] > 0:
-            return low, high
-    raise ValueError(
-        "`rating_range` must be two finite numbers, the lowest rating and the "
-        f"highest. Received: rating_range={value!r:.80}. The default is "
-        "(1.0, 5.0)."
-    )
-
-
-def _titles(titles, candidate_ids: np.ndarray) -> dict:
-    """Checks `candidate_titles`, a dict, pairs or a Series of pandas."""
-    if titles is None:
-        return {}
-    if hasattr(titles, "to_dict") and hasattr(titles, "index"):
-        if not titles.index.is_unique:
-            raise ValueError(
-                "`candidate_titles` must have each id once in its index. "
-                f"Received: {titles.index[titles.index.duplicated()][0]!r} "
-                "more than once."
-            )
-        titles = titles.to_dict()
-    try:
-        titles = dict(titles)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "`candidate_titles` must be a dict from candidate ids to titles, "
-            "or a Series of titles with the ids as its index. Received: "
-            f"{titles!r:.80}."
-        ) from None
-    for key, title in titles.items():
-        if not isinstance(title, str):
-            raise ValueError(
-                "`candidate_titles` must be strings. Received: "
-                f"{title!r:.80} for {key!r}. Leave it out, or use "
-                "`str(title)`."
-            )
-    ids = id_column("candidate_titles", list(titles))
-    if len(ids) and ids.dtype.kind != candidate_ids.dtype.kind:
-        raise ValueError(
-            "`candidate_titles` must be for ids of the type of the candidates. "
-            f"Received: titles for ids such as {ids.tolist()[0]!r}, and "
-            f"candidates such as {candidate_ids.tolist()[0]!r}."
-        )
-    return dict(zip(ids.tolist(), titles.values(), strict=True))
-
-
-def _named_columns(users, candidates, ratings, timestamps) -> dict:
-    for name, column in (
-        ("user_column", users),
-        ("candidate_column", candidates),
-    ):
-        if column is None:
-            raise ValueError(
-                f"`{name}` must name a column. Received: {name}=None."
-            )
-    names = (users, candidates, ratings, timestamps)
-    return dict(zip(_COLUMNS, names, strict=True))
-
-
-def _as_lists(raw: RawRatings) -> dict:
-    columns = {name: getattr(raw, name) for name in _COLUMNS}
-    return {
-        name: None if column is None else column.tolist()
-        for name, column in columns.items()
-    }
 
 
 def _plain(value):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_dp_retrieval import agreement
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
+from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.padding import PADDING, pad_indices
 from keras_dp_retrieval.data.pipelines import EpochShuffle
 from keras_dp_retrieval.data.ratings import Ratings, user_order
@@ -33,26 +33,26 @@ class ByUser:
         self.user_rows = np.flatnonzero(counts).astype("int32")
         self.longest = int(counts.max())
 
-    def look_up(self, places) -> list[np.ndarray]:
+    def look_up(self, indices) -> list[np.ndarray]:
         """Returns the columns of some of the users.
 
         Args:
-            places: int `(batch,)`, places in `user_rows`.
+            indices: int `(batch,)`, indices into `user_rows`.
 
         Returns:
             `[users, candidates]` or `[users, candidates, scaled]`: int32
             `(batch,)`; int32 `(batch, longest)` padded with -1; float32
             `(batch, longest)` from 0 to 1, where there are ratings.
         """
-        users = self.user_rows[places]
+        users = self.user_rows[indices]
         first, last = self._starts[users], self._starts[users + 1]
-        indices, mask = pad_indices(last - first, self.longest)
-        indices += first[:, None]
-        rows = np.where(mask, self._ratings.candidate_rows[indices], PADDING)
+        inside, mask = pad_indices(last - first, self.longest)
+        entries = first[:, None] + inside
+        rows = np.where(mask, self._ratings.candidate_rows[entries], PADDING)
         columns = [users, rows]
         if self._ratings.ratings is not None:
             low, high = self._range
-            ratings = self._ratings.ratings[indices]
+            ratings = self._ratings.ratings[entries]
             columns.append((ratings - low) / np.float32(high - low))
         return columns
 
@@ -62,29 +62,29 @@ class Timeline:
 
     Those of one user and one time have no order, though they stand in one.
     What was had next is then an accident, which a model learns by heart; so
-    they can be dealt anew.
+    they can be shuffled in every epoch.
 
     Args:
         ratings: `Ratings`. Without timestamps, in the order they came in.
         num_users: int. Rows of the user table.
-        seed: int. Of the dealing.
+        seed: int. Of the shuffling.
 
     Attributes:
         user_rows: int32 `(n,)`.
         lengths: int32 `(n,)`. How many the user had before.
         candidate_rows: int32 `(n,)`. As `Interactions` has them, until some
-            are dealt.
+            are shuffled.
     """
 
     def __init__(self, ratings: Ratings, num_users: int, seed: int):
         ratings = ratings.take(user_order(ratings))
         counts = np.bincount(ratings.user_rows, minlength=num_users)
         starts = np.cumsum(counts) - counts
-        places = np.arange(len(ratings))
+        indices = np.arange(len(ratings))
         self.user_rows = ratings.user_rows
-        self.lengths = (places - starts[ratings.user_rows]).astype("int32")
+        self.lengths = (indices - starts[ratings.user_rows]).astype("int32")
         self.candidate_rows = ratings.candidate_rows.copy()
-        self._given = ratings.candidate_rows
+        self._in_file_order = ratings.candidate_rows
         self._seed = seed
         is_new = np.ones(len(ratings) + 1, bool)
         if ratings.timestamps is not None:
@@ -95,20 +95,21 @@ class Timeline:
         self._groups = np.cumsum(is_new)[self._tied]
 
     def shuffle_ties(self, epoch: int) -> None:
-        """Puts what has one time into an order drawn from seed and epoch."""
+        """Shuffles what has one time: an order drawn from seed and epoch."""
         rng = np.random.default_rng([self._seed, epoch])
         order = np.lexsort((rng.random(len(self._tied)), self._groups))
-        self.candidate_rows[self._tied] = self._given[self._tied[order]]
+        self.candidate_rows[self._tied] = self._in_file_order[self._tied[order]]
 
     def restore_order(self) -> None:
         """Restores the order in which the interactions came in."""
-        self.candidate_rows[:] = self._given
+        self.candidate_rows[:] = self._in_file_order
 
 
 def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
     """Returns one example for each item but a user's first, see `shuffled`.
 
-    Its columns are users, how much they had had, and what they had next. The
+    Its columns are users, the lengths of their histories before the item, and
+    the item. The
     `tf.data.Dataset` has the timeline as `timeline`.
     """
     later = np.flatnonzero(timeline.lengths)
@@ -119,9 +120,9 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
             "of another user. Use `.train` or `by_user()`."
         )
 
-    def look_up(places):
+    def look_up(indices):
         return [
-            column[later[places]]
+            column[later[indices]]
             for column in (
                 timeline.user_rows,
                 timeline.lengths,
@@ -137,10 +138,10 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
 
 
 def shuffled(look_up, example, epochs: EpochShuffle, batch_size: int):
-    """Returns a `tf.data.Dataset` that deals the examples anew in every pass.
+    """Returns a `tf.data.Dataset` that shuffles the examples in every pass.
 
     Args:
-        look_up: Function from places `(batch,)` to columns `(batch, ...)`.
+        look_up: Function from indices `(batch,)` to columns `(batch, ...)`.
         example: Function from the columns of a batch to `(x, y)`.
         epochs: `EpochShuffle` of the examples. A pass counts when its last
             batch is handed over.
@@ -179,7 +180,7 @@ def shuffled(look_up, example, epochs: EpochShuffle, batch_size: int):
     def identity():
         order = np.array([epochs.seed, epochs.next, batch_size])
         everything = look_up(np.arange(epochs.num_examples))
-        return epochs.num_examples, agreement.digest(order, everything)
+        return epochs.num_examples, digest(order, everything)
 
     dataset.identity = identity
     return dataset

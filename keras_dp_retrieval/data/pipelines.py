@@ -1,47 +1,27 @@
 """Ratings in, batches of one fixed size out: the tf.data pipelines."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from keras_dp_retrieval import _checks, agreement
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import numpy_groups
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
+from keras_dp_retrieval.data.digests import digest
+from keras_dp_retrieval.data.padding import pad_indices
 from keras_dp_retrieval.data.ratings import Ratings
 
 
-def batch_places(order, batch_size: int, num_rows: int) -> np.ndarray:
-    """Deals places out to batches of one size.
-
-    Args:
-        order: `(n,)` int. Places in the order they are to be seen.
-        batch_size: int. Real places in each batch but the last.
-        num_rows: int. Entries of a batch, `batch_size` or more.
-
-    Returns:
-        `(num_batches, num_rows)`. What `weights` calls filler are places
-        that really exist, so that nothing can go wrong in looking them up.
-    """
-    num_batches = -(-len(order) // batch_size)
-    full = np.resize(order, num_batches * batch_size)
-    full = full.reshape(num_batches, batch_size)
-    return full[:, np.arange(num_rows) % batch_size]
+def _one() -> int:
+    return 1
 
 
-def batch_weights(
-    num_examples: int, batch_size: int, num_rows: int
-) -> np.ndarray | None:
-    """Which entries of the batches are real: 1, and filler: 0.
-
-    Returns:
-        `(2, num_rows)` float32: the weights of every batch but the last, and
-        those of the last. None if nothing is filler.
-    """
-    in_last = (num_examples - 1) % batch_size + 1
-    if in_last == num_rows:
-        return None
-    real = np.array([[batch_size], [in_last]])
-    return (np.arange(num_rows) < real).astype(np.float32)
+# The rows of every batch are a multiple of what this returns. The data knows
+# nothing of devices: the package sets it to their number when it is imported,
+# as Keras refuses a batch that does not divide by them (keras#21167). It is
+# called when batches are asked for, so that a distribution may be set later.
+row_multiple: Callable[[], int] = _one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +30,7 @@ class BatchFormat:
 
     Args:
         batch_size: int. Real examples in each batch but the last.
-        num_rows: int. Rows of each batch, real and filler.
+        num_rows: int. Rows of each batch, real ones and padding.
         candidate_key: str. Key of the candidate rows in the labels.
         rating_key: str. Key of the ratings in the labels.
         rating_range: The ratings that become 0 and 1.
@@ -110,27 +90,37 @@ class Batches:
             scaled = (ratings.ratings - low) / np.float32(high - low)
             self._columns.append(scaled)
         self._has_ratings = ratings.ratings is not None
-        self._weights = batch_weights(
-            len(ratings), form.batch_size, form.num_rows
-        )
+        self._in_last = (len(ratings) - 1) % form.batch_size + 1
+        self._is_padded = self._in_last < form.num_rows
 
     def columns(self, order, start: int, stop: int) -> list[np.ndarray]:
-        """Returns batches `start` to `stop`, each `(stop - start, rows)`."""
+        """Returns batches `start` to `stop`, each `(stop - start, rows)`.
+
+        Padding repeats the first row of a batch, whose ids are valid, and has
+        weight 0; the last column, the weights, is there if any is padding.
+
+        Args:
+            order: `(n,)` int. Indices of the examples, in the order of the
+                pass.
+            start: int. The first batch.
+            stop: int. The batch after the last.
+        """
         size = self._form.batch_size
-        places = batch_places(
-            order[start * size : stop * size], size, self._form.num_rows
-        )
-        columns = [column[places] for column in self._columns]
-        if self._weights is not None:
-            is_last = np.arange(start, stop) == self.num_batches - 1
-            columns.append(self._weights[is_last.astype(int)])
-        return columns
+        if not self._is_padded:
+            indices = order[start * size : stop * size].reshape(-1, size)
+            return [column[indices] for column in self._columns]
+        batches = np.arange(start, stop)
+        lengths = np.where(batches == self.num_batches - 1, self._in_last, size)
+        inside, mask = pad_indices(lengths, self._form.num_rows)
+        indices = order[batches[:, None] * size + inside]
+        columns = [column[indices] for column in self._columns]
+        return [*columns, mask.astype(np.float32)]
 
     def identity(self, *more) -> tuple[int, str | None]:
         """How many examples, and a text that differs for other ones."""
         form = dataclasses.astuple(self._form)
         names = np.array(repr((form, more)))
-        return self._num_examples, agreement.digest(names, self._columns)
+        return self._num_examples, digest(names, self._columns)
 
     def example(self, *columns):
         """Returns `(x, y)` or `(x, y, sample_weight)` as Keras takes them."""
@@ -142,7 +132,7 @@ class Batches:
 
     def dtypes(self) -> list[np.dtype]:
         """Of each column."""
-        none = np.zeros(0, np.int32)
+        none = np.zeros(1, np.int32)
         return [column.dtype for column in self.columns(none, 0, 0)]
 
 
@@ -183,7 +173,7 @@ _EXAMPLES_A_CALL = 2**18
 
 
 def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
-    """Returns a `tf.data.Dataset` that deals the rows anew in every pass.
+    """Returns a `tf.data.Dataset` that shuffles the rows in every pass.
 
     A pass counts when its last batch is handed over. So the look at one batch
     by which Keras builds a model, or a pass that was broken off, does not
@@ -234,7 +224,7 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     )
     numpy_groups.register(dataset, _ShuffledGroups(batches, epochs))
     # The next epoch's number too: processes that stand at different ones would
-    # deal different rows.
+    # read different rows.
     dataset.identity = lambda: batches.identity(epochs.seed, epochs.next)
     return dataset
 

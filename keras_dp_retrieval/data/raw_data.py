@@ -8,6 +8,8 @@ from keras_dp_retrieval.data.columns import id_column, rating_column
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.timestamps import timestamp_column
 
+COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RawRatings:
@@ -70,6 +72,14 @@ class RawRatings:
         if self.has_dates and self.timestamps is not None:
             return self.timestamps.view("datetime64[ns]")
         return self.timestamps
+
+    def as_lists(self) -> dict:
+        """Returns the columns by name as lists, or None where there is none."""
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return {
+            name: None if column is None else column.tolist()
+            for name, column in columns.items()
+        }
 
     def check_same_clock(self, other: "RawRatings") -> None:
         """Raises a ValueError if one has dates and the other has numbers."""

@@ -22,7 +22,7 @@ TUTORIAL_NUM_TEST = 20_000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Places of the interactions of each part, int64.
+    """Indices of the interactions of each part, int64.
 
     Args:
         train: `(num_train,)`. Its order is the order of the first epoch where
@@ -39,8 +39,8 @@ class Split:
 
     def __post_init__(self):
         for name in ("train", "validation", "test"):
-            places = np.asarray(getattr(self, name), np.int64)
-            object.__setattr__(self, name, places)
+            indices = np.asarray(getattr(self, name), np.int64)
+            object.__setattr__(self, name, indices)
 
 
 def check_split(split: str, has_timestamps: bool, test_given: bool) -> None:
@@ -106,7 +106,7 @@ def split_random(
     validation_fraction: float = 0.1,
     seed: int = 42,
 ) -> Split:
-    """Deals the rows out at random, whoever and whenever they are from.
+    """Divides the rows at random, whatever their users and times.
 
     The permutation is `numpy.random.RandomState(seed).permutation(num_rows)`,
     which NumPy promises never to change. Its last part is the test, the end
@@ -119,7 +119,7 @@ def split_random(
 
 
 def split_tutorial(num_rows: int, *, seed: int = 42) -> Split:
-    """Deals the rows out as the Keras tutorial does.
+    """Divides the rows as the Keras tutorial does.
 
     tf.data shuffles all 100,000 rows with this seed; the first 80,000 are
     learned from, always in this order, and the other 20,000 serve as

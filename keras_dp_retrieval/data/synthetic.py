@@ -147,11 +147,11 @@ def _draw_rows(rng, probabilities, rows):
     steps = (
         np.minimum(steps / steps[:, -1:], 1) + np.arange(len(steps))[:, None]
     )
-    places = np.searchsorted(
+    indices = np.searchsorted(
         steps.reshape(-1), rows + rng.random(len(rows)), side="right"
     )
     num_columns = probabilities.shape[1]
-    return np.minimum(places - rows * num_columns, num_columns - 1)
+    return np.minimum(indices - rows * num_columns, num_columns - 1)
 
 
 class _Shelf:
@@ -174,27 +174,27 @@ class _Shelf:
         anything = (rng.random(len(tastes)) < noise) | (low >= high)
         low, high = np.where(anything, 0, low), np.where(anything, 1, high)
         at = low + (high - low) * rng.random(len(tastes))
-        places = np.searchsorted(self._steps, at, side="right")
-        return self._order[np.minimum(places, len(self._order) - 1)]
+        indices = np.searchsorted(self._steps, at, side="right")
+        return self._order[np.minimum(indices, len(self._order) - 1)]
 
 
 def _distinct_pairs(rng, users, tastes, shelf):
     """A candidate for each interaction, none twice for the same user."""
     num_candidates = len(shelf._order)
     candidates = np.full(len(users), -1)
-    open_places = np.arange(len(users))
+    open_indices = np.arange(len(users))
     # Popular candidates are soon used up, so the rounds mix in more and more
     # of the unpopular ones.
     for round_number in range(30):
-        if not len(open_places):
+        if not len(open_indices):
             return candidates
         noise = max(NOISE, round_number / 20)
-        candidates[open_places] = shelf.draw(
-            rng, tastes[open_places], min(noise, 1)
+        candidates[open_indices] = shelf.draw(
+            rng, tastes[open_indices], min(noise, 1)
         )
-        open_places = _repeats(users, candidates, num_candidates)
-    for user in np.unique(users[open_places]):
-        mine = open_places[users[open_places] == user]
+        open_indices = _repeats(users, candidates, num_candidates)
+    for user in np.unique(users[open_indices]):
+        mine = open_indices[users[open_indices] == user]
         has = np.setdiff1d(np.flatnonzero(users == user), mine)
         free = np.setdiff1d(np.arange(num_candidates), candidates[has])
         candidates[mine] = rng.choice(free, len(mine), replace=False)
@@ -202,7 +202,7 @@ def _distinct_pairs(rng, users, tastes, shelf):
 
 
 def _repeats(users, candidates, num_candidates):
-    """Places of the pairs that stood earlier already."""
+    """Indices of the pairs that occurred earlier already."""
     pairs = users * num_candidates + candidates
     order = np.argsort(pairs, kind="stable")
     same = pairs[order[1:]] == pairs[order[:-1]]

@@ -168,8 +168,8 @@ def _read_columns(lines, wanted: Mapping[str, str], path) -> list[list[str]]:
     first = next(lines, "")
     separator, header = _header(first, wanted)
     _check_names(wanted, header, f"The file {str(path)!r}")
-    places = [header.index(name) for name in wanted.values()]
-    texts: list[list[str]] = [[] for _ in places]
+    indices = [header.index(name) for name in wanted.values()]
+    texts: list[list[str]] = [[] for _ in indices]
     rows = csv.reader(lines, delimiter=separator, strict=True)
     try:
         for row in rows:
@@ -180,8 +180,8 @@ def _read_columns(lines, wanted: Mapping[str, str], path) -> list[list[str]]:
                     f"Line {rows.line_num + 1} of {str(path)!r} must have "
                     f"{len(header)} columns. Received: {len(row)}."
                 )
-            for column, place in zip(texts, places, strict=True):
-                column.append(row[place])
+            for column, index in zip(texts, indices, strict=True):
+                column.append(row[index])
     except csv.Error as error:
         raise ValueError(
             f"{str(path)!r} must be a CSV file. Received, up to line "

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dp_retrieval import _checks, agreement, distribution
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval._keras import adapters
 from keras_dp_retrieval._keras.adapters import (
     ArrayDataAdapter,
@@ -25,7 +25,9 @@ from keras_dp_retrieval._keras.adapters import (
     TFDatasetAdapter,
 )
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
+from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.numpy_groups import groups_of
+from keras_dp_retrieval.data.padding import pad_indices
 
 # The arguments of `fit` that hold data.
 ARRAYS = ("x", "y", "sample_weight")
@@ -162,7 +164,7 @@ class PaddedBatches(DataAdapter):
         if isinstance(self._inner, ArrayDataAdapter):
             arrays = [self._data.get(name) for name in ARRAYS]
             rows = _num_rows(arrays[0])
-            contents = agreement.digest(*arrays)
+            contents = digest(*arrays)
         elif isinstance(self._inner, TFDatasetAdapter):
             dataset = self._inner.get_tf_dataset()
             if hasattr(dataset, "identity"):
@@ -341,11 +343,10 @@ def _pad_group(group: tuple, sizes, num_rows: int) -> tuple:
     x, y, weights = group
     if (sizes == num_rows).all() and weights.shape[1] == num_rows:
         return group
-    is_real = np.arange(num_rows) < sizes[:, None]
-    places = np.where(is_real, np.arange(num_rows), 0)
+    indices, is_real = pad_indices(sizes, num_rows)
     steps = np.arange(len(sizes))[:, None]
-    x, y = _map(lambda rows: rows[steps, places], (x, y))
-    return x, y, np.where(is_real, weights[steps, places], np.float32(0))
+    x, y = _map(lambda rows: rows[steps, indices], (x, y))
+    return x, y, np.where(is_real, weights[steps, indices], np.float32(0))
 
 
 def _real_rows(group, sizes):

@@ -80,7 +80,7 @@ def test_batches_are_full_but_the_last(on_devices):
     assert weights == [10] * 7 + [4]
 
 
-def test_there_are_no_weights_where_no_row_is_filler():
+def test_there_are_no_weights_where_no_row_is_padding():
     data = made_up(num=100, validation_fraction=0)  # 80 in batches of 10
     x, y = next(data.train.as_numpy_iterator())
     assert x.dtype == np.int32
@@ -88,7 +88,7 @@ def test_there_are_no_weights_where_no_row_is_filler():
     assert y["rating"].dtype == np.float32
 
 
-def test_filler_repeats_valid_rows(on_devices):
+def test_padding_repeats_valid_rows(on_devices):
     on_devices(8)
     data = made_up(batch_size=3)
     pairs = set(map(tuple, expected_rows(data.ratings("train"))))
@@ -212,7 +212,7 @@ def test_numpy_groups_are_what_tensorflow_would_give(
         ]
         for (x, y, w), (x_too, y_too, w_too) in zip(got, expected, strict=True):
             np.testing.assert_array_equal(w, w_too)
-            real = w != 0  # Which valid rows fill up the rest is no matter.
+            real = w != 0  # Which valid rows are padding is no matter.
             np.testing.assert_array_equal(x[real], x_too[real])
             for key in ("candidate_id", "rating"):
                 np.testing.assert_array_equal(y[key][real], y_too[key][real])
@@ -678,7 +678,7 @@ class Plain(keras.Model):
 
 
 def test_a_distribution_may_be_set_after_the_data_set(on_devices):
-    """In a model of anybody's; all rows divide, and filler has weight 0."""
+    """In a model of anybody's; all rows divide, and padding has weight 0."""
     rng = np.random.default_rng(0)
     users, items = rng.integers(1, 20, (2, 130))
     data = RetrievalDataset.from_interactions(

@@ -159,15 +159,15 @@ def test_first_protocol_follows_the_order_of_the_file(data_dir):
     data = MovieLensRetrievalDataset(
         source="files", data_dir=data_dir, validation_fraction=0.125
     )
-    for part, places in {
+    for part, indices in {
         "train": order[:70_000],
         "validation": order[70_000:80_000],
         "test": order[80_000:],
     }.items():
         ratings = data.ratings(part)
-        np.testing.assert_array_equal(ratings.user_rows, raw.user_ids[places])
+        np.testing.assert_array_equal(ratings.user_rows, raw.user_ids[indices])
         np.testing.assert_array_equal(
-            ratings.candidate_rows, raw.candidate_ids[places]
+            ratings.candidate_rows, raw.candidate_ids[indices]
         )
     refit = data.with_validation_in_train()
     np.testing.assert_array_equal(

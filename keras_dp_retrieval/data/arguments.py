@@ -1,0 +1,108 @@
+"""Checks what a data set is made from: parts, titles, scales, columns."""
+
+import numpy as np
+
+from keras_dp_retrieval.data.columns import id_column
+from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
+
+
+def held_out_part(name: str, columns, like: RawRatings | None):
+    """Checks `test` or `validation`, a tuple of columns; None gives None.
+
+    Args:
+        name: str. The name of the argument.
+        columns: `(user_ids, candidate_ids)`, ratings and timestamps after
+            them if there are any.
+        like: Optional `RawRatings`, which must have the same columns.
+    """
+    if columns is None:
+        return None
+    is_columns = isinstance(columns, (tuple, list)) and all(
+        column is None or hasattr(column, "__len__") for column in columns
+    )
+    if not is_columns or not 2 <= len(columns) <= 4:
+        raise ValueError(
+            f"`{name}` must be `(user_ids, candidate_ids)`, with ratings and "
+            f"timestamps after them if you like. Received: {columns!r:.80}."
+        )
+    named = dict(zip(COLUMNS, columns, strict=False))
+    raw = RawRatings(**named, name=f"{name} part")
+    for column in ("ratings", "timestamps") if like is not None else ():
+        if (getattr(raw, column) is None) != (getattr(like, column) is None):
+            # It is to be put together with the train part.
+            raise ValueError(
+                f"`{name}` must have {column} if and only if the interactions "
+                "do. Received them for one of the two."
+            )
+    return raw
+
+
+def rating_range(value) -> tuple[float, float]:
+    """Checks `rating_range`: two finite numbers, the lower one first."""
+    try:
+        ends = np.array([*value])
+    except (TypeError, ValueError):
+        ends = np.array([])
+    if ends.shape == (2,) and ends.dtype.kind in "iuf":
+        low, high = map(float, ends)
+        # Ratings are float32, and so are their distances from the lowest.
+        with np.errstate(over="ignore"):
+            small = np.array([low, high, high - low]).astype(np.float32)
+        if np.isfinite(small).all() and small[2] > 0:
+            return low, high
+    raise ValueError(
+        "`rating_range` must be two finite numbers, the lowest rating and the "
+        f"highest. Received: rating_range={value!r:.80}. The default is "
+        "(1.0, 5.0)."
+    )
+
+
+def titles_of(titles, candidate_ids: np.ndarray) -> dict:
+    """Checks `candidate_titles`, a dict, pairs or a Series of pandas."""
+    if titles is None:
+        return {}
+    if hasattr(titles, "to_dict") and hasattr(titles, "index"):
+        if not titles.index.is_unique:
+            raise ValueError(
+                "`candidate_titles` must have each id once in its index. "
+                f"Received: {titles.index[titles.index.duplicated()][0]!r} "
+                "more than once."
+            )
+        titles = titles.to_dict()
+    try:
+        titles = dict(titles)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "`candidate_titles` must be a dict from candidate ids to titles, "
+            "or a Series of titles with the ids as its index. Received: "
+            f"{titles!r:.80}."
+        ) from None
+    for key, title in titles.items():
+        if not isinstance(title, str):
+            raise ValueError(
+                "`candidate_titles` must be strings. Received: "
+                f"{title!r:.80} for {key!r}. Leave it out, or use "
+                "`str(title)`."
+            )
+    ids = id_column("candidate_titles", list(titles))
+    if len(ids) and ids.dtype.kind != candidate_ids.dtype.kind:
+        raise ValueError(
+            "`candidate_titles` must be for ids of the type of the candidates. "
+            f"Received: titles for ids such as {ids.tolist()[0]!r}, and "
+            f"candidates such as {candidate_ids.tolist()[0]!r}."
+        )
+    return dict(zip(ids.tolist(), titles.values(), strict=True))
+
+
+def named_columns(users, candidates, ratings, timestamps) -> dict:
+    """Returns which column of a file becomes which column of a data set."""
+    for name, column in (
+        ("user_column", users),
+        ("candidate_column", candidates),
+    ):
+        if column is None:
+            raise ValueError(
+                f"`{name}` must name a column. Received: {name}=None."
+            )
+    names = (users, candidates, ratings, timestamps)
+    return dict(zip(COLUMNS, names, strict=True))

@@ -1,0 +1,119 @@
+"""The parts of a data set as batches: by interaction, by user, next items."""
+
+from collections.abc import Mapping
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data import examples, pipelines
+from keras_dp_retrieval.data.ratings import Ratings
+
+
+class PartBatches:
+    """Pipelines of `tf.data` for the parts of a data set.
+
+    Args:
+        parts: dict from `"train"`, `"validation"` and `"test"` to `Ratings`.
+        num_users: int. Rows of the user table.
+        batch_size: int. Real examples in a batch.
+        candidate_key: str. Key of the candidate rows in `y`.
+        rating_key: str. Key of the ratings in `y`.
+        rating_range: The ratings that become 0 and 1.
+        seed: int. Of the order of the epochs.
+        shuffle: bool. Whether the train part is shuffled in every epoch.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Ratings],
+        num_users: int,
+        *,
+        batch_size: int,
+        candidate_key: str,
+        rating_key: str,
+        rating_range: tuple[float, float],
+        seed: int,
+        shuffle: bool,
+    ):
+        self._parts = parts
+        self._train = parts["train"]
+        self._num_users = num_users
+        self._keys = candidate_key, rating_key
+        self._rating_range = rating_range
+        self._seed = seed
+        self._shuffle = shuffle
+        # A batch larger than every part would be padding for the most part.
+        longest = max(len(ratings) for ratings in parts.values())
+        self._batch_size = min(batch_size, longest)
+        self._epochs = pipelines.EpochShuffle(len(self._train), seed)
+        self._made: dict = {}
+
+    def start_at_epoch(self, epoch: int) -> None:
+        """Makes the next pass over the train part the epoch of this number."""
+        self._epochs.start_at(epoch)
+
+    def of(self, part: str):
+        """Returns a part as a `tf.data.Dataset`; None if it is empty.
+
+        It is the same one in every call, until another number of rows is
+        needed for a batch to be divided (see `pipelines.row_multiple`).
+        """
+        form = self._format(self._batch_size)
+        if self._made.get(part, (None,))[0] != form:
+            self._made[part] = (form, self._make(part, form))
+        return self._made[part][1]
+
+    def _make(self, part: str, form: pipelines.BatchFormat):
+        ratings = self._parts[part]
+        if not len(ratings):
+            return None
+        if part != "train" or not self._shuffle:
+            return pipelines.fixed_batches(ratings, form)
+        dataset = pipelines.shuffled_batches(ratings, form, self._epochs)
+        # What resumes a run has only the `tf.data.Dataset` in its hands.
+        dataset.start_at_epoch = self.start_at_epoch
+        return dataset
+
+    def by_interaction(self, batch_size: int | None):
+        """See `RetrievalDataset.by_interaction`."""
+        form = self._format(self._batch_size)
+        if batch_size is not None:
+            size = _checks.positive_int("batch_size", batch_size)
+            form = self._format(size)
+        epochs = pipelines.EpochShuffle(len(self._train), self._seed)
+        dataset = pipelines.shuffled_batches(self._train, form, epochs)
+        dataset.start_at_epoch = epochs.start_at
+        return dataset
+
+    def by_user(self, batch_size: int):
+        """See `RetrievalDataset.by_user`."""
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        positives = examples.ByUser(
+            self._train, self._num_users, self._rating_range
+        )
+        return examples.shuffled(
+            positives.look_up,
+            lambda x, *y: (x, dict(zip(self._keys, y, strict=False))),
+            pipelines.EpochShuffle(len(positives.user_rows), self._seed),
+            batch_size,
+        )
+
+    def next_items(self, batch_size: int):
+        """See `RetrievalDataset.next_items`."""
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        return examples.next_items(
+            examples.Timeline(self._train, self._num_users, self._seed),
+            lambda users, lengths, candidates: (
+                {"user_id": users, "length": lengths},
+                {self._keys[0]: candidates},
+            ),
+            self._seed,
+            batch_size,
+        )
+
+    def _format(self, batch_size: int) -> pipelines.BatchFormat:
+        multiple = pipelines.row_multiple()
+        return pipelines.BatchFormat(
+            batch_size,
+            -(-batch_size // multiple) * multiple,
+            *self._keys,
+            self._rating_range,
+        )
