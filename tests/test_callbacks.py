@@ -24,8 +24,8 @@ from keras_dp_retrieval.callbacks.record import (
     slowest_process,
     step_seconds,
 )
-from keras_dp_retrieval.callbacks.rows import RowCounter
-from keras_dp_retrieval.callbacks.steps import StepRecorder
+from keras_dp_retrieval.callbacks.row_counter import RowCounter
+from keras_dp_retrieval.callbacks.step_recorder import StepRecorder
 
 
 class Clock:

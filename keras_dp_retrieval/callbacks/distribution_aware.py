@@ -18,11 +18,16 @@ from keras_dp_retrieval.callbacks.event_file import (
     TensorBoardFile,
     tensorboard_scalars,
 )
-from keras_dp_retrieval.callbacks.record import epoch_record, process_note
-from keras_dp_retrieval.callbacks.steps import (
-    NO_STEP_SEEN,
-    StepRecorder,
+from keras_dp_retrieval.callbacks.record import (
+    epoch_record,
+    process_note,
+    unknown_on_jax,
+)
+from keras_dp_retrieval.callbacks.step_recorder import StepRecorder
+from keras_dp_retrieval.callbacks.timed_train_function import (
     TimedTrainFunction,
+    make_train_function,
+    runs_groups,
 )
 
 
@@ -187,12 +192,12 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self._baseline_rate = None
         if self.baseline is not None and self._process == 0:
             self._baseline_rate = report.baseline_rate(self.baseline)
-        _make_train_function(model)
+        make_train_function(model)
         if keras.backend.backend() == "jax":
             self._recorder = StepRecorder(
                 self._clock,
                 self._recompiled,
-                step_axis() if _runs_groups(model) else None,
+                step_axis() if runs_groups(model) else None,
             )
             self._peers = peers.Peers(
                 self._process,
@@ -253,10 +258,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             self._recorder.where = "in another callback"
 
     def on_epoch_end(self, epoch, logs=None):
-        steps = self._finish_training()
-        steps.judge()
+        stats = self._finish_training()
+        stats.judge()
         self._callbacks_seconds += self._clock() - self._trained_at
-        record = self._record(steps)
+        record = self._record(stats)
         self._complete(record)
         self.history.append(record)
         self._epoch = None
@@ -327,10 +332,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         recorder.catch_up()
 
     def _finish_training(self):
-        steps = self._recorder.finish()
+        stats = self._recorder.finish()
         if self._trained_at is None:
             self._trained_at = self._recorder.finished
-        return steps
+        return stats
 
     def _compiled(self) -> float:
         if keras.backend.backend() != "jax":
@@ -339,15 +344,15 @@ class DistributionAwareCallback(keras.callbacks.Callback):
 
         return compilation.seconds()
 
-    def _record(self, steps) -> dict:
-        if not steps.num_devices:  # No step was seen that would tell.
-            steps.num_devices = distribution.mesh_size()
-        note = process_note(self._process, steps, self._memory())
-        notes, missing, unknown = [note], [], dict(steps.unknown)
+    def _record(self, stats) -> dict:
+        if not stats.num_devices:  # No step was seen that would tell.
+            stats.num_devices = distribution.mesh_size()
+        note = process_note(self._process, stats, self._memory())
+        notes, missing, unknown = [note], [], dict(stats.unknown)
         if self._peers is not None:
             notes, missing = self._peers.gather(self._epoch, note)
-            unknown = {**_unknown_on_jax(notes), **unknown}
-        record = epoch_record(self._epoch, steps, notes, unknown)
+            unknown = {**unknown_on_jax(notes), **unknown}
+        record = epoch_record(self._epoch, stats, notes, unknown)
         record["missing_processes"] = missing
         if missing:
             warnings.warn(
@@ -436,44 +441,6 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             report.append_line(self.log_dir, {"kind": "stall", **stall})
         if self.when_stalled == "abort":
             peers.end_process()
-
-
-def _runs_groups(model) -> bool:
-    return getattr(model, "steps_per_execution", 1) > 1
-
-
-def _make_train_function(model):
-    """As `fit` did; a loop of `train_on_batch` has not done it yet.
-
-    A step before there is a train function could not be seen. It is made
-    where nothing of the model has to be known for it that is not.
-    """
-    if getattr(model, "train_function", None) is not None:
-        return
-    optimizer = getattr(model, "optimizer", None)
-    if not getattr(model, "compiled", False) or optimizer is None:
-        return  # A model with a `fit` of its own.
-    if keras.distribution.distribution() is None or (
-        model.built and optimizer.built
-    ):
-        model.make_train_function()
-
-
-def _unknown_on_jax(notes) -> dict:
-    unknown = {}
-    devices = [device for note in notes for device in note["devices"]]
-    if any(device["memory_bytes"] is None for device in devices):
-        unknown["memory_bytes"] = "the platform does not tell (CPUs do not)"
-    if any(note["examples"] is None for note in notes):
-        unknown.update(dict.fromkeys(other_backends.OF_ROWS, NO_STEP_SEEN))
-    silent = distribution.process_count() - len(notes)
-    if silent:
-        why = (
-            f"{silent} of {distribution.process_count()} processes did not "
-            "tell theirs: every process must be given the callback"
-        )
-        unknown.update(dict.fromkeys(other_backends.OF_ROWS, why))
-    return unknown
 
 
 def _shown(shapes) -> str:

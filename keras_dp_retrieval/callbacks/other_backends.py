@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from keras_dp_retrieval.callbacks.rows import real_rows
-from keras_dp_retrieval.callbacks.steps import Steps
+from keras_dp_retrieval.callbacks.epoch_stats import EpochStats
+from keras_dp_retrieval.callbacks.row_counter import real_rows
 
 INSIDE_THE_STEP = (
     "known on the JAX backend alone: elsewhere the batch is fetched and "
@@ -63,7 +63,7 @@ class EpochReader:
 
     def begin(self):
         """A new epoch starts now; its training with the first batch."""
-        self.epoch = Steps()
+        self.epoch = EpochStats()
         self.armed, self.running, self.training = False, True, False
         self._rows = self._batches = self._out_of_sight = 0
         self._weighted = False
@@ -131,7 +131,7 @@ class EpochReader:
         ]
         self._rows += real_rows(arrays, fused=False)
 
-    def finish(self) -> Steps:
+    def finish(self) -> EpochStats:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
             self.epoch.unseen += self.armed
@@ -140,43 +140,43 @@ class EpochReader:
             taken = iterations(self._model) - self._iterations
             self._stop_listening()
             self.finished = self._clock()
-            steps = self.epoch
-            steps.training_seconds = self.finished - self.started
-            steps.compile_seconds = steps.input_wait_seconds = None
-            steps.inside_step_seconds = None
-            steps.num_devices = _replicas(self._model)
-            steps.unknown.update(UNKNOWN)
-            self._tell_rows(steps)
-            self._tell_steps(steps, taken)
+            stats = self.epoch
+            stats.training_seconds = self.finished - self.started
+            stats.compile_seconds = stats.input_wait_seconds = None
+            stats.inside_step_seconds = None
+            stats.num_devices = _replicas(self._model)
+            stats.unknown.update(UNKNOWN)
+            self._tell_rows(stats)
+            self._tell_steps(stats, taken)
         return self.epoch
 
-    def _tell_rows(self, steps):
-        steps.rows.total = self._rows
+    def _tell_rows(self, stats):
+        stats.rows.total = self._rows
         why = None
         if self._out_of_sight:
-            steps.rows.total += _rows_of_loss(self._model)
+            stats.rows.total += _rows_of_loss(self._model)
             if not _is_kerass_own_step(self._model):
                 why = OWN_STEP
             elif self._weighted:
                 why = WEIGHTED
             elif self._was_reset or self._batches:
                 why = RESET
-        if steps.num_devices > 1:
+        if stats.num_devices > 1:
             why = REPLICAS
         if why is not None:
-            steps.unknown.update(dict.fromkeys(OF_ROWS, why))
+            stats.unknown.update(dict.fromkeys(OF_ROWS, why))
 
-    def _tell_steps(self, steps, taken):
+    def _tell_steps(self, stats, taken):
         made = self._out_of_sight
         group = getattr(self._model, "steps_per_execution", 1)
         if group == 1 or not made:
-            steps.steps = self._batches + made
+            stats.steps = self._batches + made
             return
         # The last group may have been shorter than the others.
-        steps.steps = taken
+        stats.steps = taken
         may_be = (made - 1) * group < taken <= made * group
         if self._batches or not may_be or not _is_kerass_own_step(self._model):
-            steps.unknown["steps"] = GROUPED
+            stats.unknown["steps"] = GROUPED
 
     def _listen_for_resets(self):
         # An attribute of the instance, past Keras' own tracking of attributes.

@@ -2,6 +2,10 @@
 
 import statistics
 
+from keras_dp_retrieval import distribution
+from keras_dp_retrieval.callbacks.epoch_stats import NO_STEP_SEEN
+from keras_dp_retrieval.callbacks.other_backends import OF_ROWS
+
 # A device is called slow only if it finishes later than the others by this
 # share of a step, and by several times what the others differ among
 # themselves: virtual devices on one CPU always differ a little.
@@ -9,61 +13,61 @@ SLOW_SHARE = 0.1
 SLOW_TIMES_OTHERS = 3.0
 
 
-def process_note(process: int, steps, memory: dict) -> dict:
+def process_note(process: int, stats, memory: dict) -> dict:
     """What one process knows about an epoch.
 
     Args:
         process: int. Its number.
-        steps: A finished `Steps`.
+        stats: A finished `EpochStats`.
         memory: dict. Bytes in use by device name.
     """
-    known = steps.known
-    median, p95 = step_seconds(steps.windows)
+    known = stats.known
+    median, p95 = step_seconds(stats.windows)
     outside = None
-    if steps.inside_step_seconds is not None and not steps.unknown:
+    if stats.inside_step_seconds is not None and not stats.unknown:
         outside = max(
-            steps.training_seconds
-            - steps.compile_seconds
-            - steps.inside_step_seconds
-            - steps.waited_seconds,
+            stats.training_seconds
+            - stats.compile_seconds
+            - stats.inside_step_seconds
+            - stats.waited_seconds,
             0.0,
         )
     return {
         "process": process,
-        "examples": known("examples", _whole(steps.rows.total)),
-        "training_seconds": steps.training_seconds,
-        "compile_seconds": known("compile_seconds", steps.compile_seconds),
+        "examples": known("examples", _whole(stats.rows.total)),
+        "training_seconds": stats.training_seconds,
+        "compile_seconds": known("compile_seconds", stats.compile_seconds),
         "input_wait_seconds": known(
-            "input_wait_seconds", steps.input_wait_seconds
+            "input_wait_seconds", stats.input_wait_seconds
         ),
         "outside_step_seconds": outside,
         "step_seconds_median": known("step_seconds_median", median),
         "step_seconds_p95": known("step_seconds_p95", p95),
         "devices": [
-            _device(name, steps, memory) for name in steps.device_names
+            _device(name, stats, memory) for name in stats.device_names
         ],
     }
 
 
-def _device(name, steps, memory) -> dict:
-    rows = steps.rows.by_device
+def _device(name, stats, memory) -> dict:
+    rows = stats.rows.by_device
     # Batches that were put on no device, or on another one than the step
     # runs on, are the one device's that there is.
     examples = (
-        sum(rows.values()) if len(steps.device_names) == 1 else rows[name]
+        sum(rows.values()) if len(stats.device_names) == 1 else rows[name]
     )
-    lags = steps.lags.get(name)
+    lags = stats.lags.get(name)
     return {
         "name": name,
-        "examples": steps.known("examples", _whole(examples)),
-        "finish_lag_seconds": steps.known(
+        "examples": stats.known("examples", _whole(examples)),
+        "finish_lag_seconds": stats.known(
             "finish_lag_seconds", statistics.fmean(lags) if lags else None
         ),
         "memory_bytes": memory.get(name),
     }
 
 
-def epoch_record(epoch: int, steps, notes: list[dict], unknown: dict) -> dict:
+def epoch_record(epoch: int, stats, notes: list[dict], unknown: dict) -> dict:
     """Joins the processes' notes into the record of one epoch.
 
     The epoch's own times are those of the process that keeps the record, so
@@ -71,7 +75,7 @@ def epoch_record(epoch: int, steps, notes: list[dict], unknown: dict) -> dict:
 
     Args:
         epoch: int, from 0.
-        steps: This process's `Steps`.
+        stats: This process's `EpochStats`.
         notes: The notes of all processes that answered, this one's first.
         unknown: dict. Why a figure is None, by its name. `"examples"` in it
             makes those None, and the rates.
@@ -82,12 +86,12 @@ def epoch_record(epoch: int, steps, notes: list[dict], unknown: dict) -> dict:
     if "examples" in unknown:
         examples = None
     seconds = max(_running_seconds(note) for note in notes)
-    num_devices = steps.num_devices or 1
+    num_devices = stats.num_devices or 1
     rate = _rate(examples, seconds)
     record = {
         "epoch": epoch,
         "examples": examples,
-        "steps": steps.known("steps", steps.steps),
+        "steps": stats.known("steps", stats.steps),
         "num_devices": num_devices,
         "examples_per_second": rate,
         "examples_per_second_per_device": _over(rate, num_devices),
@@ -96,19 +100,37 @@ def epoch_record(epoch: int, steps, notes: list[dict], unknown: dict) -> dict:
         "step_seconds_p95": own["step_seconds_p95"],
         "training_seconds": own["training_seconds"],
         "compile_seconds": own["compile_seconds"],
-        "compiled_steps": steps.known("compiled_steps", steps.compiled_steps),
-        "compile_reasons": steps.known("compiled_steps", steps.compile_reasons),
+        "compiled_steps": stats.known("compiled_steps", stats.compiled_steps),
+        "compile_reasons": stats.known("compiled_steps", stats.compile_reasons),
         "input_wait_seconds": own["input_wait_seconds"],
         "devices": _joined_devices(notes),
         "processes": [_process(note) for note in _in_order(notes)],
         "unknown": unknown,
     }
-    calls = max(steps.calls or 0, 1)
+    calls = max(stats.calls or 0, 1)
     record["slowest_device"] = slowest_device(
         record["devices"], seconds / calls
     )
     record["slowest_process"] = slowest_process(notes)
     return record
+
+
+def unknown_on_jax(notes) -> dict:
+    """Why figures are not known on JAX, by their names."""
+    unknown = {}
+    devices = [device for note in notes for device in note["devices"]]
+    if any(device["memory_bytes"] is None for device in devices):
+        unknown["memory_bytes"] = "the platform does not tell (CPUs do not)"
+    if any(note["examples"] is None for note in notes):
+        unknown.update(dict.fromkeys(OF_ROWS, NO_STEP_SEEN))
+    silent = distribution.process_count() - len(notes)
+    if silent:
+        why = (
+            f"{silent} of {distribution.process_count()} processes did not "
+            "tell theirs: every process must be given the callback"
+        )
+        unknown.update(dict.fromkeys(OF_ROWS, why))
+    return unknown
 
 
 def _running_seconds(note) -> float:

@@ -11,12 +11,10 @@ processor forgets this code, and each function and object that a step touches
 costs a microsecond of fetching it again.
 """
 
-import dataclasses
-
 import keras
 
 from keras_dp_retrieval._keras.adapters import unstacked_batches
-from keras_dp_retrieval.callbacks.rows import RowCounter
+from keras_dp_retrieval.callbacks.epoch_stats import EpochStats
 
 # The host waits, if at all, for the step two before the one just started: the
 # device then always has work queued.
@@ -30,69 +28,13 @@ SHORTEST_WINDOW_SECONDS = 0.08
 LONGEST_WINDOW_SECONDS = 1.0
 WINDOW_GROWTH = 4
 
-
 # Why a step was compiled.
 FIRST, NEW_SHAPE = "first step", "new shape"
 SHORT_GROUP, SAME_SHAPE = "other number of fused steps", "same shape"
 
-NO_STEP_SEEN = (
-    "not every step was seen: a step counts where `on_train_batch_begin` is "
-    "called once before each call of the model's `train_function`, as `fit` "
-    "does, and a loop of `train_on_batch` can do"
-)
-OF_STEPS = (
-    "examples",
-    "examples_per_second",
-    "examples_per_second_per_device",
-    "steps",
-    "compile_seconds",
-    "compiled_steps",
-    "input_wait_seconds",
-    "outside_step_seconds",
-    "step_seconds_median",
-    "step_seconds_p95",
-    "finish_lag_seconds",
-)
-
-
-@dataclasses.dataclass
-class Steps:
-    """What one epoch's training steps were; times in seconds.
-
-    None stands for what the backend does not let us see, and `unknown` says
-    why a figure is not known although there is a value here.
-    """
-
-    steps: int | None = 0
-    training_seconds: float = 0.0
-    compile_seconds: float | None = 0.0
-    compiled_steps: list = dataclasses.field(default_factory=list)
-    compile_reasons: list = dataclasses.field(default_factory=list)
-    input_wait_seconds: float | None = 0.0
-    inside_step_seconds: float | None = 0.0
-    waited_seconds: float = 0.0
-    calls: int = 0
-    windows: list = dataclasses.field(default_factory=list)
-    device_names: list = dataclasses.field(default_factory=list)
-    num_devices: int = 0
-    lags: dict = dataclasses.field(default_factory=dict)
-    rows: RowCounter = dataclasses.field(default_factory=RowCounter)
-    # Steps that were announced and not made, or made and not announced.
-    unseen: int = 0
-    unknown: dict = dataclasses.field(default_factory=dict)
-
-    def known(self, name: str, value):
-        """The value of a figure, or None where `unknown` has its name."""
-        return None if name in self.unknown else value
-
-    def judge(self) -> None:
-        """At the end of the epoch: what of it can be relied upon?"""
-        if self.unseen or not self.calls:
-            self.unknown.update(dict.fromkeys(OF_STEPS, NO_STEP_SEEN))
-
 
 class StepRecorder:
-    """Gathers one epoch's `Steps`; `on_recompile` hears of changed shapes.
+    """Gathers one epoch's `EpochStats`; `on_recompile` hears of changed shapes.
 
     To the train function it is the iterator that the batches come from.
     """
@@ -120,7 +62,7 @@ class StepRecorder:
         self.running = self.training = False
         self.progress = 0
         self.where = "before the first epoch"
-        self.epoch = Steps()
+        self.epoch = EpochStats()
 
     def place(self) -> tuple[int, str]:
         """How far the main thread has come, and where it is, in words."""
@@ -128,7 +70,7 @@ class StepRecorder:
 
     def begin(self):
         """A new epoch starts now; its training with the first batch."""
-        before, self.epoch = self.epoch, Steps()
+        before, self.epoch = self.epoch, EpochStats()
         # One `fit` runs on the same devices throughout.
         self.epoch.device_names = before.device_names
         self.epoch.num_devices = before.num_devices
@@ -167,7 +109,7 @@ class StepRecorder:
         if self.training:
             self.epoch.unseen += 1
 
-    def finish(self) -> Steps:
+    def finish(self) -> EpochStats:
         """Waits for the last step and returns the epoch; can be repeated."""
         if self.running:
             self.epoch.unseen += self.armed
@@ -190,7 +132,7 @@ class StepRecorder:
         self.running = self.training = self.armed = False
         self._window_end = self._outputs = self._iterator = None
         self._batches.clear()
-        self.epoch = Steps()
+        self.epoch = EpochStats()
 
     def call(self, train_function, state, iterator):
         """Makes one call of the train function; its devices work on."""
@@ -334,49 +276,6 @@ class StepRecorder:
         # another device is read first.
         for name, seconds in waits[1:]:
             self.epoch.lags.setdefault(name, []).append(seconds)
-
-
-class TimedTrainFunction:
-    """Has the recorder call the model's train function.
-
-    It measures a call only after `recorder.armed` was set for it, by a hook
-    that `fit` calls before each step. Called without, the `fit` it was made
-    for is over (or broke off) and it takes itself out of the model.
-    """
-
-    def __init__(self, model, inner, recorder):
-        self._model = model
-        self.inner = self.__wrapped__ = inner
-        self._recorder = recorder
-
-    def __call__(self, *arguments):
-        recorder = self._recorder
-        if not recorder.armed:
-            recorder.note_unseen()
-            self.remove()
-            return self.inner(*arguments)
-        try:
-            return recorder.call(self.inner, *arguments)
-        except StopIteration:
-            raise  # How an epoch of unknown length ends.
-        except BaseException:
-            recorder.abandon()
-            self.remove()
-            raise
-
-    def remove(self):
-        """Puts the model's own train function back."""
-        if self._model.train_function is self:
-            self._model.train_function = self.inner
-
-    def is_in_use(self) -> bool:
-        """Whether the model calls this, directly or through another one."""
-        function = self._model.train_function
-        while isinstance(function, TimedTrainFunction):
-            if function is self:
-                return True
-            function = function.inner
-        return False
 
 
 def _shapes(batch, step_axis: int | None) -> tuple[tuple, int]:
