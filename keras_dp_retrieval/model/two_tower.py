@@ -796,4 +796,6 @@ class TwoTowerRetrieval(PaddedModel):
     def __dir__(self):
         # Keras walks through it to find what has weights of its own, and the
         # index has an asset of its own.
-        return [n for n in super().__dir__() if n != "candidate_index"]
+        # A former name warns whoever reads it.
+        unread = ("candidate_index", "popularity_offset")
+        return [name for name in super().__dir__() if name not in unread]
