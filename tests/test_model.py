@@ -146,7 +146,7 @@ def test_a_user_with_many_positives_is_one_example_like_any_other():
     seen = data.seen
     (x, y), *rest = data.by_user(64).as_numpy_iterator()
     assert not rest and sorted(x) == list(range(1, 13))
-    for user, rows in zip(x, y["movie_id"], strict=True):
+    for user, rows in zip(x, y["candidate_id"], strict=True):
         assert sorted(rows[rows >= 0]) == sorted(seen.of([user])[0])
 
 

@@ -40,6 +40,7 @@ def interactions():
         split="random",
         batch_size=8,
         seed=0,
+        candidate_key="movie_id",
     )
 
 
@@ -485,7 +486,7 @@ def newer_format(members):
     text = members["config.json"].decode()
     assert '"format_version": 1' in text
     members["config.json"] = text.replace(
-        '"format_version": 1', '"format_version": 5'
+        '"format_version": 1', '"format_version": 6'
     ).encode()
 
 
@@ -526,7 +527,7 @@ class open_for_arrays:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (newer_format, "the format 5. .* reads formats up to 4: install"),
+        (newer_format, "the format 6. .* reads formats up to 5: install"),
         (ids_too_many, "ids of the users do not fit .* 99 for 5 rows"),
         (repeated_ids, "must be distinct"),
         (pickled_ids, "allow_pickle=False"),

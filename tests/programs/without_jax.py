@@ -18,7 +18,7 @@ model.compile("adam")
 ids = data.user_vocabulary.ids[:7]
 
 # What trains says in one sentence what it needs.
-x, y = np.arange(1, 8), {"movie_id": np.arange(1, 8), "rating": np.ones(7)}
+x, y = np.arange(1, 8), {"candidate_id": np.arange(1, 8), "rating": np.ones(7)}
 for name, call in {
     "fit": lambda: model.fit(x, y),
     "train_on_batch": lambda: model.train_on_batch(x, y),
