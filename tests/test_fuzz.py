@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
+from keras_dp_retrieval.recipe import fit as recipe_fit
 from tests.fuzzing import amounts, changed, columns, ends_well, fuzz, scalars
 
 USERS = ["ann", "ann", "ann", "bob", "bob", "bob", "cid", "cid"]
@@ -347,6 +348,37 @@ def test_devices_of_any_name(examples):
         keras.distribution.set_distribution(None)
         if found is not None and devices is not None:
             assert [str(name) for name in found.device_mesh.devices] == devices
+
+
+RECIPE = {
+    "order": "ignored",
+    "objective": "full_softmax",
+    "embedding_dimension": 4,
+    "temperature": 0.1,
+    "learning_rate": 0.01,
+    "weight_decay": 0.1,
+    "batch_size": 4,
+    "epochs": 1,
+    "item_dropout": 0.1,
+    "query_dropout": 0.1,
+    "rating_weight": 0.0,
+    "popularity_weight": 0.0,
+    "seed": 0,
+    "tune": False,
+    "validation_in_train": True,
+}
+
+
+@amounts(10, 150)
+def test_recipes_are_right_before_they_train(examples, data, monkeypatch):
+    trained = []
+    monkeypatch.setattr(recipe_fit, "_train", lambda *_, **__: trained)
+    valid = {"data": data, **RECIPE}
+
+    @fuzz(examples, arguments=changed(valid, columns()))
+    def case(arguments):
+        result, _ = ends_well(kdr.fit_recipe, **arguments)
+        assert result is None or isinstance(arguments["data"], type(data))
 
 
 # A trained model

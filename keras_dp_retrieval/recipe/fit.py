@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.callbacks import ShuffleTies
+from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import trials
@@ -67,7 +68,10 @@ def fit_recipe(
     ```
     """
     distribution.require_jax("`fit_recipe`")
+    _checks.instance("data", data, RetrievalDataset)
     seed = _checks.non_negative_int("seed", seed)
+    _checks.flag("tune", tune)
+    _checks.flag("validation_in_train", validation_in_train)
     whole, has_validation = data, False
     if validation_in_train and data.split != "tutorial":
         whole = data.with_validation_in_train()

@@ -11,6 +11,10 @@ from keras_dp_retrieval import _checks, losses
 LEAST_EPOCHS = 10
 
 
+ORDERS = ("ignored", "recency")
+OBJECTIVES = ("full_softmax", "in_batch_softmax")
+
+
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -52,10 +56,8 @@ class Recipe:
     popularity_weight: float = 0.0
 
     def __post_init__(self):
-        _checks.one_of("order", self.order, ("ignored", "recency"))
-        _checks.one_of(
-            "objective", self.objective, ("full_softmax", "in_batch_softmax")
-        )
+        _checks.one_of("order", self.order, ORDERS)
+        _checks.one_of("objective", self.objective, OBJECTIVES)
         for name in ("embedding_dimension", "batch_size", "epochs"):
             _checks.positive_int(name, getattr(self, name))
         for name in ("temperature", "learning_rate"):
@@ -105,6 +107,8 @@ def choose_recipe(data, **overrides) -> Recipe:
         "objective": losses.default_name(data.num_candidates),
         **overrides,
     }
+    _checks.one_of("order", options["order"], ORDERS)
+    _checks.one_of("objective", options["objective"], OBJECTIVES)
     if "batch_size" in options:
         _checks.positive_int("batch_size", options["batch_size"])
     _check_rating_weight(data, options)
