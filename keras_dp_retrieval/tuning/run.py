@@ -92,6 +92,19 @@ def search(
             cause. If a trial was on other devices than asked for.
     """
     _checks.one_of("tuner", tuner, TUNERS)
+    directory = _checks.path("directory", directory)
+    project_name = _checks.path(
+        "project_name", _checks.text("project_name", project_name)
+    )
+    if patience is not None:
+        patience = _checks.positive_int("patience", patience)
+    median_stopping = _checks.flag("median_stopping", median_stopping)
+    overwrite = _checks.flag("overwrite", overwrite)
+    if not isinstance(callbacks, (list, tuple)):
+        raise ValueError(
+            "`callbacks` must be a list of Keras callbacks. Received: "
+            f"callbacks={callbacks!r}."
+        )
     max_trials = _checks.positive_int("max_trials", max_trials)
     epochs = _checks.positive_int("epochs", epochs)
     seed = _checks.non_negative_int("seed", seed)
@@ -178,6 +191,7 @@ def _is_worker() -> bool:
 def _objective(given):
     if isinstance(given, keras_tuner.Objective):
         return given
+    given = _checks.text("objective", given)
     # KerasTuner guesses the direction of Keras' own metrics alone.
     direction = "min" if given.endswith("loss") else "max"
     return keras_tuner.Objective(given, direction)
