@@ -120,7 +120,9 @@ def test_real_batches_and_the_data_set_of_the_same_split_agree(data_dir):
     train, test = tutorial_pipeline(data_dir / "tfds")
     model = TutorialModel(944, 1683)
     model.build((None,))
-    batched = kdr.RetrievalDataset.from_batches(train, validation=test)
+    batched = kdr.RetrievalDataset.from_batches(
+        train, validation=test, candidate_key="movie_id"
+    )
     with pytest.warns(UserWarning, match="same rows"):
         data = kdr.MovieLensRetrievalDataset(
             "100k", split="tutorial", data_dir=data_dir
