@@ -105,6 +105,21 @@ class Opaque:
         return "<opaque>"
 
 
+def damages(whole: bytes):
+    """Copies of a file's bytes: cut short, or with one byte changed."""
+
+    def flipped(place, change):
+        damaged = bytearray(whole)
+        damaged[place] ^= change
+        return bytes(damaged)
+
+    places = st.integers(0, len(whole) - 1)
+    return st.one_of(
+        st.builds(flipped, places, st.integers(1, 255)),
+        places.map(lambda place: whole[:place]),
+    )
+
+
 def scalars():
     """Single values: some valid somewhere, most of them nowhere."""
     return st.one_of(

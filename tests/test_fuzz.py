@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
 from keras_dp_retrieval.recipe import fit as recipe_fit
-from tests.fuzzing import amounts, changed, columns, ends_well, fuzz, scalars
+from tests.fuzzing import (
+    amounts,
+    changed,
+    columns,
+    damages,
+    ends_well,
+    fuzz,
+    scalars,
+)
 
 USERS = ["ann", "ann", "ann", "bob", "bob", "bob", "cid", "cid"]
 CANDIDATES = [10, 20, 30, 10, 40, 50, 20, 60]
@@ -185,20 +193,11 @@ def test_damaged_parquet_files(examples, tmp_path):
     path = tmp_path / "some.parquet"
     frame = pandas.DataFrame({"user_id": USERS, "candidate_id": CANDIDATES})
     frame.to_parquet(path)
-    whole = path.read_bytes()
     expected = collections.Counter(zip(USERS, CANDIDATES, strict=True))
 
-    @fuzz(
-        examples,
-        place=st.integers(0, len(whole) - 1),
-        byte=st.integers(1, 255),
-        cut=st.booleans(),
-    )
-    def case(place, byte, cut):
-        damaged = bytearray(whole[:place] if cut else whole)
-        if not cut:
-            damaged[place] ^= byte
-        path.write_bytes(bytes(damaged))
+    @fuzz(examples, damaged=damages(path.read_bytes()))
+    def case(damaged):
+        path.write_bytes(damaged)
         data, _ = ends_well(
             kdr.RetrievalDataset.from_parquet,
             path,
@@ -578,20 +577,11 @@ def test_damaged_model_files_load_as_they_were_or_not(
 ):
     path = tmp_path / "model.keras"
     model.save(path)
-    whole = path.read_bytes()
     expected = model.recommend(["ann", "bob", "cid"], k=3)
 
-    @fuzz(
-        examples,
-        place=st.integers(0, len(whole) - 1),
-        byte=st.integers(1, 255),
-        cut=st.booleans(),
-    )
-    def case(place, byte, cut):
-        damaged = bytearray(whole[:place] if cut else whole)
-        if not cut:
-            damaged[place] ^= byte
-        path.write_bytes(bytes(damaged))
+    @fuzz(examples, damaged=damages(path.read_bytes()))
+    def case(damaged):
+        path.write_bytes(damaged)
         loaded, _ = ends_well(kdr.TwoTowerRetrieval.load, path)
         if loaded is not None:
             ids, scores = loaded.recommend(["ann", "bob", "cid"], k=3)

@@ -224,12 +224,7 @@ class RetrievalDataset:
     @property
     def movie_titles(self) -> dict:
         """The former name of `candidate_titles`, until version 0.3."""
-        warnings.warn(
-            "`movie_titles` is called `candidate_titles` now. The old name "
-            "works until version 0.3.",
-            FutureWarning,
-            stacklevel=2,
-        )
+        _checks.warn_of_former_name("movie_titles", "candidate_titles")
         return self.candidate_titles
 
     def _to_rows(self, raw: RawRatings) -> Ratings:
