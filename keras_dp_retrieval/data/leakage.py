@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.ratings import Ratings, pair_codes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def leakage_report(
     return LeakageReport(
         num_train=len(train),
         num_test=len(test),
-        num_repeated=int(np.isin(_pairs(test), _pairs(train)).sum()),
+        num_repeated=int(np.isin(_codes(test), _codes(train)).sum()),
         num_before_train_end=before,
         num_unseen_users=_num_new(train.user_rows, test.user_rows),
         num_unseen_candidates=_num_new(
@@ -91,9 +91,8 @@ def leakage_report(
     )
 
 
-def _pairs(ratings: Ratings) -> np.ndarray:
-    """One int64 for each pair of rows, which are below 2**31."""
-    return (ratings.user_rows.astype(np.int64) << 32) | ratings.candidate_rows
+def _codes(ratings: Ratings) -> np.ndarray:
+    return pair_codes(ratings.user_rows, ratings.candidate_rows)
 
 
 def _num_new(known: np.ndarray, rows: np.ndarray) -> int:

@@ -95,3 +95,8 @@ def user_order(ratings: Ratings) -> np.ndarray:
     if ratings.timestamps is None:
         return np.argsort(ratings.user_rows, kind="stable")
     return np.lexsort((ratings.timestamps, ratings.user_rows))
+
+
+def pair_codes(user_rows, candidate_rows) -> np.ndarray:
+    """One int64 `(n,)` for each pair of rows, which are below 2**31."""
+    return (np.asarray(user_rows, np.int64) << 32) | candidate_rows

@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_dp_retrieval.data.ratings import pair_codes
+
 
 def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
     """Raises a ValueError where figures on this data would be wrong.
@@ -94,8 +96,7 @@ def _count_trained(model, data, split) -> tuple[int, int]:
     if model.trained_on is None or model.histories is None:
         return 0, 0
     part = data.ratings(split)
-    users = np.asarray(part.user_rows, "int64")
-    pairs = (users << 32) | np.asarray(part.candidate_rows, "int64")
+    pairs = pair_codes(part.user_rows, part.candidate_rows)
     seen = data.seen_before(split)
     known = _pairs(
         ops.convert_to_numpy(model.histories.starts),
@@ -106,7 +107,7 @@ def _count_trained(model, data, split) -> tuple[int, int]:
 
 
 def _pairs(starts, candidate_rows) -> np.ndarray:
-    """One int64 for each pair of rows, which are below 2**31."""
+    """The `pair_codes` of histories."""
     lengths = np.diff(starts)
     users = np.repeat(np.arange(len(lengths)), lengths)
-    return (users << 32) | candidate_rows[: len(users)].astype("int64")
+    return pair_codes(users, candidate_rows[: len(users)])
