@@ -49,7 +49,9 @@ def test_real_rows_are_found_again_in_the_padded_output(on_devices):
     on_devices(8)
     adapter = batches_of(np.arange(9))
     outputs = np.concatenate([x for x, _, _ in adapter.get_jax_iterator()])
-    np.testing.assert_array_equal(outputs[adapter.is_real_row()], np.arange(9))
+    np.testing.assert_array_equal(
+        outputs[adapter.real_row_mask()], np.arange(9)
+    )
 
 
 def test_groups_stack_steps_behind_the_batch_axis():
@@ -241,7 +243,7 @@ def test_a_keras_that_fuses_gets_groups_and_a_short_one_unstacked(fusing):
     np.testing.assert_array_equal(np.concatenate(read), x)
     np.testing.assert_array_equal(fourth[2], np.ones(4))
     np.testing.assert_array_equal(fifth[2], [1, 1, 0, 0])
-    assert batches.is_real_row().sum() == 18
+    assert batches.real_row_mask().sum() == 18
 
 
 def test_one_batch_is_one_step_to_a_keras_that_fuses(fusing):

@@ -74,12 +74,9 @@ def among(lists: Lists, columns):
         first_places = first_places[:, jnp.searchsorted(in_order, columns)]
         return first_places[slots] < lengths[:, None]
 
-    lengths = lists.lengths
-    if lengths is None:
-        lengths = jnp.full(lists.numbers.shape, _NEVER, "int32")
     return _on_own_examples(
         of_share,
-        (lists.numbers, lengths),
+        (lists.numbers, _lengths(lists)),
         (lists.starts, lists.rows, columns),
     )
 
@@ -108,14 +105,18 @@ def within(lists: Lists, first, size: int):
         found = jnp.zeros((batch, size), "bool")
         return _for_each_entry(begin, lengths, rows, note, found)
 
-    lengths = lists.lengths
-    if lengths is None:
-        lengths = jnp.full(lists.numbers.shape, _NEVER, "int32")
     return _on_own_examples(
         of_share,
-        (lists.numbers, lengths),
+        (lists.numbers, _lengths(lists)),
         (lists.starts, lists.rows, jnp.asarray(first, "int32")),
     )
+
+
+def _lengths(lists: Lists):
+    """How much of each list counts, int32 `(batch,)`: all, where none is."""
+    if lists.lengths is None:
+        return jnp.full(lists.numbers.shape, _NEVER, "int32")
+    return lists.lengths
 
 
 def padded_within(rows, first, size: int):

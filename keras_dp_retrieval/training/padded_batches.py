@@ -238,7 +238,7 @@ class PaddedBatches(DataAdapter):
         self._peeked = itertools.chain([first], groups)
         return _map(lambda rows: rows[0], first)
 
-    def is_real_row(self) -> np.ndarray:
+    def real_row_mask(self) -> np.ndarray:
         """Which rows of the last pass were real, over all its batches."""
         pairs = zip(self.real_rows, self.padded_rows, strict=True)
         return np.concatenate([np.arange(full) < real for real, full in pairs])

@@ -282,7 +282,7 @@ class PaddedModel(Trainer):
             outputs = super().predict(
                 batches, verbose=verbose, steps=steps, callbacks=callbacks
             )
-        real = batches.is_real_row()
+        real = batches.real_row_mask()
         return {key: rows[real] for key, rows in outputs.items()}
 
     @loops
