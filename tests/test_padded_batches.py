@@ -169,6 +169,17 @@ def test_a_look_at_the_first_batch_starts_no_workers():
     assert seen == list(range(1, 13))
 
 
+def test_numbers_come_with_the_types_that_jax_computes_with():
+    # JAX warns of a shape that is asked for with 64 bits; ids are checked
+    # before they lose them.
+    data = {"x": np.arange(4), "y": np.arange(4.0)}
+    adapter = PaddedBatches(data)
+    x, y, _ = adapter.first_batch()
+    assert (x.dtype, y.dtype) == (np.int32, np.float32)
+    with pytest.raises(ValueError, match="4294967297"):
+        kdr.TwoTowerRetrieval(5, 5, 2).predict([2**32 + 1], verbose=0)
+
+
 def test_empty_data_is_refused():
     with pytest.raises(ValueError, match="at least one row"):
         list(batches_of(np.arange(0)).get_jax_iterator())

@@ -242,7 +242,8 @@ def test_reading_a_table_without_a_gradient_is_no_reason_to_be_dense():
     model = row_model(score, by_row=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        model.fit(np.arange(12), np.ones(12), batch_size=4, verbose=0)
+        ids = np.arange(12, dtype=np.int32)  # JAX 0.11 warns of 64 bits.
+        model.fit(ids, np.ones(12), batch_size=4, verbose=0)
 
 
 # --- What a dense step honours ----------------------------------------------

@@ -278,10 +278,15 @@ class PaddedBatches(DataAdapter):
         return distribution.round_up(int(num_rows), self._row_multiple)
 
     def _own_rows(self, group, num_rows: int):
-        if distribution.process_count() == 1:
-            return group
-        mine = distribution.process_rows(num_rows)
-        return _map(lambda rows: rows[:, mine], group)
+        """The rows of this process, as its devices take them."""
+        if distribution.process_count() > 1:
+            mine = distribution.process_rows(num_rows)
+            group = _map(lambda rows: rows[:, mine], group)
+        if keras.backend.backend() == "jax":
+            from keras_dp_retrieval._jax.dtypes import as_jax_reads
+
+            group = _map(as_jax_reads, group)
+        return group
 
     def _stacked(self, steps: int) -> Iterator:
         """The batches, `steps` of them stacked, before they are padded.

@@ -386,15 +386,21 @@ class PaddedModel(Trainer):
         self.check_batch(x, y)
 
     def _build_on(self, batches: PaddedBatches):
-        if self.built:
-            return
-        x, _, _ = batches.first_batch()
-        # Symbolically: processes hold different rows, and JAX would compare.
-        self(
-            keras.tree.map_structure(
-                lambda rows: keras.KerasTensor(rows.shape, str(rows.dtype)), x
+        if not self.built:
+            x, _, _ = batches.first_batch()
+            # Symbolically: processes hold different rows, and JAX would
+            # compare.
+            self(
+                keras.tree.map_structure(
+                    lambda rows: keras.KerasTensor(rows.shape, str(rows.dtype)),
+                    x,
+                )
             )
-        )
+        # Keras' nightly begins a pass over the data where the optimizer alone
+        # is not built, and workers that are stopped in it repeat batches.
+        optimizer = getattr(self, "optimizer", None)  # Unless compiled.
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)
 
 
 def _check_validation_freq(epochs):
