@@ -111,6 +111,19 @@ def test_a_keras_that_fuses_gets_its_steps_first():
     np.testing.assert_array_equal(x, [[0, 1, 2, 3], [4, 5, 6, 7]])
 
 
+@pytest.mark.parametrize("steps_per_group", [1, 3])
+def test_a_keras_that_fuses_gets_its_steps_after_a_look(steps_per_group):
+    # It asks for as many groups as it has counted, and would stop early.
+    adapter = PaddedBatches(
+        {"x": np.arange(16), "batch_size": 4, "shuffle": False},
+        steps_per_group=steps_per_group,
+    )
+    adapter.first_batch()
+    first, second = adapter.get_jax_iterator(super_batch=2)
+    np.testing.assert_array_equal(first[0], np.arange(8).reshape(2, 4))
+    np.testing.assert_array_equal(second[0], np.arange(8, 16).reshape(2, 4))
+
+
 def test_a_look_at_the_first_batch_loses_nothing():
     def generate():
         for start in (0, 4, 8):

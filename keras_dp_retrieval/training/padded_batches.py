@@ -194,6 +194,8 @@ class PaddedBatches(DataAdapter):
         groups, self._peeked = self._peeked, None
         if groups is None:
             groups = self._groups(steps)
+        elif steps != self._steps_per_group:
+            groups = _regrouped(groups, steps)
         if super_batch:
             return (_for_keras(group, super_batch) for group in groups)
         if steps == 1:
@@ -316,6 +318,19 @@ def _for_keras(group, steps: int):
     return adapters.partial_batch_list(
         _map(lambda rows, i=i: rows[i], group) for i in range(num_steps)
     )
+
+
+def _regrouped(groups, steps: int) -> Iterator:
+    """Groups of another number of steps than they were made with."""
+    singles = (
+        _map(lambda rows, i=i: rows[i], group)
+        for group in groups
+        for i in range(len(group[2]))
+    )
+    while batches := list(itertools.islice(singles, steps)):
+        yield keras.tree.map_structure(
+            lambda *rows: np.stack(rows), *batches, none_is_leaf=False
+        )
 
 
 def _stack(batches, steps: int) -> Iterator:
