@@ -58,7 +58,12 @@ def rating_range(value) -> tuple[float, float]:
 
 
 def titles_of(titles, candidate_ids: np.ndarray) -> dict:
-    """Checks `candidate_titles`, a dict, pairs or a Series of pandas."""
+    """Checks `candidate_titles`, a dict, pairs or a Series of pandas.
+
+    Args:
+        titles: What was given.
+        candidate_ids: `(n,)`. Raw ids of candidates, each once or more.
+    """
     if titles is None:
         return {}
     if hasattr(titles, "to_dict") and hasattr(titles, "index"):

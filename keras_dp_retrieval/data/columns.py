@@ -100,7 +100,7 @@ def as_array(name: str, values) -> np.ndarray:
         ValueError: If `values` is not one column, or is masked somewhere.
     """
     if isinstance(values, np.ma.MaskedArray) and values.ndim == 1:
-        _refuse_rows(name, np.ma.getmaskarray(values))
+        refuse_rows(name, np.ma.getmaskarray(values))
         values = values.data
     if isinstance(values, (str, bytes, np.generic)):
         raise _not_one_column(name, values)
@@ -144,10 +144,11 @@ def refuse_missing(name: str, column: np.ndarray) -> None:
     if types_in(column).issubset(usual):
         return
     missing = (type(v) not in usual and is_missing(v) for v in column)
-    _refuse_rows(name, np.fromiter(missing, bool, len(column)))
+    refuse_rows(name, np.fromiter(missing, bool, len(column)))
 
 
-def _refuse_rows(name: str, missing: np.ndarray) -> None:
+def refuse_rows(name: str, missing: np.ndarray) -> None:
+    """Raises a ValueError if an entry is missing, by a mask of those."""
     if missing.any():
         raise ValueError(
             f"`{name}` must not have missing values. Received "
@@ -222,13 +223,18 @@ def _kind_name(kind: type) -> str:
 def _check_texts(name: str, column: np.ndarray, max_length: int) -> None:
     """Before they become an array of a fixed width."""
     for row, text in enumerate(column):
-        if len(text) > max_length:
-            raise _too_long(name, row, len(text), max_length, text)
-        if text.endswith("\0"):
-            raise ValueError(
-                f"`{name}` must not end in a NUL character: NumPy would cut "
-                f"it off. Received: {text!r} in row {row}."
-            )
+        check_text(name, row, text, max_length)
+
+
+def check_text(name: str, row: int, text: str, max_length: int) -> None:
+    """Raises a ValueError if NumPy could not keep this id as it is."""
+    if len(text) > max_length:
+        raise _too_long(name, row, len(text), max_length, text)
+    if text.endswith("\0"):
+        raise ValueError(
+            f"`{name}` must not end in a NUL character: NumPy would cut it "
+            f"off. Received: {text!r} in row {row}."
+        )
 
 
 def _trimmed(name, column: np.ndarray, max_length: int) -> np.ndarray:

@@ -134,7 +134,7 @@ class RetrievalDataset:
             interactions,
             arguments.held_out_part("validation", validation, interactions),
             arguments.held_out_part("test", test, None),
-            arguments.titles_of(candidate_titles, interactions.candidate_ids),
+            arguments.titles_of(candidate_titles, interactions.candidates.ids),
         )
         for part in (raw_data.interactions, raw_data.validation, raw_data.test):
             if part is not None:
@@ -192,12 +192,12 @@ class RetrievalDataset:
     @functools.cached_property
     def user_vocabulary(self) -> Vocabulary:
         """Which user has which row."""
-        return self._vocabulary("user_ids")
+        return self._vocabulary("users")
 
     @functools.cached_property
     def candidate_vocabulary(self) -> Vocabulary:
         """Which candidate has which row."""
-        return self._vocabulary("candidate_ids")
+        return self._vocabulary("candidates")
 
     def _vocabulary(self, column: str) -> Vocabulary:
         raw = self._loaded
@@ -229,8 +229,8 @@ class RetrievalDataset:
 
     def _to_rows(self, raw: RawRatings) -> Ratings:
         return Ratings(
-            self.user_vocabulary.rows(raw.user_ids),
-            self.candidate_vocabulary.rows(raw.candidate_ids),
+            self.user_vocabulary.rows_of(raw.users),
+            self.candidate_vocabulary.rows_of(raw.candidates),
             raw.ratings,
             raw.timestamps,
         )
@@ -247,8 +247,10 @@ class RetrievalDataset:
             seed=self.seed,
         )
         if not self.validation_in_train:  # Said when it was tuned.
-            report = leakage_report(parts["train"], parts["test"], self._note)
-            for sentence in report.warnings:
+            self.leakage = leakage_report(
+                parts["train"], parts["test"], self._note
+            )
+            for sentence in self.leakage.warnings:
                 warnings.warn(sentence, stacklevel=2)
         return parts
 
@@ -634,11 +636,7 @@ class RetrievalDataset:
     @classmethod
     def _from_raw(cls, raw: RawRatings, options: Mapping):
         return RetrievalDataset(
-            raw.user_ids,
-            raw.candidate_ids,
-            raw.ratings,
-            raw.times(),
-            **options,
+            raw.users, raw.candidates, raw.ratings, raw.times(), **options
         )
 
     def _option_config(self) -> dict:

@@ -4,9 +4,10 @@ import numpy as np
 
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.digests import digest
+from keras_dp_retrieval.data.orders import user_order
 from keras_dp_retrieval.data.padding import PADDING, pad_indices
 from keras_dp_retrieval.data.pipelines import EpochShuffle
-from keras_dp_retrieval.data.ratings import Ratings, user_order
+from keras_dp_retrieval.data.ratings import Ratings
 
 
 class ByUser:

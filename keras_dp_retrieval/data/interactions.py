@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from keras_dp_retrieval.data.orders import user_order
 from keras_dp_retrieval.data.padding import PADDING, pad_indices
-from keras_dp_retrieval.data.ratings import Ratings, check_rows, user_order
+from keras_dp_retrieval.data.ratings import Ratings, check_rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -87,16 +87,6 @@ def check_rows(name: str, rows: np.ndarray) -> None:
         )
 
 
-def user_order(ratings: Ratings) -> np.ndarray:
-    """Indices that sort interactions by user, and by time within each.
-
-    Those of one time, or all without timestamps, stay as they came in.
-    """
-    if ratings.timestamps is None:
-        return np.argsort(ratings.user_rows, kind="stable")
-    return np.lexsort((ratings.timestamps, ratings.user_rows))
-
-
 def pair_codes(user_rows, candidate_rows) -> np.ndarray:
     """One int64 `(n,)` for each pair of rows, which are below 2**31."""
     return (np.asarray(user_rows, np.int64) << 32) | candidate_rows

@@ -4,26 +4,29 @@ import dataclasses
 
 import numpy as np
 
-from keras_dp_retrieval.data.columns import id_column, rating_column
+from keras_dp_retrieval.data.columns import rating_column
+from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_both
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.timestamps import timestamp_column
 
 COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class RawRatings:
     """Columns as they came in, checked: one entry per interaction.
 
     Args:
-        user_ids: `(n,)` int64 or string. See `id_column`.
-        candidate_ids: `(n,)` int64 or string.
+        user_ids: `(n,)` whole numbers or strings, or `EncodedIds`. See
+            `columns.id_column`.
+        candidate_ids: `(n,)`, likewise.
         ratings: Optional `(n,)` float32, all finite.
         timestamps: Optional `(n,)` whole numbers or dates, as int64; only
             their order is used. See `timestamp_column`.
         name: str. How error messages call these columns.
 
     Attributes:
+        users: `EncodedIds`.
+        candidates: `EncodedIds`.
         has_dates: bool. Whether the timestamps came as dates.
 
     Raises:
@@ -32,40 +35,51 @@ class RawRatings:
             are no rows at all.
     """
 
-    user_ids: np.ndarray
-    candidate_ids: np.ndarray
-    ratings: np.ndarray | None = None
-    timestamps: np.ndarray | None = None
-    name: str = "interactions"
-    has_dates: bool = dataclasses.field(init=False, default=False)
-
-    def __post_init__(self):
-        columns = {
-            "user_ids": id_column("user_ids", self.user_ids),
-            "candidate_ids": id_column("candidate_ids", self.candidate_ids),
+    def __init__(
+        self,
+        user_ids,
+        candidate_ids,
+        ratings=None,
+        timestamps=None,
+        name: str = "interactions",
+    ):
+        self.name = name
+        self.users, self.candidates = encode_both(
+            {"user_ids": user_ids, "candidate_ids": candidate_ids}
+        )
+        _refuse_padding(self.candidates)
+        self.ratings = None if ratings is None else rating_column(ratings)
+        self.timestamps, self.has_dates = None, False
+        if timestamps is not None:
+            self.timestamps, self.has_dates = timestamp_column(timestamps)
+        columns = (self.users, self.candidates, self.ratings, self.timestamps)
+        lengths = {
+            name: len(column)
+            for name, column in zip(COLUMNS, columns, strict=True)
+            if column is not None
         }
-        refuse_padding_ids("candidate_ids", columns["candidate_ids"])
-        if self.ratings is not None:
-            columns["ratings"] = rating_column(self.ratings)
-        if self.timestamps is not None:
-            times, has_dates = timestamp_column(self.timestamps)
-            columns["timestamps"] = times
-            object.__setattr__(self, "has_dates", has_dates)
-        lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(
                 f"All columns of the {self.name} must have one entry per "
                 f"interaction. Received the lengths: {lengths}."
             )
-        if not len(columns["user_ids"]):
+        if not len(self):
             raise ValueError(
                 f"The {self.name} must have at least one row. Received: none."
             )
-        for name, column in columns.items():
-            object.__setattr__(self, name, column)
 
     def __len__(self) -> int:
-        return len(self.user_ids)
+        return len(self.users)
+
+    @property
+    def user_ids(self) -> np.ndarray:
+        """The raw ids, `(n,)` int64 or string."""
+        return self.users.decoded()
+
+    @property
+    def candidate_ids(self) -> np.ndarray:
+        """The raw ids, `(n,)` int64 or string."""
+        return self.candidates.decoded()
 
     def times(self) -> np.ndarray | None:
         """Returns the timestamps as what they came: dates, or numbers."""
@@ -123,3 +137,11 @@ class RawData:
     validation: RawRatings | None = None
     test: RawRatings | None = None
     titles: dict = dataclasses.field(default_factory=dict)
+
+
+def _refuse_padding(candidates: EncodedIds) -> None:
+    try:
+        refuse_padding_ids("candidate_ids", candidates.ids)
+    except ValueError:  # Now with the row, not with the place of the id.
+        refuse_padding_ids("candidate_ids", candidates.decoded())
+        raise

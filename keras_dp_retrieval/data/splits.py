@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
-from keras_dp_retrieval.data.ratings import Ratings, user_order
+from keras_dp_retrieval.data.orders import latest_of_users, time_order
+from keras_dp_retrieval.data.ratings import Ratings
 
 SPLITS = ("random", "tutorial", "by_time", "leave_last_out")
 
@@ -177,7 +178,7 @@ def split_by_time(
             would be empty.
     """
     times = np.asarray(ratings.timestamps)
-    order = np.argsort(times, kind="stable")
+    order = time_order(ratings)
     times = times[order]
     num_test = round(test_fraction * len(order))
     rest, test = _cut_before(order, times, num_test, "test")
@@ -214,23 +215,27 @@ def split_leave_last_out(
     validation. Users with too few to leave one to learn from (fewer than 3)
     keep all of them in train, and the split's note says how many.
     """
-    order = user_order(ratings)
-    users = ratings.user_rows[order]
-    lengths = np.bincount(users)[users]
-    # 0 for a user's last interaction, 1 for the one before, and so on.
-    from_end = np.cumsum(np.bincount(users))[users] - 1 - np.arange(len(users))
-    part = np.where(lengths > test + validation, from_end, -1)
-    is_test = (part == 0) & test
-    is_validation = (part == int(test)) & validation
-    train = np.sort(order[~is_test & ~is_validation])
-    num_short = len(np.unique(users[lengths <= test + validation]))
+    num_held_out = test + validation
+    lengths = np.bincount(ratings.user_rows)
+    enough = lengths > num_held_out
+    latest = [
+        newest[enough] for newest in latest_of_users(ratings, num_held_out)
+    ]
+    is_train = np.ones(len(ratings), bool)
+    for indices in latest:
+        is_train[indices] = False
+    nothing = np.zeros(0, np.int64)
+    test_rows = latest.pop(0) if test else nothing
+    validation_rows = latest.pop(0) if validation else nothing
+    num_short = np.count_nonzero((lengths > 0) & ~enough)
     note = (
-        f"{num_short:,} users with fewer than {test + validation + 1} "
+        f"{num_short:,} users with fewer than {num_held_out + 1} "
         "interactions are in the train part only"
         if num_short
         else ""
     )
-    return Split(train, order[is_validation], order[is_test], note)
+    train = np.flatnonzero(is_train)
+    return Split(train, validation_rows, test_rows, note)
 
 
 def _cut(order: np.ndarray, num_last: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.columns import MAX_ID_LENGTH, id_column
+from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_ids
 from keras_dp_retrieval.data.padding import PADDING
 
 
@@ -33,8 +34,10 @@ class Vocabulary:
 
     def __post_init__(self):
         ids = id_column("ids", self.ids, _longest(self.ids))
-        order = np.argsort(ids, kind="stable")
-        in_order = ids[order]
+        order, in_order = np.arange(len(ids)), ids
+        if not (ids[1:] > ids[:-1]).all():
+            order = np.argsort(ids, kind="stable")
+            in_order = ids[order]
         if (in_order[1:] == in_order[:-1]).any():
             raise ValueError(
                 "`ids` of a vocabulary must be distinct. Use "
@@ -47,13 +50,19 @@ class Vocabulary:
 
     @classmethod
     def from_ids(cls, *raw_ids) -> "Vocabulary":
-        """Returns the vocabulary of all ids in one or more columns."""
-        columns = [np.unique(id_column("ids", ids)) for ids in raw_ids]
+        """Returns the vocabulary of all ids in one or more columns.
+
+        Args:
+            *raw_ids: `(n,)` each: raw ids, or `EncodedIds`.
+        """
+        columns = [encode_ids("ids", ids).ids for ids in raw_ids]
         if len({column.dtype.kind for column in columns}) > 1:
             raise ValueError(
                 "Ids must be all whole numbers or all strings. Received: "
                 f"{[str(column.dtype) for column in columns]}."
             )
+        if len(columns) == 1:
+            return cls(columns[0])
         return cls(np.unique(np.concatenate(columns)))
 
     def extended(self, raw_ids) -> "Vocabulary":
@@ -103,6 +112,12 @@ class Vocabulary:
         indices = np.minimum(indices, len(self.ids) - 1)
         known = self._sorted[indices] == raw_ids
         return np.where(known, self._sorted_rows[indices], np.int32(0))
+
+    def rows_of(self, column: EncodedIds) -> np.ndarray:
+        """Returns the int32 row of each entry of an encoded column, `(n,)`."""
+        if column.ids is self.ids and self.ids is self._sorted:
+            return column.codes + np.int32(1)
+        return self.rows(column.ids)[column.codes]
 
     def raw_ids(self, rows) -> np.ndarray:
         """Returns the raw id of each row.
