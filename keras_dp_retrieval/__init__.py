@@ -6,7 +6,6 @@ import os
 # neither the user nor an earlier `import keras` has chosen.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from keras_dp_retrieval import distribution as _distribution
 from keras_dp_retrieval import losses
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import (
@@ -14,7 +13,6 @@ from keras_dp_retrieval.callbacks import (
     RetrievalMetrics,
     ShuffleTies,
 )
-from keras_dp_retrieval.data import pipelines as _pipelines
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel, reserve_threads
@@ -36,9 +34,6 @@ from keras_dp_retrieval.towers import (
     RecencyTower,
     RowEmbedding,
 )
-
-# Batches divide by the devices there are when they are asked for.
-_pipelines.row_multiple = _distribution.row_multiple
 
 # Whoever sets a distribution by hand starts the devices by himself.
 reserve_threads()

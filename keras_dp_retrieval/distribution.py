@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.row_padding import register_padded_size
 
 
 def data_parallel(devices: Sequence[str] | None = None):
@@ -154,6 +155,10 @@ def row_multiple() -> int:
     also where each of them trains on its own device alone.
     """
     return math.lcm(num_devices(), process_count())
+
+
+# The batches of the data sets divide, too, in whosever model they are used.
+register_padded_size(lambda num_rows: round_up(num_rows, row_multiple()))
 
 
 def process_rows(num_rows: int) -> slice:

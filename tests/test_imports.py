@@ -31,6 +31,7 @@ FLOORS = {
     "data.padding": 0,
     "data.ratings": 0.5,
     "data.raw_data": 1,
+    "data.row_padding": 0.25,
     "data.timestamps": 0.5,
     "data.vocabulary": 1,
     "training": 2,

@@ -19,7 +19,7 @@ def real_rows(batches):
     return np.concatenate([x[w != 0] for x, _, w in batches])
 
 
-def test_filler_repeats_a_real_row_with_weight_zero():
+def test_padding_repeats_a_real_row_with_weight_zero():
     x, y, weights = pad_batch((np.array([7, 8]), {"id": np.array([1, 2])}), 5)
     np.testing.assert_array_equal(x, [7, 8, 7, 7, 7])
     np.testing.assert_array_equal(y["id"], [1, 2, 1, 1, 1])
@@ -43,6 +43,21 @@ def test_every_row_comes_once_in_equal_batches(
     sizes = {len(x) for x, _, _ in batches}
     assert len(sizes) == 1
     assert sizes.pop() % num_devices == 0
+
+
+def test_batches_asked_for_before_the_distribution_divide_too(on_devices):
+    data = kdr.RetrievalDataset.from_synthetic(20, 30, 250, batch_size=33)
+    early = data.validation  # Of 33 rows, for one device.
+    on_devices(8)
+    late = data.validation
+    rows = []
+    for dataset in (early, late):
+        batches = list(PaddedBatches({"x": dataset}).get_jax_iterator())
+        assert {len(x) for x, _, _ in batches} == {40}
+        rows.append(real_rows(batches))
+    np.testing.assert_array_equal(*rows)
+    expected = data.ratings("validation").user_rows
+    np.testing.assert_array_equal(rows[0], expected)
 
 
 def test_real_rows_are_found_again_in_the_padded_output(on_devices):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import examples, pipelines
 from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.row_padding import padded_size
 
 
 class PartBatches:
@@ -53,8 +54,8 @@ class PartBatches:
     def of(self, part: str):
         """Returns a part as a `tf.data.Dataset`; None if it is empty.
 
-        It is the same one in every call, until another number of rows is
-        needed for a batch to be divided (see `pipelines.row_multiple`).
+        It is the same one in every call, until batches are padded to another
+        number of rows (see `row_padding.padded_size`).
         """
         form = self._format(self._batch_size)
         if self._made.get(part, (None,))[0] != form:
@@ -110,10 +111,9 @@ class PartBatches:
         )
 
     def _format(self, batch_size: int) -> pipelines.BatchFormat:
-        multiple = pipelines.row_multiple()
         return pipelines.BatchFormat(
             batch_size,
-            -(-batch_size // multiple) * multiple,
+            padded_size(batch_size),
             *self._keys,
             self._rating_range,
         )

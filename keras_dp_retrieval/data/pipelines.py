@@ -1,7 +1,6 @@
 """Ratings in, batches of one fixed size out: the tf.data pipelines."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
@@ -9,19 +8,8 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import numpy_groups
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.digests import digest
-from keras_dp_retrieval.data.padding import pad_indices
 from keras_dp_retrieval.data.ratings import Ratings
-
-
-def _one() -> int:
-    return 1
-
-
-# The rows of every batch are a multiple of what this returns. The data knows
-# nothing of devices: the package sets it to their number when it is imported,
-# as Keras refuses a batch that does not divide by them (keras#21167). It is
-# called when batches are asked for, so that a distribution may be set later.
-row_multiple: Callable[[], int] = _one
+from keras_dp_retrieval.data.row_padding import pad_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +84,8 @@ class Batches:
     def columns(self, order, start: int, stop: int) -> list[np.ndarray]:
         """Returns batches `start` to `stop`, each `(stop - start, rows)`.
 
-        Padding repeats the first row of a batch, whose ids are valid, and has
-        weight 0; the last column, the weights, is there if any is padding.
+        If any batch of the pass needs padding, the last column are weights;
+        see `pad_rows`.
 
         Args:
             order: `(n,)` int. Indices of the examples, in the order of the
@@ -110,11 +98,12 @@ class Batches:
             indices = order[start * size : stop * size].reshape(-1, size)
             return [column[indices] for column in self._columns]
         batches = np.arange(start, stop)
-        lengths = np.where(batches == self.num_batches - 1, self._in_last, size)
-        inside, mask = pad_indices(lengths, self._form.num_rows)
-        indices = order[batches[:, None] * size + inside]
-        columns = [column[indices] for column in self._columns]
-        return [*columns, mask.astype(np.float32)]
+        sizes = np.where(batches == self.num_batches - 1, self._in_last, size)
+        # Behind the last example stands any other: it is padded over.
+        examples = batches[:, None] * size + np.arange(size)
+        examples = np.minimum(examples, self._num_examples - 1)
+        indices, weights = pad_rows(order[examples], sizes, self._form.num_rows)
+        return [*(column[indices] for column in self._columns), weights]
 
     def identity(self, *more) -> tuple[int, str | None]:
         """How many examples, and a text that differs for other ones."""

@@ -2,8 +2,8 @@
 
 Keras refuses a batch whose rows do not divide by the devices (keras#21167),
 and in several processes lets each believe that its own share is the whole.
-Here every batch is filled up to one fixed number of rows that divides; the
-filler repeats a real row and has sample weight 0.
+Here every batch is padded to one fixed number of rows that divides, with real
+rows of sample weight 0 (`data/row_padding.py`).
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from keras_dp_retrieval._keras.adapters import (
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
 from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.numpy_groups import groups_of
-from keras_dp_retrieval.data.padding import pad_indices
+from keras_dp_retrieval.data.row_padding import pad_rows
 
 # The arguments of `fit` that hold data.
 ARRAYS = ("x", "y", "sample_weight")
@@ -36,7 +36,7 @@ NO_ROWS = "The data must hold at least one row. Received: an empty data set."
 
 
 def pad_batch(batch: tuple, num_rows: int) -> tuple:
-    """Fills a batch up to `num_rows` rows.
+    """Pads a batch to `num_rows` rows.
 
     Args:
         batch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`, nested NumPy arrays
@@ -44,8 +44,7 @@ def pad_batch(batch: tuple, num_rows: int) -> tuple:
         num_rows: int. Rows to return, at least `batch`.
 
     Returns:
-        `(x, y, sample_weight)` of shape `(num_rows, ...)`. The filler repeats
-        the first row, so that its ids are valid, and has weight 0.
+        `(x, y, sample_weight)` of shape `(num_rows, ...)`; see `pad_rows`.
     """
     group, sizes = _with_weights(_map(lambda rows: rows[None], batch))
     padded = _pad_group(group, sizes, num_rows)
@@ -108,7 +107,7 @@ class PaddedBatches(DataAdapter):
     """Equal batches of any data that `fit` takes, for any number of devices.
 
     Yields `(x, y, sample_weight)`, `sample_weight` of shape `(batch,)` with 0
-    for filler rows. In a run of several processes, every process reads all
+    for padding. In a run of several processes, every process reads all
     batches and keeps its own rows of each: the data must come in the same
     order everywhere, so seed every shuffle.
 
@@ -359,18 +358,16 @@ def _with_weights(group, sizes=None) -> tuple:
 
 
 def _pad_group(group: tuple, sizes, num_rows: int) -> tuple:
-    """Makes every step `num_rows` long; rows from its size on are filler."""
+    """Makes every step `num_rows` long."""
     x, y, weights = group
     if (sizes == num_rows).all() and weights.shape[1] == num_rows:
         return group
-    indices, is_real = pad_indices(sizes, num_rows)
-    steps = np.arange(len(sizes))[:, None]
-    x, y = _map(lambda rows: rows[steps, indices], (x, y))
-    return x, y, np.where(is_real, weights[steps, indices], np.float32(0))
+    (x, y), weights = pad_rows((x, y), sizes, num_rows, weights)
+    return x, y, weights
 
 
 def _real_rows(group, sizes):
-    """The rows of all steps, one step behind the other, without filler."""
+    """The rows of all steps, one step behind the other, without padding."""
     longest = keras.tree.flatten(group)[0].shape[1]
     if (sizes == longest).all():
         return _map(lambda rows: rows.reshape(-1, *rows.shape[2:]), group)
