@@ -4,6 +4,7 @@ import pytest
 from keras import ops
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval.data.batch_sources import source_of
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.model import encoding
 from keras_dp_retrieval.towers.id_history import pool
@@ -216,7 +217,7 @@ def test_history_towers_train_save_and_agree_on_any_devices(
         )
         model.compile(keras.optimizers.Adagrad(0.1))
         examples = data.by_user(16) if kind == "ids" else data.next_items(100)
-        examples.start_at_epoch(0)
+        source_of(examples).start_at_epoch(0)
         return model, model.fit(examples, epochs=2, verbose=0).history
 
     one, expected = trained(1)

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_dp_retrieval.data.batch_sources import source_of
+
 
 class ShuffleTies(keras.callbacks.Callback):
     """Shuffles a user's interactions that have the same timestamp.
@@ -37,12 +39,13 @@ class ShuffleTies(keras.callbacks.Callback):
 
     def __init__(self, dataset):
         super().__init__()
-        if not hasattr(dataset, "timeline"):
+        source = source_of(dataset)
+        if source is None or source.timeline is None:
             raise ValueError(
                 "`dataset` must be what `RetrievalDataset.next_items()` "
                 f"returned. Received: dataset={dataset!r:.80}."
             )
-        self._timeline = dataset.timeline
+        self._timeline = source.timeline
 
     def on_train_begin(self, logs=None):
         if getattr(self.model, "histories", None) is None:

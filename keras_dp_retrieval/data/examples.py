@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from keras_dp_retrieval.data import batch_sources
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.orders import user_order
 from keras_dp_retrieval.data.padding import PADDING, pad_indices
 from keras_dp_retrieval.data.pipelines import EpochShuffle
 from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.timeline import Timeline
 
 
 class ByUser:
@@ -58,60 +60,11 @@ class ByUser:
         return columns
 
 
-class Timeline:
-    """All interactions, by user and then by time.
-
-    Those of one user and one time have no order, though they stand in one.
-    What was had next is then an accident, which a model learns by heart; so
-    they can be shuffled in every epoch.
-
-    Args:
-        ratings: `Ratings`. Without timestamps, in the order they came in.
-        num_users: int. Rows of the user table.
-        seed: int. Of the shuffling.
-
-    Attributes:
-        user_rows: int32 `(n,)`.
-        lengths: int32 `(n,)`. How many the user had before.
-        candidate_rows: int32 `(n,)`. As `Interactions` has them, until some
-            are shuffled.
-    """
-
-    def __init__(self, ratings: Ratings, num_users: int, seed: int):
-        ratings = ratings.take(user_order(ratings))
-        counts = np.bincount(ratings.user_rows, minlength=num_users)
-        starts = np.cumsum(counts) - counts
-        indices = np.arange(len(ratings))
-        self.user_rows = ratings.user_rows
-        self.lengths = (indices - starts[ratings.user_rows]).astype("int32")
-        self.candidate_rows = ratings.candidate_rows.copy()
-        self._in_file_order = ratings.candidate_rows
-        self._seed = seed
-        is_new = np.ones(len(ratings) + 1, bool)
-        if ratings.timestamps is not None:
-            is_new[1:-1] = (self.lengths[1:] == 0) | (
-                np.diff(np.asarray(ratings.timestamps)) != 0
-            )
-        self._tied = np.flatnonzero(~(is_new[:-1] & is_new[1:]))
-        self._groups = np.cumsum(is_new)[self._tied]
-
-    def shuffle_ties(self, epoch: int) -> None:
-        """Shuffles what has one time: an order drawn from seed and epoch."""
-        rng = np.random.default_rng([self._seed, epoch])
-        order = np.lexsort((rng.random(len(self._tied)), self._groups))
-        self.candidate_rows[self._tied] = self._in_file_order[self._tied[order]]
-
-    def restore_order(self) -> None:
-        """Restores the order in which the interactions came in."""
-        self.candidate_rows[:] = self._in_file_order
-
-
 def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
     """Returns one example for each item but a user's first, see `shuffled`.
 
     Its columns are users, the lengths of their histories before the item, and
-    the item. The
-    `tf.data.Dataset` has the timeline as `timeline`.
+    the item. Its `BatchSource` has the timeline.
     """
     later = np.flatnonzero(timeline.lengths)
     if not len(later):
@@ -131,14 +84,17 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
             )
         ]
 
-    dataset = shuffled(
-        look_up, example, EpochShuffle(len(later), epochs_seed), batch_size
-    )
-    dataset.timeline = timeline
-    return dataset
+    epochs = EpochShuffle(len(later), epochs_seed)
+    return shuffled(look_up, example, epochs, batch_size, timeline)
 
 
-def shuffled(look_up, example, epochs: EpochShuffle, batch_size: int):
+def shuffled(
+    look_up,
+    example,
+    epochs: EpochShuffle,
+    batch_size: int,
+    timeline: Timeline | None = None,
+):
     """Returns a `tf.data.Dataset` that shuffles the examples in every pass.
 
     Args:
@@ -147,6 +103,9 @@ def shuffled(look_up, example, epochs: EpochShuffle, batch_size: int):
         epochs: `EpochShuffle` of the examples. A pass counts when its last
             batch is handed over.
         batch_size: int. The last batch of a pass may be smaller.
+        timeline: Optional `Timeline` that `look_up` reads.
+
+    It is registered with its `BatchSource`.
     """
     tf = import_tensorflow()
     num_batches = -(-epochs.num_examples // batch_size)
@@ -166,22 +125,35 @@ def shuffled(look_up, example, epochs: EpochShuffle, batch_size: int):
             part.set_shape([None, *column.shape[1:]])
         return example(*parts)
 
-    def first_batch():
-        return example(*look_up(epochs.order(epochs.next)[:batch_size]))
-
     dataset = tf.data.Dataset.range(num_batches).map(batch)
     options = tf.data.Options()
     # A batch made in advance would not have been handed over.
     options.experimental_optimization.inject_prefetch = False
     dataset = dataset.with_options(options)
-    # As the train part has it.
-    dataset.start_at_epoch = epochs.start_at
-    dataset.first_batch = first_batch
+    source = _LookUpSource(look_up, example, epochs, batch_size)
+    source.timeline = timeline
+    batch_sources.register(dataset, source)
+    return dataset
 
-    def identity():
-        order = np.array([epochs.seed, epochs.next, batch_size])
-        everything = look_up(np.arange(epochs.num_examples))
+
+class _LookUpSource(batch_sources.BatchSource):
+    """Of `shuffled`; see there."""
+
+    def __init__(self, look_up, example, epochs: EpochShuffle, batch_size: int):
+        self._look_up = look_up
+        self._example = example
+        self._epochs = epochs
+        self._batch_size = batch_size
+
+    def identity(self):
+        epochs = self._epochs
+        order = np.array([epochs.seed, epochs.next, self._batch_size])
+        everything = self._look_up(np.arange(epochs.num_examples))
         return epochs.num_examples, digest(order, everything)
 
-    dataset.identity = identity
-    return dataset
+    def first_batch(self):
+        order = self._epochs.order(self._epochs.next)
+        return self._example(*self._look_up(order[: self._batch_size]))
+
+    def start_at_epoch(self, epoch: int) -> None:
+        self._epochs.start_at(epoch)

@@ -68,10 +68,7 @@ class PartBatches:
             return None
         if part != "train" or not self._shuffle:
             return pipelines.fixed_batches(ratings, form)
-        dataset = pipelines.shuffled_batches(ratings, form, self._epochs)
-        # What resumes a run has only the `tf.data.Dataset` in its hands.
-        dataset.start_at_epoch = self.start_at_epoch
-        return dataset
+        return pipelines.shuffled_batches(ratings, form, self._epochs)
 
     def by_interaction(self, batch_size: int | None):
         """See `RetrievalDataset.by_interaction`."""
@@ -80,9 +77,7 @@ class PartBatches:
             size = _checks.positive_int("batch_size", batch_size)
             form = self._format(size)
         epochs = pipelines.EpochShuffle(len(self._train), self._seed)
-        dataset = pipelines.shuffled_batches(self._train, form, epochs)
-        dataset.start_at_epoch = epochs.start_at
-        return dataset
+        return pipelines.shuffled_batches(self._train, form, epochs)
 
     def by_user(self, batch_size: int):
         """See `RetrievalDataset.by_user`."""

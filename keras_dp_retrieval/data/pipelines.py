@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data import numpy_groups
+from keras_dp_retrieval.data import batch_sources
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.ratings import Ratings
@@ -125,12 +125,21 @@ class Batches:
         return [column.dtype for column in self.columns(none, 0, 0)]
 
 
-class _FixedGroups:
-    """`NumPyGroups` of `fixed_batches`."""
+class _FixedSource(batch_sources.BatchSource):
+    """Of `fixed_batches`: every epoch is the same."""
 
     def __init__(self, batches: Batches, columns: list[np.ndarray]):
         self._batches = batches
         self._columns = columns
+
+    def identity(self):
+        return self._batches.identity()
+
+    def first_batch(self):
+        return self._batches.example(*(column[0] for column in self._columns))
+
+    def start_at_epoch(self, epoch: int) -> None:
+        _checks.non_negative_int("epoch", epoch)
 
     def numpy_groups(self, steps: int):
         for start in range(0, self._batches.num_batches, steps):
@@ -143,16 +152,14 @@ class _FixedGroups:
 def fixed_batches(ratings: Ratings, form: BatchFormat):
     """Returns a `tf.data.Dataset` of the ratings in their own order.
 
-    It is registered with its `NumPyGroups`.
+    It is registered with its `BatchSource`.
     """
     tf = import_tensorflow()
     batches = Batches(ratings, form)
     order = np.arange(len(ratings), dtype=np.int32)
     columns = batches.columns(order, 0, batches.num_batches)
     dataset = tf.data.Dataset.from_tensor_slices(batches.example(*columns))
-
-    numpy_groups.register(dataset, _FixedGroups(batches, columns))
-    dataset.identity = batches.identity
+    batch_sources.register(dataset, _FixedSource(batches, columns))
     return dataset
 
 
@@ -169,7 +176,7 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     change the order of the passes to come. For the same reason nothing is
     prefetched: looking up 80 batches of 1000 takes 3 ms.
 
-    It is registered with its `NumPyGroups`.
+    It is registered with its `BatchSource`.
     """
     tf = import_tensorflow()
     batches = Batches(ratings, form)
@@ -211,19 +218,29 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     dataset = dataset.apply(
         tf.data.experimental.assert_cardinality(batches.num_batches)
     )
-    numpy_groups.register(dataset, _ShuffledGroups(batches, epochs))
-    # The next epoch's number too: processes that stand at different ones would
-    # read different rows.
-    dataset.identity = lambda: batches.identity(epochs.seed, epochs.next)
+    batch_sources.register(dataset, _ShuffledSource(batches, epochs))
     return dataset
 
 
-class _ShuffledGroups:
-    """`NumPyGroups` of `shuffled_batches`."""
+class _ShuffledSource(batch_sources.BatchSource):
+    """Of `shuffled_batches`."""
 
     def __init__(self, batches: Batches, epochs: EpochShuffle):
         self._batches = batches
         self._epochs = epochs
+
+    def identity(self):
+        # The next epoch's number too: processes that stand at different ones
+        # would read different rows.
+        return self._batches.identity(self._epochs.seed, self._epochs.next)
+
+    def first_batch(self):
+        order = self._epochs.order(self._epochs.next)
+        columns = self._batches.columns(order, 0, 1)
+        return self._batches.example(*(column[0] for column in columns))
+
+    def start_at_epoch(self, epoch: int) -> None:
+        self._epochs.start_at(epoch)
 
     def numpy_groups(self, steps: int):
         epoch = self._epochs.next

@@ -25,8 +25,8 @@ from keras_dp_retrieval._keras.adapters import (
     TFDatasetAdapter,
 )
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
+from keras_dp_retrieval.data.batch_sources import BatchSource, source_of
 from keras_dp_retrieval.data.digests import digest
-from keras_dp_retrieval.data.numpy_groups import groups_of
 from keras_dp_retrieval.data.row_padding import pad_rows
 
 # The arguments of `fit` that hold data.
@@ -112,8 +112,8 @@ class PaddedBatches(DataAdapter):
     order everywhere, so seed every shuffle.
 
     A `tf.data.Dataset` costs Python some 150 us a batch. Groups are therefore
-    stacked by TensorFlow where it can; and a data set with registered
-    `NumPyGroups`, as those of `RetrievalDataset` are, is not iterated at all.
+    stacked by TensorFlow where it can; and a data set whose `BatchSource` has
+    `numpy_groups`, as `.train` of a `RetrievalDataset`, is not iterated at all.
 
     Args:
         data: dict. The arguments `x`, `y`, `sample_weight`, `batch_size`,
@@ -136,6 +136,9 @@ class PaddedBatches(DataAdapter):
             _checks.positive_int("batch_size", data["batch_size"])
         self._data = data
         self._inner = _single_process_adapter(data)
+        self._source: BatchSource | None = None
+        if isinstance(self._inner, TFDatasetAdapter):
+            self._source = source_of(self._inner.get_tf_dataset())
         self._check = check
         self._steps_per_group = steps_per_group
         self._row_multiple = distribution.row_multiple()
@@ -164,10 +167,8 @@ class PaddedBatches(DataAdapter):
             arrays = [self._data.get(name) for name in ARRAYS]
             rows = _num_rows(arrays[0])
             contents = digest(*arrays)
-        elif isinstance(self._inner, TFDatasetAdapter):
-            dataset = self._inner.get_tf_dataset()
-            if hasattr(dataset, "identity"):
-                rows, contents = dataset.identity()
+        elif self._source is not None:
+            rows, contents = self._source.identity()
         batches = self._data.get("steps_per_epoch") or self.num_batches
         return {
             "rows": rows,
@@ -218,19 +219,20 @@ class PaddedBatches(DataAdapter):
 
         It is the first of the next pass, which still begins with it and is
         the same pass over the data: a generator cannot be read twice, and a
-        data set may count its epochs. But of a data set with an attribute
-        `first_batch` no pass is begun, as callbacks may still change what its
-        first pass holds; and of a `PyDataset` it is batch 0, which the next
-        pass reads again: workers that begin before the epoch does are stopped
-        and started again, and hand out batches twice.
+        data set may count its epochs. But of a data set with a `BatchSource`
+        no pass is begun, as callbacks may still change what its first pass
+        holds; and of a `PyDataset` it is batch 0, which the next pass reads
+        again: workers that begin before the epoch does are stopped and started
+        again, and hand out batches twice.
         """
-        if isinstance(self._inner, TFDatasetAdapter):
-            dataset = self._inner.get_tf_dataset()
-            if hasattr(dataset, "first_batch"):
-                batch = _map(np.asarray, dataset.first_batch())
-                size = self._round_up(_num_rows(batch))
-                group = _map(lambda rows: rows[None], pad_batch(batch, size))
-                return _map(lambda rows: rows[0], self._own_rows(group, size))
+        if self._source is not None:
+            batch = _map(np.asarray, self._source.first_batch())
+            if self._check is not None:
+                x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+                self._check(x, y)
+            size = self._round_up(_num_rows(batch))
+            group = _map(lambda rows: rows[None], pad_batch(batch, size))
+            return _map(lambda rows: rows[0], self._own_rows(group, size))
         if isinstance(self._inner, PyDatasetAdapter):
             groups = self._groups(1, _stack(self._batch_zero(), 1))
             return _map(lambda rows: rows[0], next(groups))
@@ -297,10 +299,12 @@ class PaddedBatches(DataAdapter):
             and how many rows of each step there are, `(steps,)`.
         """
         if isinstance(self._inner, TFDatasetAdapter):
-            dataset = self._inner.get_tf_dataset()
-            groups = groups_of(dataset)
+            groups = None
+            if self._source is not None:
+                groups = self._source.numpy_groups(steps)
             if groups is not None:
-                return map(_with_weights, groups.numpy_groups(steps))
+                return map(_with_weights, groups)
+            dataset = self._inner.get_tf_dataset()
             if steps > 1 and can_stack(dataset):
                 if self._in_tensorflow is None:
                     self._in_tensorflow = stack(dataset, steps)

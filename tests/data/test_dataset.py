@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dp_retrieval.data.batch_sources import source_of
 from keras_dp_retrieval.data.dataset import RetrievalDataset
-from keras_dp_retrieval.data.numpy_groups import groups_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*test interactions")
 
@@ -127,7 +127,7 @@ def test_order_of_an_epoch_is_a_function_of_seed_and_epoch():
     assert (epochs[0] != epochs[1]).any()
     same.start_at_epoch(2)
     np.testing.assert_array_equal(real_rows(same.train), epochs[2])
-    same.train.start_at_epoch(1)
+    source_of(same.train).start_at_epoch(1)
     np.testing.assert_array_equal(real_rows(same.train), epochs[1])
     assert (real_rows(other.train) != epochs[0]).any()
 
@@ -203,7 +203,7 @@ def test_numpy_groups_are_what_tensorflow_would_give(
     fast, slow = (getattr(made_up(num=107), part) for _ in range(2))
     for steps in (1, 3, 100):  # Each pass is another epoch.
         expected = list(slow.as_numpy_iterator())
-        groups = list(groups_of(fast).numpy_groups(steps))
+        groups = list(source_of(fast).numpy_groups(steps))
         assert len(groups) == -(-len(expected) // steps)
         got = [
             (x[i], {key: column[i] for key, column in y.items()}, w[i])
@@ -218,13 +218,48 @@ def test_numpy_groups_are_what_tensorflow_would_give(
                 np.testing.assert_array_equal(y[key][real], y_too[key][real])
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda data: data.train,
+        lambda data: data.test,
+        lambda data: data.by_interaction(),
+        lambda data: data.by_user(4),
+        lambda data: data.next_items(8),
+    ],
+    ids=["train", "test", "by_interaction", "by_user", "next_items"],
+)
+@pytest.mark.parametrize("batch_size", [10, 1000])
+def test_every_data_set_says_what_its_next_pass_begins_with(make, batch_size):
+    """In pass after pass, and in one that consists of a single batch."""
+    dataset = make(made_up(batch_size=batch_size))
+    resumed = source_of(make(made_up(batch_size=batch_size)))
+    source = source_of(dataset)
+    for epoch in range(3):
+        resumed.start_at_epoch(epoch)
+        assert resumed.identity() == source.identity()
+        looks = source.first_batch(), resumed.first_batch()
+        first, *_ = list(dataset)
+        for look in looks:
+            for got, expected in zip(
+                *map(keras.tree.flatten, (look, first)), strict=True
+            ):
+                np.testing.assert_array_equal(got, expected)
+
+
+def test_a_data_set_made_of_another_has_no_source():
+    train = made_up().train
+    for other in (train.map(lambda *batch: batch), [1, 2], "train", None):
+        assert source_of(other) is None
+
+
 def test_numpy_groups_broken_off_do_not_count():
     data = made_up()
     train = made_up().train
-    first, *_ = groups_of(train).numpy_groups(100)
-    for _ in zip(range(7), groups_of(data.train).numpy_groups(1), strict=False):
+    first, *_ = source_of(train).numpy_groups(100)
+    for _ in zip(range(7), source_of(data.train).numpy_groups(1), strict=False):
         pass  # The eighth would have been the last.
-    again, *_ = groups_of(data.train).numpy_groups(100)
+    again, *_ = source_of(data.train).numpy_groups(100)
     np.testing.assert_array_equal(again[0], first[0])
 
 

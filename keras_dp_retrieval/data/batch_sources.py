@@ -1,0 +1,93 @@
+"""What a `tf.data.Dataset` was made from, and what that can do besides.
+
+A `tf.data.Dataset` yields batches and knows no more. `fit`, callbacks and what
+resumes a run need more of the data sets of this package: `source_of(dataset)`
+returns the `BatchSource` that was registered for it.
+"""
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from keras_dp_retrieval.data.timeline import Timeline
+
+
+class BatchSource:
+    """What made a `tf.data.Dataset`: all that can be asked of it.
+
+    The first three methods are for a subclass to implement. The others have
+    defaults that say that the source has no such thing.
+
+    Attributes:
+        timeline: Optional `Timeline`: the interactions that the targets are
+            taken from, in an order that `ShuffleTies` may change.
+    """
+
+    timeline: Timeline | None = None
+
+    def identity(self) -> tuple[int, str | None]:
+        """Returns how many examples there are, and a text for all of them.
+
+        The text differs where the next pass would yield other batches; None
+        if it cannot be known. Processes that train together compare them.
+        """
+        raise NotImplementedError
+
+    def first_batch(self) -> tuple:
+        """Returns the first batch of the next pass, without beginning it.
+
+        Nested NumPy arrays `(batch, ...)`, to build a model with. The data of
+        the pass may still change, as by a callback when `fit` begins.
+        """
+        raise NotImplementedError
+
+    def start_at_epoch(self, epoch: int) -> None:
+        """Makes the next pass the epoch of this number, from 0.
+
+        The order of an epoch depends on the seed and on its number, so that a
+        resumed run sees what it would have seen. Does nothing where all epochs
+        are the same.
+        """
+        raise NotImplementedError
+
+    def numpy_groups(self, steps: int) -> Iterator[tuple] | None:
+        """Yields what one pass over the data set would, stacked.
+
+        A batch of a `tf.data.Dataset` costs Python some 150 us. `fit` of a
+        `PaddedModel` reads these groups instead, and never iterates the data
+        set.
+
+        Args:
+            steps: int. Batches in a group, at least 1.
+
+        Returns:
+            Iterator of `(x, y)` or `(x, y, sample_weight)`, nested NumPy
+            arrays of shape `(steps, batch, ...)`. The last group of a pass may
+            have fewer steps; all batches have one size. A pass that is broken
+            off does not count: the next begins with the same batch. None where
+            the data set has to be iterated.
+        """
+        return None
+
+
+# By data set, as long as somebody has it. A `tf.data.Dataset` that is made of
+# another one, as by `map`, yields something else and is not registered.
+_registered: weakref.WeakKeyDictionary[Any, BatchSource] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def register(dataset, source: BatchSource) -> None:
+    """Says that `source` yields what a `tf.data.Dataset` does.
+
+    `source` must not refer to the data set, which would live for ever.
+    """
+    _registered[dataset] = source
+
+
+def source_of(dataset) -> BatchSource | None:
+    """What is registered for this very data set; None for any other one."""
+    try:
+        return _registered.get(dataset)
+    except TypeError:  # Not hashable, or without weak references: not ours.
+        return None
