@@ -5,19 +5,27 @@ about speed.
 """
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import shutil
 import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
-# Compiling takes most of the tests' time; the level changes how well the
-# machine code is optimized, not what it computes.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 "
+# Compiling takes most of the tests' time. These change how long that takes and
+# how well the machine code is optimized, not what it computes: no optimization,
+# and all of a small program compiled at once rather than in parts.
+FLAGS = [
+    "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
-)
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+# The older of XLA's two ways to compile a fusion takes half as long. Later
+# releases have only the other, and end the process where they are given this.
+HAS_OLD_FUSIONS = importlib.metadata.version("jaxlib").startswith("0.10.")
+if HAS_OLD_FUSIONS:
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
 # Twice as many threads as devices, or eight devices on two cores can wait for
 # each other for ever (`_jax/devices.py` says why).
 os.environ.setdefault("NPROC", "16")
@@ -93,6 +101,12 @@ def no_compilation_cache():
     yield
     jax.config.update("jax_compilation_cache_dir", folder)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def compiler_options():
+    """For tests that read a compiled program: fusions as users get them."""
+    return {"xla_cpu_use_fusion_emitters": True} if HAS_OLD_FUSIONS else None
 
 
 @pytest.fixture(scope="session")

@@ -297,7 +297,7 @@ def test_chunked_equals_whole_with_gradients(mask):
 
 
 @pytest.mark.usefixtures("no_compilation_cache")
-def test_memory_of_the_chunked_softmax_follows_the_chunk():
+def test_memory_of_the_chunked_softmax_follows_the_chunk(compiler_options):
     batch, num_candidates, dim, chunk_size = 64, 40_000, 8, 1_000
     users = np.ones((batch, dim), "float32")
     table = np.ones((num_candidates, dim), "float32")
@@ -308,7 +308,7 @@ def test_memory_of_the_chunked_softmax_follows_the_chunk():
             return jnp.sum(objective(batch_of_rows))
 
         step = jax.jit(jax.grad(total, argnums=(0, 1)))
-        compiled = step.lower(users, table).compile()
+        compiled = step.lower(users, table).compile(compiler_options)
         return compiled.memory_analysis().temp_size_in_bytes
 
     table_bytes = num_candidates * dim * 4
@@ -635,7 +635,7 @@ def test_known_lists_give_what_padded_lists_give(objective):
 
 
 @pytest.mark.usefixtures("no_compilation_cache")
-def test_one_long_history_costs_nobody_else_anything():
+def test_one_long_history_costs_nobody_else_anything(compiler_options):
     # Memory stands for time: both follow the padding, if there is any.
     def extra_bytes(objective, longest):
         lists = lists_of([np.arange(3), np.arange(longest)], np.zeros(64, int))
@@ -648,8 +648,9 @@ def test_one_long_history_costs_nobody_else_anything():
             )
 
         step = jax.jit(jax.grad(total, argnums=(0, 1)))
-        compiled = step.lower(jnp.float32(users), jnp.float32(table), lists)
-        return compiled.compile().memory_analysis().temp_size_in_bytes
+        lowered = step.lower(jnp.float32(users), jnp.float32(table), lists)
+        compiled = lowered.compile(compiler_options)
+        return compiled.memory_analysis().temp_size_in_bytes
 
     for objective in (FullSoftmax(), InBatchSoftmax()):
         assert extra_bytes(objective, 100_000) <= 1.01 * extra_bytes(

@@ -586,9 +586,12 @@ def test_no_intermediate_is_larger_than_users_times_candidates_in_a_chunk():
 
 
 @pytest.mark.usefixtures("no_compilation_cache")
-def test_compiled_memory_does_not_grow_with_users_times_catalogue():
+def test_compiled_memory_does_not_grow_with_users_times_catalogue(
+    compiler_options,
+):
     def temporary_bytes(num_candidates):
-        program = ranking_program(64, num_candidates, 512).lower().compile()
+        lowered = ranking_program(64, num_candidates, 512).lower()
+        program = lowered.compile(compiler_options)
         return program.memory_analysis().temp_size_in_bytes
 
     chunk_bytes = 64 * 512 * 4

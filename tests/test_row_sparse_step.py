@@ -362,7 +362,7 @@ def test_values_in_place_of_gradients_are_not_clipped():
 # --- The compiled program ---------------------------------------------------
 
 
-def compiled_step(model, batch_size):
+def compiled_step(model, batch_size, compiler_options):
     """The text of the compiled step of a model that `fit` has built."""
     x, y = pairs(batch_size, model.num_users, model.num_candidates)
     state = model._get_jax_state(
@@ -384,7 +384,7 @@ def compiled_step(model, batch_size):
     step = jax.jit(
         model.train_step, donate_argnums=0, out_shardings=out_shardings
     )
-    return step.lower(state, (x, y)).compile().as_text()
+    return step.lower(state, (x, y)).compile(compiler_options).as_text()
 
 
 def trained_with_rows(num_rows, optimizer, by_row=True):
@@ -415,24 +415,27 @@ def bytes_exchanged(program):
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam", "rmsprop"])
-def test_bytes_exchanged_do_not_depend_on_the_table(optimizer, on_devices):
+def test_bytes_exchanged_do_not_depend_on_the_table(
+    optimizer, on_devices, compiler_options
+):
     on_devices(8)
-    few, many = (
-        bytes_exchanged(
-            compiled_step(trained_with_rows(num_rows, optimizer), 64)
-        )
-        for num_rows in (1_000, 50_000)
-    )
+
+    def exchanged(num_rows):
+        model = trained_with_rows(num_rows, optimizer)
+        return bytes_exchanged(compiled_step(model, 64, compiler_options))
+
+    few, many = exchanged(1_000), exchanged(50_000)
     # Ids and gradients of 64 rows of 4 for 3 lookups, of which two have one
     # gradient; and a few sums over the batch.
-    exchanged = (2 * 4 + 3) * 64 * 4
-    assert exchanged <= few == many < exchanged + 100
+    expected = (2 * 4 + 3) * 64 * 4
+    assert expected <= few == many < expected + 100
 
 
-def test_bytes_exchanged_by_the_dense_step_do(on_devices):
+def test_bytes_exchanged_by_the_dense_step_do(on_devices, compiler_options):
     on_devices(8)
     model = trained_with_rows(1_000, "adagrad", by_row=False)
-    assert bytes_exchanged(compiled_step(model, 64)) > 2 * 1_000 * 4 * 4
+    program = compiled_step(model, 64, compiler_options)
+    assert bytes_exchanged(program) > 2 * 1_000 * 4 * 4
 
 
 TABLE = r"f32\[5000,4\]"
@@ -449,17 +452,22 @@ TABLE = r"f32\[5000,4\]"
         ("rmsprop", "broadcast multiply scatter"),
     ],
 )
-def test_nothing_as_large_as_a_table_is_copied_or_made(optimizer, operations):
-    program = compiled_step(trained_with_rows(5_000, optimizer), 64)
+def test_nothing_as_large_as_a_table_is_copied_or_made(
+    optimizer, operations, compiler_options
+):
+    model = trained_with_rows(5_000, optimizer)
+    program = compiled_step(model, 64, compiler_options)
     made = set(re.findall(rf"= {TABLE}\S* ([\w-]+)\(", program))
     # These give a name to what is there, and make nothing.
     made -= {"parameter", "get-tuple-element", "fusion", "call", "bitcast"}
     assert " ".join(sorted(made)) == operations
 
 
-def test_the_dense_step_makes_a_gradient_as_large_as_the_table():
+def test_the_dense_step_makes_a_gradient_as_large_as_the_table(
+    compiler_options,
+):
     model = trained_with_rows(5_000, "adagrad", by_row=False)
-    program = compiled_step(model, 64)
+    program = compiled_step(model, 64, compiler_options)
     assert re.search(rf"= {TABLE}\S* (broadcast|multiply)\(", program)
 
 
