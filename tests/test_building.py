@@ -119,6 +119,9 @@ def test_a_model_that_is_built_from_a_shape_takes_weights(tmp_path):
     )
 
 
+# Keras, when it tries to build the tower.
+@pytest.mark.filterwarnings("ignore:Layer 'feature_tower' looks:UserWarning")
+@pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on:UserWarning")
 def test_a_tower_that_cannot_be_built_is_not_saved_without_weights(tmp_path):
     model = kdr.TwoTowerRetrieval(5, 7, 4, user_tower=FeatureTower(5))
     with pytest.raises(ValueError, match=r"built from user rows.*Call it on"):

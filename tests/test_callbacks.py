@@ -802,7 +802,7 @@ def test_logs_are_floats_in_every_epoch_and_reach_other_callbacks(tmp_path):
             keras.callbacks.CSVLogger(path),
         ],
     )
-    rows = list(csv.DictReader(path.open()))
+    rows = list(csv.DictReader(path.read_text().splitlines()))
     for name in ("examples_per_second", "examples_per_second_per_device"):
         values = history.history[name]
         assert all(type(value) is float and value > 0 for value in values)

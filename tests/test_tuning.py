@@ -1,5 +1,6 @@
 """Searches on all devices, which go on where they were killed."""
 
+import gc
 import json
 import os
 import pathlib
@@ -22,6 +23,12 @@ from keras_dp_retrieval.tuning.stopping import MedianStopping
 
 PROGRAM = pathlib.Path(__file__).parent / "programs" / "search_tiny.py"
 NDCG = keras_tuner.Objective("val_ndcg_at_10", "max")
+
+
+@pytest.fixture(autouse=True)
+def no_garbage_collection(monkeypatch):
+    """KerasTuner asks for two before every trial: a tenth of a second each."""
+    monkeypatch.setattr(gc, "collect", lambda generation=2: 0)
 
 
 @pytest.fixture(scope="module")
@@ -354,6 +361,7 @@ def test_trials_that_diverge_fail_and_the_search_goes_on(search):
     assert "Training must stay with finite numbers" in result.table()
 
 
+@pytest.mark.filterwarnings("ignore:Early stopping conditioned:UserWarning")
 def test_unknown_objective_says_which_there_are(search):
     with pytest.raises(ValueError, match=r"val_ndcg_at_5.*val_ndcg_at_10"):
         search(objective="val_ndcg_at_5", epochs=1, max_trials=1)
