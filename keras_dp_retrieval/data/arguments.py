@@ -3,7 +3,33 @@
 import numpy as np
 
 from keras_dp_retrieval.data.columns import id_column
-from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
+from keras_dp_retrieval.data.raw_data import COLUMNS, RawData, RawRatings
+
+
+def raw_data(
+    interactions: RawRatings, *, validation, test, titles, rating_range
+) -> RawData:
+    """Checks what belongs to the interactions, and returns all of it.
+
+    Args:
+        interactions: `RawRatings`.
+        validation: Likewise the next two, as `RetrievalDataset` has them.
+        rating_range: Checked `(lowest, highest)`.
+
+    Raises:
+        ValueError: If something does not fit.
+    """
+    whole = RawData(
+        interactions,
+        held_out_part("validation", validation, interactions),
+        held_out_part("test", test, None),
+        titles_of(titles, interactions.candidates.ids),
+    )
+    for part in (whole.interactions, whole.validation, whole.test):
+        if part is not None:
+            part.check_range(*rating_range)
+            part.check_same_clock(interactions)
+    return whole
 
 
 def held_out_part(name: str, columns, like: RawRatings | None):

@@ -1,6 +1,5 @@
 """Anybody's batches of `(x, y)`, as far as an evaluation needs to know them."""
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.divided import Divided
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.parts import PARTS
 from keras_dp_retrieval.data.ratings import Ratings
@@ -31,12 +31,12 @@ class BatchedInteractions:
     """
 
     def __init__(self, parts: Mapping, num_candidates=None, candidates=None):
-        self._parts = {
+        ratings = {
             part: Ratings(*(parts.get(part) or (np.zeros(0, int),) * 2))
             for part in PARTS
         }
         used = np.unique(
-            np.concatenate([p.candidate_rows for p in self._parts.values()])
+            np.concatenate([p.candidate_rows for p in ratings.values()])
         )
         self.candidates = candidates
         known = used
@@ -65,12 +65,13 @@ class BatchedInteractions:
         self.real_candidates = np.zeros(self.num_candidates, bool)
         self.real_candidates[known] = True
         self.num_users = 1 + max(
-            int(part.user_rows.max(initial=0)) for part in self._parts.values()
+            int(part.user_rows.max(initial=0)) for part in ratings.values()
         )
+        self._divided = Divided(ratings, self.num_users, self.num_candidates)
 
     def ratings(self, split: str) -> Ratings:
         """Returns the interactions of `"train"`, `"validation"` or `"test"`."""
-        return self._parts[_checks.one_of("split", split, PARTS)]
+        return self._divided.ratings(split)
 
     def seen_before(self, split: str) -> Interactions:
         """The interaction histories before this part, by user.
@@ -78,24 +79,18 @@ class BatchedInteractions:
         For the test part that is train and validation, for the validation
         part it is train, and before the train part there is nothing.
         """
-        before = PARTS[: PARTS.index(_checks.one_of("split", split, PARTS))]
-        nothing = self._parts["train"].take(slice(0))
-        seen = functools.reduce(
-            Ratings.concatenate, (self._parts[p] for p in before), nothing
-        )
-        return Interactions.from_ratings(seen, self.num_users)
+        return self._divided.seen_before(split)
 
     def candidate_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_candidates,)` int64: interactions of each row."""
-        rows = self.ratings(split).candidate_rows
-        return np.bincount(rows, minlength=self.num_candidates)
+        return self._divided.candidate_counts(split)
 
     def get_config(self) -> dict:
         candidates = self.candidates
         return {
             "parts": {
                 part: [p.user_rows.tolist(), p.candidate_rows.tolist()]
-                for part, p in self._parts.items()
+                for part, p in self._divided.parts.items()
             },
             "num_candidates": self.num_candidates,
             "candidates": candidates
@@ -109,23 +104,34 @@ class BatchedInteractions:
 
     def __repr__(self) -> str:
         sizes = ", ".join(
-            f"{len(part):,} {name}" for name, part in self._parts.items()
+            f"{len(part):,} {name}"
+            for name, part in self._divided.parts.items()
         )
         return f"<{type(self).__name__}: {sizes}>"
 
 
-def read_part(
-    name: str, part: Any, user_key: str | None, candidate_key: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Reads one part once and returns `(user_rows, candidate_rows)`.
+def read_parts(
+    parts: Mapping[str, Any], user_key: str, candidate_key: str
+) -> dict:
+    """Reads each part once.
 
     Args:
-        name: str. What an error calls it.
-        part: `(x, y)` arrays, or batches of them: a `tf.data.Dataset`, a
-            `keras.utils.PyDataset` or any iterable; None gives None.
+        parts: dict from the names of the parts to `(x, y)` arrays, or batches
+            of them: a `tf.data.Dataset`, a `keras.utils.PyDataset` or any
+            iterable; or to None.
         user_key: str. Where `x` is a dict, the users' key in it.
         candidate_key: str. Where `y` is a dict, the candidates' key in it.
+
+    Returns:
+        dict from the names to `(user_rows, candidate_rows)`, or None.
     """
+    return {
+        name: _read_part(name, part, user_key, candidate_key)
+        for name, part in parts.items()
+    }
+
+
+def _read_part(name: str, part: Any, user_key: str, candidate_key: str):
     if part is None:
         return None
     columns: tuple[list, list] = ([], [])

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import warnings
 from collections.abc import Mapping
 
@@ -13,14 +12,17 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import (
     arguments,
     batched,
+    dataset_options,
+    descriptions,
     part_batches,
     splits,
     synthetic,
     tables,
 )
+from keras_dp_retrieval.data.divided import Divided, vocabulary_of
 from keras_dp_retrieval.data.interactions import Interactions
-from keras_dp_retrieval.data.leakage import LeakageReport, leakage_report
-from keras_dp_retrieval.data.parts import PARTS, divide, hold_out
+from keras_dp_retrieval.data.leakage import LeakageReport
+from keras_dp_retrieval.data.parts import divide, hold_out
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
@@ -93,6 +95,16 @@ class RetrievalDataset:
             from, to refit a model whose settings have been chosen.
     """
 
+    # Set by `_set_options`.
+    split: str
+    test_fraction: float
+    validation_fraction: float
+    batch_size: int
+    seed: int
+    candidate_key: str
+    rating_key: str
+    validation_in_train: bool
+
     def __init__(
         self,
         user_ids,
@@ -129,56 +141,21 @@ class RetrievalDataset:
         )
         self.rating_range = arguments.rating_range(rating_range)
         self.is_synthetic = bool(is_synthetic)
-        interactions = RawRatings(user_ids, candidate_ids, ratings, timestamps)
-        raw_data = RawData(
-            interactions,
-            arguments.held_out_part("validation", validation, interactions),
-            arguments.held_out_part("test", test, None),
-            arguments.titles_of(candidate_titles, interactions.candidates.ids),
+        self._raw_data = arguments.raw_data(
+            RawRatings(user_ids, candidate_ids, ratings, timestamps),
+            validation=validation,
+            test=test,
+            titles=candidate_titles,
+            rating_range=self.rating_range,
         )
-        for part in (raw_data.interactions, raw_data.validation, raw_data.test):
-            if part is not None:
-                part.check_range(*self.rating_range)
-                part.check_same_clock(interactions)
-        self._raw_data = raw_data
-        _ = self._parts  # Whatever is wrong with the split shows up here.
+        _ = self._divided  # Whatever is wrong with the split shows up here.
 
-    def _set_options(
-        self,
-        *,
-        split,
-        test_fraction,
-        validation_fraction,
-        batch_size,
-        seed,
-        candidate_key,
-        rating_key,
-        validation_in_train,
-    ):
-        self.split = _checks.one_of("split", split, splits.SPLITS)
-        self.test_fraction = _checks.number_between(
-            "test_fraction", test_fraction, 0, 1, open_high=True
-        )
-        self.validation_fraction = _checks.number_between(
-            "validation_fraction", validation_fraction, 0, 1, open_high=True
-        )
-        self.batch_size = _checks.positive_int("batch_size", batch_size)
-        self.seed = _checks.non_negative_int("seed", seed)
-        _checks.number_between("seed", self.seed, 0, 2**32 - 1)
-        self.candidate_key = _checks.text("candidate_key", candidate_key)
-        self.rating_key = _checks.text("rating_key", rating_key)
-        if candidate_key == rating_key:
-            raise ValueError(
-                "`candidate_key` and `rating_key` must differ. Received: "
-                f"{candidate_key!r} for both."
-            )
-        if validation_in_train and split == "tutorial":
-            raise ValueError(
-                "With `split='tutorial'` validation and test are the same "
-                "rows, so validation cannot be learned from. Received: "
-                "validation_in_train=True. Use `split='random'`."
-            )
-        self.validation_in_train = bool(validation_in_train)
+    def _set_options(self, **options):
+        for name, value in dataset_options.checked_options(**options).items():
+            setattr(self, name, value)
+
+    def _options(self) -> dict:
+        return {name: getattr(self, name) for name in dataset_options.OPTIONS}
 
     # What there is.
 
@@ -192,19 +169,12 @@ class RetrievalDataset:
     @functools.cached_property
     def user_vocabulary(self) -> Vocabulary:
         """Which user has which row."""
-        return self._vocabulary("users")
+        return vocabulary_of(self._loaded, "users")
 
     @functools.cached_property
     def candidate_vocabulary(self) -> Vocabulary:
         """Which candidate has which row."""
-        return self._vocabulary("candidates")
-
-    def _vocabulary(self, column: str) -> Vocabulary:
-        raw = self._loaded
-        parts = (raw.interactions, raw.validation, raw.test)
-        return Vocabulary.from_ids(
-            *(getattr(part, column) for part in parts if part is not None)
-        )
+        return vocabulary_of(self._loaded, "candidates")
 
     @property
     def num_users(self) -> int:
@@ -236,8 +206,8 @@ class RetrievalDataset:
         )
 
     @functools.cached_property
-    def _parts(self) -> dict[str, Ratings]:
-        parts, self._note = divide(
+    def _divided(self) -> Divided:
+        parts, note = divide(
             self._loaded,
             self._to_rows,
             split=self.split,
@@ -246,28 +216,34 @@ class RetrievalDataset:
             validation_in_train=self.validation_in_train,
             seed=self.seed,
         )
+        divided = self._with_parts(parts, note)
         if not self.validation_in_train:  # Said when it was tuned.
-            self.leakage = leakage_report(
-                parts["train"], parts["test"], self._note
-            )
-            for sentence in self.leakage.warnings:
+            for sentence in divided.leakage.warnings:
                 warnings.warn(sentence, stacklevel=2)
-        return parts
+        return divided
+
+    def _with_parts(self, parts: Mapping, note: str) -> Divided:
+        return Divided(
+            parts,
+            self.num_users,
+            self.num_candidates,
+            note,
+            validation_is_test=self.split == "tutorial",
+        )
 
     def ratings(self, split: str) -> Ratings:
         """Returns the interactions of `"train"`, `"validation"` or `"test"`."""
-        return self._parts[_checks.one_of("split", split, PARTS)]
+        return self._divided.ratings(split)
 
-    @functools.cached_property
+    @property
     def leakage(self) -> LeakageReport:
         """What the test part shares with the train part."""
-        parts = self._parts
-        return leakage_report(parts["train"], parts["test"], self._note)
+        return self._divided.leakage
 
-    @functools.cached_property
+    @property
     def seen(self) -> Interactions:
         """The interaction history of each user in the train part."""
-        return Interactions.from_ratings(self.ratings("train"), self.num_users)
+        return self._divided.seen
 
     def seen_before(self, split: str) -> Interactions:
         """The interaction history of each user before this part.
@@ -276,14 +252,7 @@ class RetrievalDataset:
         part it is train, and before the train part there is nothing. Where
         validation and test are the same rows, it is train for both.
         """
-        train = self.ratings("train")
-        if _checks.one_of("split", split, PARTS) == "train":
-            nothing = train.take(slice(0))
-            return Interactions.from_ratings(nothing, self.num_users)
-        if split == "validation" or self.split == "tutorial":
-            return self.seen
-        both = train.concatenate(self.ratings("validation"))
-        return Interactions.from_ratings(both, self.num_users)
+        return self._divided.seen_before(split)
 
     @functools.cached_property
     def fingerprint(self) -> dict:
@@ -293,27 +262,13 @@ class RetrievalDataset:
         rows that are learned from; the others are arguments of the class.
         Models made `for_dataset` keep it as `trained_on`.
         """
-        train = self.ratings("train")
-        rows = hashlib.sha256()
-        for column in (train.user_rows, train.candidate_rows):
-            rows.update(column.astype("int32").tobytes())
-        told = (
-            "split",
-            "seed",
-            "test_fraction",
-            "validation_fraction",
-            "validation_in_train",
+        return descriptions.fingerprint(
+            self.ratings("train"), self._shown(), self._options()
         )
-        return {
-            "data": self._shown(),
-            "train": rows.hexdigest(),
-            **{name: getattr(self, name) for name in told},
-        }
 
     def candidate_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_candidates,)` int64: interactions of each row."""
-        rows = self.ratings(split).candidate_rows
-        return np.bincount(rows, minlength=self.num_candidates)
+        return self._divided.candidate_counts(split)
 
     # Batches.
 
@@ -342,14 +297,14 @@ class RetrievalDataset:
     @functools.cached_property
     def _batches(self) -> part_batches.PartBatches:
         return part_batches.PartBatches(
-            self._parts,
+            self._divided.parts,
             self.num_users,
+            split=self.split,
             batch_size=self.batch_size,
             candidate_key=self.candidate_key,
             rating_key=self.rating_key,
             rating_range=self.rating_range,
             seed=self.seed,
-            shuffle=self.split != "tutorial",
         )
 
     def by_interaction(self, batch_size: int | None = None):
@@ -395,15 +350,6 @@ class RetrievalDataset:
                 with a split other than `"leave_last_out"`; or if no user has
                 two interactions.
         """
-        batch_size = _checks.positive_int("batch_size", batch_size)
-        has_timestamps = self.ratings("train").timestamps is not None
-        if not has_timestamps and self.split != "leave_last_out":
-            raise ValueError(
-                "What came next needs timestamps. Received: interactions "
-                f"without any, and split={self.split!r}. Make the data set "
-                "with `timestamps=...`; `split='leave_last_out'` also takes "
-                "the order in which the interactions come in."
-            )
         return self._batches.next_items(batch_size)
 
     def start_at_epoch(self, epoch: int) -> None:
@@ -421,12 +367,7 @@ class RetrievalDataset:
         For the last fit, after all settings have been chosen. The test part
         stays the same; `.validation` is None.
         """
-        if self.split == "tutorial":
-            raise ValueError(
-                "With `split='tutorial'` validation and test are the same "
-                "rows, so validation cannot be learned from. Use "
-                "`split='random'`."
-            )
+        dataset_options.check_validation_can_be_trained_on(self.split)
         refit = self._without_parts()
         refit.validation_in_train = True
         return refit
@@ -449,18 +390,20 @@ class RetrievalDataset:
         smaller = self._without_parts()
         if smaller.split == "tutorial":
             smaller.split = "random"
-        smaller._parts = {
-            "train": train,
-            "validation": validation,
-            "test": self.ratings("test"),
-        }
+        smaller._divided = smaller._with_parts(
+            {
+                "train": train,
+                "validation": validation,
+                "test": self.ratings("test"),
+            },
+            self._divided.note,
+        )
         return smaller
 
     def _without_parts(self) -> "RetrievalDataset":
         """A copy that has not been divided into parts."""
         other = copy.copy(self)
-        cached = ("_parts", "leakage", "seen", "fingerprint", "_batches")
-        for name in cached:
+        for name in ("_divided", "fingerprint", "_batches"):
             other.__dict__.pop(name, None)
         return other
 
@@ -596,11 +539,12 @@ class RetrievalDataset:
             ValueError: If there is anything else in the batches, such as
                 strings: look them up first, as for the model.
         """
-        parts = {
-            name: batched.read_part(name, part, user_key, candidate_key)
-            for name, part in zip(PARTS, (train, validation, test), strict=True)
-        }
-        return batched.BatchedInteractions(parts, num_candidates, candidates)
+        parts = {"train": train, "validation": validation, "test": test}
+        return batched.BatchedInteractions(
+            batched.read_parts(parts, user_key, candidate_key),
+            num_candidates,
+            candidates,
+        )
 
     @classmethod
     def from_synthetic(
@@ -639,30 +583,10 @@ class RetrievalDataset:
             raw.users, raw.candidates, raw.ratings, raw.times(), **options
         )
 
-    def _option_config(self) -> dict:
-        return {
-            "split": self.split,
-            "test_fraction": self.test_fraction,
-            "validation_fraction": self.validation_fraction,
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "candidate_key": self.candidate_key,
-            "rating_key": self.rating_key,
-            "validation_in_train": self.validation_in_train,
-        }
-
     def get_config(self) -> dict:
-        raw = self._raw_data
         return {
-            **raw.interactions.as_lists(),
-            **self._option_config(),
-            "test": raw.test and list(raw.test.as_lists().values()),
-            "validation": raw.validation
-            and list(raw.validation.as_lists().values()),
-            # Pairs, as JSON would make strings of whole-number keys.
-            "candidate_titles": [
-                [_plain(key), title] for key, title in raw.titles.items()
-            ],
+            **descriptions.raw_data_config(self._raw_data),
+            **self._options(),
             "rating_range": list(self.rating_range),
             "is_synthetic": self.is_synthetic,
         }
@@ -675,31 +599,16 @@ class RetrievalDataset:
         return f"{len(self._raw_data.interactions):,} interactions"
 
     def __repr__(self) -> str:
-        made_up = ", SYNTHETIC data" if self.is_synthetic else ""
-        same = (
-            " (validation and test are the same rows)"
-            if self.split == "tutorial"
-            else ""
-        )
-        return (
-            f"<{type(self).__name__}: {self._shown()}, split={self.split!r}"
-            f"{same}, batch_size={self.batch_size}, seed={self.seed}{made_up}>"
+        return descriptions.in_short(
+            type(self).__name__,
+            self._shown(),
+            self._options(),
+            self.is_synthetic,
         )
 
     @property
     def description(self) -> str:
         """A line on what is in it; reads the data if need be."""
-        sizes = ", ".join(
-            f"{len(self.ratings(part)):,} {part}" for part in PARTS
+        return descriptions.sizes(
+            self._divided, self._shown(), self.split, self.is_synthetic
         )
-        return (
-            f"{self._shown()}"
-            f"{' (SYNTHETIC: made-up data)' if self.is_synthetic else ''}: "
-            f"{self.num_users - 1:,} users, {self.num_candidates - 1:,} "
-            f"candidates; split {self.split!r}: {sizes}"
-            f"{'; ' + self._note if self._note else ''}"
-        )
-
-
-def _plain(value):
-    return value.item() if isinstance(value, np.generic) else value

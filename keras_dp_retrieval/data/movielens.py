@@ -131,7 +131,7 @@ class MovieLensRetrievalDataset(RetrievalDataset):
             "version": self.version,
             "source": self.source,
             "data_dir": self.data_dir,
-            **self._option_config(),
+            **self._options(),
         }
 
     @classmethod

@@ -14,12 +14,13 @@ class PartBatches:
     Args:
         parts: dict from `"train"`, `"validation"` and `"test"` to `Ratings`.
         num_users: int. Rows of the user table.
+        split: str. How they were divided. The train part is shuffled in every
+            epoch unless it is `"tutorial"`.
         batch_size: int. Real examples in a batch.
         candidate_key: str. Key of the candidate rows in `y`.
         rating_key: str. Key of the ratings in `y`.
         rating_range: The ratings that become 0 and 1.
         seed: int. Of the order of the epochs.
-        shuffle: bool. Whether the train part is shuffled in every epoch.
     """
 
     def __init__(
@@ -27,12 +28,12 @@ class PartBatches:
         parts: Mapping[str, Ratings],
         num_users: int,
         *,
+        split: str,
         batch_size: int,
         candidate_key: str,
         rating_key: str,
         rating_range: tuple[float, float],
         seed: int,
-        shuffle: bool,
     ):
         self._parts = parts
         self._train = parts["train"]
@@ -40,7 +41,7 @@ class PartBatches:
         self._keys = candidate_key, rating_key
         self._rating_range = rating_range
         self._seed = seed
-        self._shuffle = shuffle
+        self._split = split
         # A batch larger than every part would be padding for the most part.
         longest = max(len(ratings) for ratings in parts.values())
         self._batch_size = min(batch_size, longest)
@@ -66,7 +67,7 @@ class PartBatches:
         ratings = self._parts[part]
         if not len(ratings):
             return None
-        if part != "train" or not self._shuffle:
+        if part != "train" or self._split == "tutorial":
             return pipelines.fixed_batches(ratings, form)
         return pipelines.shuffled_batches(ratings, form, self._epochs)
 
@@ -95,6 +96,13 @@ class PartBatches:
     def next_items(self, batch_size: int):
         """See `RetrievalDataset.next_items`."""
         batch_size = _checks.positive_int("batch_size", batch_size)
+        if self._train.timestamps is None and self._split != "leave_last_out":
+            raise ValueError(
+                "What came next needs timestamps. Received: interactions "
+                f"without any, and split={self._split!r}. Make the data set "
+                "with `timestamps=...`; `split='leave_last_out'` also takes "
+                "the order in which the interactions come in."
+            )
         return examples.next_items(
             examples.Timeline(self._train, self._num_users, self._seed),
             lambda users, lengths, candidates: (
