@@ -6,7 +6,8 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval._keras import adapters
-from keras_dp_retrieval.training.padded_batches import PaddedBatches, pad_batch
+from keras_dp_retrieval.training.batch_groups import pad_batch
+from keras_dp_retrieval.training.padded_batches import PaddedBatches
 
 
 def batches_of(x, y=None, **options):

@@ -1,4 +1,4 @@
-"""What fills up arrays of a fixed shape, and where it stands in them."""
+"""Lists of different lengths as arrays of one shape: padding and masks."""
 
 from collections.abc import Sequence
 

@@ -7,7 +7,6 @@ rows of sample weight 0 (`data/row_padding.py`).
 """
 
 import contextlib
-import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,80 +26,23 @@ from keras_dp_retrieval._keras.adapters import (
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
 from keras_dp_retrieval.data.batch_sources import BatchSource, source_of
 from keras_dp_retrieval.data.digests import digest
-from keras_dp_retrieval.data.row_padding import pad_rows
+from keras_dp_retrieval.training.batch_groups import (
+    first_step,
+    for_keras,
+    map_rows,
+    pad_batch,
+    pad_group,
+    regrouped,
+    rows_in,
+    stacked,
+    without_padding,
+)
+from keras_dp_retrieval.training.row_weights import with_weights
 
 # The arguments of `fit` that hold data.
 ARRAYS = ("x", "y", "sample_weight")
 
 NO_ROWS = "The data must hold at least one row. Received: an empty data set."
-
-
-def pad_batch(batch: tuple, num_rows: int) -> tuple:
-    """Pads a batch to `num_rows` rows.
-
-    Args:
-        batch: `(x,)`, `(x, y)` or `(x, y, sample_weight)`, nested NumPy arrays
-            of shape `(batch, ...)`.
-        num_rows: int. Rows to return, at least `batch`.
-
-    Returns:
-        `(x, y, sample_weight)` of shape `(num_rows, ...)`; see `pad_rows`.
-    """
-    group, sizes = _with_weights(_map(lambda rows: rows[None], batch))
-    padded = _pad_group(group, sizes, num_rows)
-    return _map(lambda rows: rows[0], padded)
-
-
-def row_weights(sample_weight, shape=None) -> np.ndarray:
-    """Returns `sample_weight` as one weight for each row, float32.
-
-    Keras takes one array for each key of a dict `y`. Here the keys describe
-    one example, so that arrays of several keys must agree.
-
-    Args:
-        sample_weight: `(batch,)`, or a dict of such.
-        shape: What to return them in; `(batch,)` by default.
-
-    Raises:
-        ValueError: If the keys' weights differ, there is not one weight for
-            each row, or one is negative, NaN or infinite as a float32.
-    """
-    if isinstance(sample_weight, (list, tuple)) and not any(
-        np.ndim(weight) for weight in sample_weight
-    ):
-        sample_weight = np.array(sample_weight)
-    first, *others = map(
-        np.asarray, keras.tree.flatten(sample_weight) or ["nothing"]
-    )
-    try:
-        with np.errstate(over="ignore"):  # What overflows is infinite below.
-            weights = first.astype("float32")
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "`sample_weight` must be numbers, one for each row. Received: "
-            f"{sample_weight!r:.80}."
-        ) from error
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
-        raise ValueError(
-            "`sample_weight` must be finite and not negative. Received: "
-            f"{first[bad].flat[0]}, and {bad.sum() - 1} more such in "
-            f"{weights.size} rows. Use 0 for a row that is not to count."
-        )
-    if any(not np.array_equal(other, first) for other in others):
-        raise ValueError(
-            "`sample_weight` must be one weight for each row, `(batch,)`: the "
-            "keys of the targets describe one example together. Received: a "
-            f"{type(sample_weight).__name__} of weights that differ between "
-            "its keys. Pass one array."
-        )
-    shape = weights.shape[:1] if shape is None else shape
-    if weights.size != np.prod(shape):
-        raise ValueError(
-            "`sample_weight` must be one weight for each row, `(batch,)`. "
-            f"Received: {weights.size} weights for {np.prod(shape)} rows."
-        )
-    return weights.reshape(shape)
 
 
 class PaddedBatches(DataAdapter):
@@ -165,7 +107,7 @@ class PaddedBatches(DataAdapter):
         rows = contents = None
         if isinstance(self._inner, ArrayDataAdapter):
             arrays = [self._data.get(name) for name in ARRAYS]
-            rows = _num_rows(arrays[0])
+            rows = rows_in(arrays[0])
             contents = digest(*arrays)
         elif self._source is not None:
             rows, contents = self._source.identity()
@@ -195,13 +137,13 @@ class PaddedBatches(DataAdapter):
         if groups is None:
             groups = self._groups(steps)
         elif steps != self._steps_per_group:
-            groups = _regrouped(groups, steps)
+            groups = regrouped(groups, steps)
         if super_batch:
-            return (_for_keras(group, super_batch) for group in groups)
+            return (for_keras(group, super_batch) for group in groups)
         if steps == 1:
-            return map(_first_step, groups)
+            return map(first_step, groups)
         return (
-            _map(lambda rows: np.moveaxis(rows, 0, 1), group)
+            map_rows(lambda rows: np.moveaxis(rows, 0, 1), group)
             for group in groups
         )
 
@@ -226,20 +168,20 @@ class PaddedBatches(DataAdapter):
         again, and hand out batches twice.
         """
         if self._source is not None:
-            batch = _map(np.asarray, self._source.first_batch())
+            batch = map_rows(np.asarray, self._source.first_batch())
             if self._check is not None:
                 x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 self._check(x, y)
-            size = self._round_up(_num_rows(batch))
-            group = _map(lambda rows: rows[None], pad_batch(batch, size))
-            return _map(lambda rows: rows[0], self._own_rows(group, size))
+            size = self._round_up(rows_in(batch))
+            group = map_rows(lambda rows: rows[None], pad_batch(batch, size))
+            return map_rows(lambda rows: rows[0], self._own_rows(group, size))
         if isinstance(self._inner, PyDatasetAdapter):
-            groups = self._groups(1, _stack(self._batch_zero(), 1))
-            return _map(lambda rows: rows[0], next(groups))
+            groups = self._groups(1, stacked(self._batch_zero(), 1))
+            return map_rows(lambda rows: rows[0], next(groups))
         groups = self._groups(self._steps_per_group)
         first = next(groups)
         self._peeked = itertools.chain([first], groups)
-        return _map(lambda rows: rows[0], first)
+        return map_rows(lambda rows: rows[0], first)
 
     def real_row_mask(self) -> np.ndarray:
         """Which rows of the last pass were real, over all its batches."""
@@ -252,11 +194,11 @@ class PaddedBatches(DataAdapter):
             return iter(())
         return iter([adapters.first_of_py_dataset(self._inner)])
 
-    def _groups(self, steps: int, stacked: Iterator | None = None) -> Iterator:
+    def _groups(self, steps: int, unpadded: Iterator | None = None) -> Iterator:
         """Padded batches, this process's rows: `(steps, batch, ...)`."""
         self.real_rows, self.padded_rows = [], []
         num_rows = 0
-        for group, sizes in stacked or self._stacked(steps):
+        for group, sizes in unpadded or self._stacked(steps):
             # All batches are as large as the first, so that nothing is
             # compiled twice; only a larger one that comes later is not.
             num_rows = max(num_rows, self._round_up(sizes[0]))
@@ -269,10 +211,10 @@ class PaddedBatches(DataAdapter):
                     "`steps_per_execution=1`."
                 )
             if self._check is not None:
-                self._check(*_real_rows(group[:2], sizes))
+                self._check(*without_padding(group[:2], sizes))
             self.real_rows += sizes.tolist()
             self.padded_rows += [num_rows] * len(sizes)
-            padded = _pad_group(group, sizes, num_rows)
+            padded = pad_group(group, sizes, num_rows)
             yield self._own_rows(padded, num_rows)
         if not self.real_rows:
             raise ValueError(NO_ROWS)
@@ -284,11 +226,11 @@ class PaddedBatches(DataAdapter):
         """The rows of this process, as its devices take them."""
         if distribution.process_count() > 1:
             mine = distribution.process_rows(num_rows)
-            group = _map(lambda rows: rows[:, mine], group)
+            group = map_rows(lambda rows: rows[:, mine], group)
         if keras.backend.backend() == "jax":
             from keras_dp_retrieval._jax.dtypes import as_jax_reads
 
-            group = _map(as_jax_reads, group)
+            group = map_rows(as_jax_reads, group)
         return group
 
     def _stacked(self, steps: int) -> Iterator:
@@ -303,104 +245,14 @@ class PaddedBatches(DataAdapter):
             if self._source is not None:
                 groups = self._source.numpy_groups(steps)
             if groups is not None:
-                return map(_with_weights, groups)
+                return map(with_weights, groups)
             dataset = self._inner.get_tf_dataset()
             if steps > 1 and can_stack(dataset):
                 if self._in_tensorflow is None:
                     self._in_tensorflow = stack(dataset, steps)
                 elements = self._in_tensorflow.as_numpy_iterator()
-                return itertools.starmap(_with_weights, elements)
-        return _stack(self._inner.get_jax_iterator(), steps)
-
-
-def _for_keras(group, steps: int):
-    """A group as a Keras that fuses takes it: a short one in single batches."""
-    num_steps = len(group[2])
-    if num_steps == steps:
-        return group
-    return adapters.partial_batch_list(
-        _map(lambda rows, i=i: rows[i], group) for i in range(num_steps)
-    )
-
-
-def _regrouped(groups, steps: int) -> Iterator:
-    """Groups of another number of steps than they were made with."""
-    singles = (
-        _map(lambda rows, i=i: rows[i], group)
-        for group in groups
-        for i in range(len(group[2]))
-    )
-    while batches := list(itertools.islice(singles, steps)):
-        yield keras.tree.map_structure(
-            lambda *rows: np.stack(rows), *batches, none_is_leaf=False
-        )
-
-
-def _stack(batches, steps: int) -> Iterator:
-    batches = iter(batches)
-    while group := list(itertools.islice(batches, steps)):
-        group = [_map(np.asarray, batch) for batch in group]
-        sizes = np.array([_num_rows(batch) for batch in group])
-        padded = [pad_batch(batch, sizes.max()) for batch in group]
-        stacked = keras.tree.map_structure(
-            lambda *steps: np.stack(steps) if steps[1:] else steps[0][None],
-            *padded,
-            none_is_leaf=False,
-        )
-        yield stacked, sizes
-
-
-def _with_weights(group, sizes=None) -> tuple:
-    """`((x, y, sample_weight), sizes)` of stacked batches."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(group)
-    shape = keras.tree.flatten(x)[0].shape[:2]
-    if sizes is None:
-        sizes = np.full(shape[0], shape[1])
-    if sample_weight is None:
-        return (x, y, _ones(shape)), sizes
-    return (x, y, row_weights(sample_weight, shape)), sizes
-
-
-def _pad_group(group: tuple, sizes, num_rows: int) -> tuple:
-    """Makes every step `num_rows` long."""
-    x, y, weights = group
-    if (sizes == num_rows).all() and weights.shape[1] == num_rows:
-        return group
-    (x, y), weights = pad_rows((x, y), sizes, num_rows, weights)
-    return x, y, weights
-
-
-def _real_rows(group, sizes):
-    """The rows of all steps, one step behind the other, without padding."""
-    longest = keras.tree.flatten(group)[0].shape[1]
-    if (sizes == longest).all():
-        return _map(lambda rows: rows.reshape(-1, *rows.shape[2:]), group)
-    is_real = np.arange(longest) < sizes[:, None]
-    return _map(lambda rows: rows[is_real], group)
-
-
-def _first_step(group) -> tuple:
-    """The batch of a group of one."""
-    x, y, weights = group
-    x, y = _map(lambda rows: rows[0], (x, y))
-    if weights is _ones(weights.shape):
-        return x, y, _ones(weights.shape[1:])
-    return x, y, weights[0]
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(shape) -> np.ndarray:
-    """The weights where all rows are real: one array, which nobody changes.
-
-    Who counts its rows need do so only once.
-    """
-    ones = np.ones(shape, "float32")
-    ones.flags.writeable = False
-    return ones
-
-
-def _map(function, arrays):
-    return keras.tree.map_structure(function, arrays, none_is_leaf=False)
+                return itertools.starmap(with_weights, elements)
+        return stacked(self._inner.get_jax_iterator(), steps)
 
 
 @contextlib.contextmanager
@@ -429,7 +281,3 @@ def _single_process_adapter(data: dict) -> DataAdapter:
                 return adapters.get_data_adapter(**data)
     finally:
         keras.distribution.set_distribution(current)
-
-
-def _num_rows(batch) -> int:
-    return len(keras.tree.flatten(batch)[0])

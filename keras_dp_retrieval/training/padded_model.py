@@ -21,8 +21,8 @@ from keras_dp_retrieval.training.padded_batches import (
     NO_ROWS,
     PaddedBatches,
     read_by_keras,
-    row_weights,
 )
+from keras_dp_retrieval.training.row_weights import row_weights
 
 
 class PaddedModel(Trainer):
