@@ -510,9 +510,9 @@ class RetrievalDataset:
 
         For a model and a pipeline of your own, whose ids are the rows of the
         model's tables: pass the result to `keras_dp_retrieval.evaluate` or
-        `RetrievalMetrics`, and your batches to `fit`, as ever. What a user
-        had in the earlier parts is left out of the lists. Rows of sample
-        weight 0 count nowhere. Each part is read once, here.
+        `RetrievalMetrics`, and your batches to `fit`, as ever. The seen items
+        of a user, those of the earlier parts, are left out of the lists. Rows
+        of sample weight 0 count nowhere. Each part is read once, here.
 
         Args:
             train: `(x, y)`, or batches of it: a `tf.data.Dataset`, a

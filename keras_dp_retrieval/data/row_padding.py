@@ -1,8 +1,8 @@
-"""Pads batches to equal numbers of rows: the one place that does.
+"""Pads batches to equal numbers of rows; all that do so call `pad_rows`.
 
 Keras refuses a batch whose rows do not divide by the devices (keras#21167).
 The data sets pad what they hand to anybody's model, and `fit` of a
-`PaddedModel` pads whatever it is given; both call `pad_rows`.
+`PaddedModel` pads whatever it is given.
 """
 
 from collections.abc import Callable

@@ -20,7 +20,7 @@ class Timeline:
 
     Attributes:
         user_rows: int32 `(n,)`.
-        lengths: int32 `(n,)`. How many the user had before.
+        lengths: int32 `(n,)`. The user's interactions before it.
         candidate_rows: int32 `(n,)`. As `Interactions` has them, until some
             are shuffled.
     """
