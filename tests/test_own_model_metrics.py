@@ -123,7 +123,10 @@ def test_real_batches_and_the_data_set_of_the_same_split_agree(data_dir):
     batched = kdr.RetrievalDataset.from_batches(
         train, validation=test, candidate_key="movie_id"
     )
-    with pytest.warns(UserWarning, match="same rows"):
+    with (
+        pytest.warns(UserWarning, match="same rows"),
+        pytest.warns(UserWarning, match="100% .* are older"),
+    ):
         data = kdr.MovieLensRetrievalDataset(
             "100k", split="tutorial", data_dir=data_dir
         )
