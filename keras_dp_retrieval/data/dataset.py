@@ -17,7 +17,6 @@ from keras_dp_retrieval.data import (
     part_batches,
     splits,
     synthetic,
-    tables,
 )
 from keras_dp_retrieval.data.divided import Divided, vocabulary_of
 from keras_dp_retrieval.data.interactions import Interactions
@@ -25,6 +24,7 @@ from keras_dp_retrieval.data.leakage import LeakageReport
 from keras_dp_retrieval.data.parts import divide, hold_out
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
+from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 

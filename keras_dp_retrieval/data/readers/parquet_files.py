@@ -1,0 +1,99 @@
+"""Columns of Parquet files, and of folders of them."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+import pyarrow
+from pyarrow import dataset as arrow
+
+from keras_dp_retrieval.data.columns import refuse_rows
+from keras_dp_retrieval.data.encoded_ids import encode_both
+from keras_dp_retrieval.data.raw_data import RawRatings
+from keras_dp_retrieval.data.readers import limits
+from keras_dp_retrieval.data.readers.column_names import check_names
+
+_BYTES_A_VALUE = 8
+
+
+def from_parquet(path: pathlib.Path, wanted: Mapping[str, str]) -> RawRatings:
+    """Reads columns of a Parquet file, or of a folder of them.
+
+    Folders named as `event=purchase` are columns, too.
+
+    Args:
+        path: Path.
+        wanted: What is wanted (`"user_ids"`, ...) to the column's name.
+    """
+    what = f"The file {str(path)!r}"
+    try:
+        source = arrow.dataset(path, format="parquet", partitioning="hive")
+        check_names(wanted, source.schema.names, what)
+        before = _states(source)
+        _check_size(source, set(wanted.values()), path, before)
+        columns = {}
+        # Two at a time: what they are made of need not be there beside them.
+        for keys in (("user_ids", "candidate_ids"), ("ratings", "timestamps")):
+            names = {key: wanted[key] for key in keys if key in wanted}
+            if names:
+                columns.update(_read(source, names))
+        changed = _states(source) != before
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r} must be a Parquet file, or a folder of them. It "
+            "is damaged or something else. Arrow says: "
+            f"{str(error).splitlines()[0]:.300}"
+        ) from error
+    if changed:
+        raise ValueError(
+            f"{str(path)!r} must not change while it is read. Received: a "
+            "file whose size or time of change is not what it was at the "
+            "beginning. Read it once it is complete."
+        )
+    return RawRatings(**columns, name=str(path))
+
+
+def _states(source) -> dict[str, tuple[int, int]]:
+    states = {path: os.stat(path) for path in source.files}
+    return {
+        path: (state.st_size, state.st_mtime_ns)
+        for path, state in states.items()
+    }
+
+
+def _check_size(source, names: set[str], path, states) -> None:
+    """Raises a ValueError if a small file says that it holds very much."""
+    size = 0
+    for fragment in source.get_fragments():
+        metadata = fragment.metadata
+        size += metadata.num_rows * len(names) * _BYTES_A_VALUE
+        for group in range(metadata.num_row_groups):
+            columns = metadata.row_group(group)
+            for place in range(columns.num_columns):
+                column = columns.column(place)
+                if column.path_in_schema in names:
+                    size += column.total_uncompressed_size
+    packed = sum(size_of_file for size_of_file, _ in states.values())
+    most = max(limits.HARMLESS_SIZE, limits.MOST_GROWTH * packed)
+    if size > most:
+        raise ValueError(
+            f"{str(path)!r} must not unpack to more than "
+            f"{limits.MOST_GROWTH} times its size. Received: {packed:,} bytes "
+            f"that unpack to {size:,}. If it is what you want to read, write "
+            "it without compression and dictionaries first."
+        )
+
+
+def _read(source, names: Mapping[str, str]) -> dict:
+    table = source.to_table(columns=sorted(set(names.values())))
+    columns = {key: _checked(key, table[name]) for key, name in names.items()}
+    if "user_ids" in names:
+        return dict(zip(names, encode_both(columns), strict=True))
+    return {key: column.to_numpy() for key, column in columns.items()}
+
+
+def _checked(key: str, column):
+    if column.null_count:
+        # NumPy would make floats of whole numbers, and large ids lose digits.
+        refuse_rows(key, column.is_null().to_numpy())
+    return column
