@@ -62,7 +62,7 @@ def rating_column(values) -> np.ndarray:
         raise _no_ratings(0, column[0])
     try:
         with np.errstate(over="ignore"):
-            small = column.astype(np.float32)
+            small = column.astype(np.float32, copy=may_change(column))
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"`ratings` must be numbers: {error}.") from error
     bad = ~np.isfinite(small)
@@ -123,6 +123,11 @@ def as_array(name: str, values) -> np.ndarray:
     if column.dtype.kind == "T":  # NumPy's strings of variable width.
         column = column.astype(object)
     return column
+
+
+def may_change(column: np.ndarray) -> bool:
+    """Whether somebody can write into an array, so that it must be copied."""
+    return column.flags.writeable
 
 
 def _not_one_column(name, values) -> ValueError:

@@ -52,6 +52,9 @@ class RawRatings:
         self.timestamps, self.has_dates = None, False
         if timestamps is not None:
             self.timestamps, self.has_dates = timestamp_column(timestamps)
+        for column in (self.ratings, self.timestamps):
+            if column is not None:  # So nobody need copy it.
+                column.flags.writeable = False
         columns = (self.users, self.candidates, self.ratings, self.timestamps)
         lengths = {
             name: len(column)

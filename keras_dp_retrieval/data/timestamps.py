@@ -6,7 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_dp_retrieval.data.columns import as_array, refuse_missing, types_in
+from keras_dp_retrieval.data.columns import (
+    as_array,
+    may_change,
+    refuse_missing,
+    types_in,
+)
 
 # Nanoseconds of 64 bits reach from September 1677 to April 2262.
 FIRST_YEAR, LAST_YEAR = 1678, 2261
@@ -49,7 +54,7 @@ def timestamp_column(values) -> tuple[np.ndarray, bool]:
     if kind == "u" and column.max() > _INT64.max:
         raise _wrong(int(np.argmax(column > _INT64.max)), column)
     if kind in "iu":
-        return column.astype(np.int64), False
+        return column.astype(np.int64, copy=may_change(column)), False
     if kind == "f":
         return _from_floats(column), False
     raise _wrong(0, column)
@@ -82,7 +87,8 @@ def _from_dates(column) -> np.ndarray:
     first = np.datetime64(f"{FIRST_YEAR}-01-01").astype(unit)
     end = np.datetime64(f"{LAST_YEAR + 1}-01-01").astype(unit)
     _refuse((column < first) | (column >= end), column)
-    return column.astype("M8[ns]").astype(np.int64)
+    fine = column.astype("M8[ns]", copy=may_change(column))
+    return fine.view(np.int64)
 
 
 def _from_objects(column) -> tuple[np.ndarray, bool]:

@@ -93,7 +93,7 @@ class _Table:
 
     def add(self, piece: bytes, is_cut: bool) -> bool:
         """Adds a piece of whole lines; False if Arrow does not take it."""
-        if not piece.strip(b"\r\n"):
+        if piece[0] in b"\r\n" and not piece.strip(b"\r\n"):
             return True  # An empty line is no row, as everywhere in CSV.
         quotes = quote_places(piece)
         if is_cut or not _is_quoted_well(piece, quotes, self._separator):
@@ -146,7 +146,7 @@ class _Table:
                 self._builders[key].add(pyarrow.chunked_array(texts))
 
     def _rows(self, pieces: Pieces) -> Iterator[list[str]]:
-        before = pieces.num_lines
+        before = pieces.lines_before()
         rows = csv.reader(
             pieces.lines(), delimiter=self._separator, strict=True
         )

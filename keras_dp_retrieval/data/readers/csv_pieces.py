@@ -75,7 +75,6 @@ class Pieces:
             tab.
 
     Attributes:
-        num_lines: int. Lines before the piece that was read last.
         is_cut: bool. Whether that piece ends within a line.
     """
 
@@ -87,7 +86,6 @@ class Pieces:
         long_separator: bytes = b"",
     ):
         self.what = what
-        self.num_lines = 0
         self.is_cut = False
         self._file = file
         self._most = most
@@ -95,6 +93,7 @@ class Pieces:
         self._size = 0
         self._rest = b""
         self._last_piece = b""
+        self._num_bytes = 0  # Before the last piece.
 
     def first_line(self) -> str:
         """Reads the first line, without the mark of UTF-8 before it."""
@@ -104,14 +103,14 @@ class Pieces:
             end = len(start)
         after = end + (2 if start[end : end + 2] == b"\r\n" else 1)
         self._rest = start[after:]
-        self.num_lines += 1
+        self._num_bytes = min(after, len(start))
         return self._decoded(start[:end].removeprefix(_BOM), 1)
 
     def __iter__(self) -> Iterator[bytes]:
         while piece := self._next():
             self._last_piece = piece
-            yield piece
-            self.num_lines += piece.count(b"\n")
+            yield self._with_tabs(piece)
+            self._num_bytes += len(piece)
 
     def _next(self) -> bytes:
         block = self._read(PIECE)
@@ -122,14 +121,14 @@ class Pieces:
             # reads line by line has something to say.
             if end or len(piece) <= LONGEST_LINE:
                 self._rest = piece[end:]
-                return self._with_tabs(piece[:end]) or self._next()
+                return piece[:end] or self._next()
         self.is_cut = bool(block)
         self._rest = b""
-        return self._with_tabs(piece)
+        return piece
 
     def lines(self) -> Iterator[str]:
         """Yields the lines from the last piece on."""
-        number = self.num_lines
+        number = self.lines_before()
         kept = self._last_piece + self._rest
         self._last_piece = self._rest = b""
         while kept or (kept := self._read(PIECE)):
@@ -153,6 +152,17 @@ class Pieces:
                 yield self._decoded(line, number)
                 start = end
             kept = b""
+
+    def lines_before(self) -> int:
+        """How many lines there are before the last piece."""
+        place = self._file.tell()
+        self._file.seek(0)
+        number, left = 0, self._num_bytes
+        while left and (block := self._file.read(min(left, PIECE))):
+            number += block.count(b"\n")
+            left -= len(block)
+        self._file.seek(place)
+        return number
 
     def _read(self, num: int) -> bytes:
         if self._most is not None:

@@ -37,6 +37,7 @@ def from_parquet(path: pathlib.Path, wanted: Mapping[str, str]) -> RawRatings:
             names = {key: wanted[key] for key in keys if key in wanted}
             if names:
                 columns.update(_read(source, names))
+                pyarrow.default_memory_pool().release_unused()
         changed = _states(source) != before
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(
