@@ -23,6 +23,7 @@ FLOORS = {
     "agreement": 1.5,
     "data._tensorflow": 1,
     "data.batch_sources": 1.25,
+    "data.arrow_texts": 0.25,
     "data.columns": 0,
     "data.encoded_ids": 0.5,
     "data.digests": 0,

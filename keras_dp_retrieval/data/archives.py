@@ -6,7 +6,8 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from keras_dp_retrieval.data.movielens_versions import Version
 
@@ -22,8 +23,8 @@ def check_size(name: str, size: int, most: int) -> None:
 
 def open_archive(
     path: pathlib.Path, known: Version, version: str
-) -> Callable[[str], bytes]:
-    """Checks the names in an archive and returns what reads a file of it.
+) -> Callable[[str], contextlib.AbstractContextManager[IO[bytes]]]:
+    """Checks the names in an archive and returns what opens a file of it.
 
     Args:
         path: Path of a `.zip` file. Nothing is unpacked to disk.
@@ -31,9 +32,10 @@ def open_archive(
         version: str. Its name, for messages.
 
     Returns:
-        A function from the name of a file to its bytes. It raises a
-        ValueError if there is no such file, or if it is encrypted, packed in
-        an unbounded way, too large or damaged.
+        A function from the name of a file to a context manager that opens it
+        for reading. It raises a ValueError if there is no such file, if it is
+        encrypted, packed in an unbounded way or too large, or while it is
+        read, if it is damaged.
 
     Raises:
         ValueError: If the archive is damaged, or has links or paths out of
@@ -44,7 +46,8 @@ def open_archive(
     for member in members.values():
         _check_member(member, path)
 
-    def read(name: str) -> bytes:
+    @contextlib.contextmanager
+    def open_file(name: str) -> Iterator[IO[bytes]]:
         names = (name, f"{known.folder}/{name}")
         found = [members[name] for name in names if name in members]
         if not found:
@@ -58,10 +61,14 @@ def open_archive(
         _check_packing(found[0], path)
         # What it unpacks to is never more than what it says it is.
         check_size(found[0].filename, found[0].file_size, known.most_bytes)
-        with _clear_zip_errors(path), zipfile.ZipFile(path) as archive:
-            return archive.read(found[0])  # Also compares the checksum.
+        with (
+            _clear_zip_errors(path),
+            zipfile.ZipFile(path) as archive,
+            archive.open(found[0]) as file,
+        ):
+            yield file  # Its end is where the checksum is compared.
 
-    return read
+    return open_file
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Reads MovieLens from the files and archives that GroupLens publishes."""
 
 import csv
-import io
 import pathlib
+import re
 from collections.abc import Iterable, Sequence
+from typing import IO
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from keras_dp_retrieval.data.movielens_versions import (
     Version,
     check_data_dir,
 )
-from keras_dp_retrieval.data.raw_data import RawRatings
+from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
 
 
 def read_files(version: str, data_dir) -> MovieLens:
@@ -34,19 +35,21 @@ def read_files(version: str, data_dir) -> MovieLens:
     """
     check_data_dir("files", str(data_dir))
     known = VERSIONS[version]
-    read = _find_files(known, version, pathlib.Path(data_dir))
-    ratings = _parse_ratings(read(known.ratings_file), known, version)
-    titles = _parse_titles(read(known.movies_file), known)
+    open_file = _find_files(known, version, pathlib.Path(data_dir))
+    with open_file(known.ratings_file) as file:
+        ratings = _read_ratings(file, known, version)
+    with open_file(known.movies_file) as file:
+        titles = _parse_titles(file.read(), known)
     return MovieLens(ratings, titles)
 
 
 def _find_files(known: Version, version: str, data_dir: pathlib.Path):
-    """Returns a function from a file's name to its bytes."""
+    """Returns a function that opens a file of this name."""
     if data_dir.is_file():
         return open_archive(data_dir, known, version)
     for folder in (data_dir, data_dir / known.folder):
         if (folder / known.ratings_file).is_file():
-            return lambda name: _read_bytes(folder / name, known.most_bytes)
+            return lambda name: _open_file(folder / name, known.most_bytes)
     archive = data_dir / f"{known.folder}.zip"
     if archive.is_file():
         return open_archive(archive, known, version)
@@ -57,63 +60,84 @@ def _find_files(known: Version, version: str, data_dir: pathlib.Path):
     )
 
 
-def _read_bytes(path: pathlib.Path, most: int) -> bytes:
+def _open_file(path: pathlib.Path, most: int) -> IO[bytes]:
     if not path.is_file():
         raise FileNotFoundError(
             f"The file {path.name} is missing in {str(path.parent)!r}. Unpack "
             "the archive of GroupLens once more."
         )
     check_size(path.name, path.stat().st_size, most)
-    return path.read_bytes()
+    return open(path, "rb")
 
 
 _RATING_NAMES = ("userId", "movieId", "rating", "timestamp")
 _MOVIE_NAMES = ("movieId", "title")
 
 
-def _parse_ratings(text: bytes, known: Version, version: str) -> RawRatings:
+def _read_ratings(file: IO[bytes], known: Version, version: str) -> RawRatings:
+    from keras_dp_retrieval.data.readers import csv_files, csv_pieces
+
     where = f"{known.folder}/{known.ratings_file}"
-    separator = known.separator.encode()
-    if len(separator) > 1:  # NumPy takes one character.
-        text, separator = text.replace(separator, b"\t"), b"\t"
-    if not text.strip():
-        raise ValueError(f"{where} must hold ratings. Received: an empty file.")
-    indices: Sequence[int] = range(4)
+    separator, names = known.separator, list(_RATING_NAMES)
+    if len(separator) > 1:  # Arrow takes one character.
+        pieces = csv_pieces.Pieces(file, where, long_separator=b"::")
+        separator = "\t"
+    else:
+        pieces = csv_pieces.Pieces(file, where)
     if known.has_header:
-        indices = _column_indices(text, _RATING_NAMES, where)
-    dtypes = ("i8", "i8", "f4", "i8")
+        first = pieces.first_line()
+        names = _names_in(first)
+        _column_indices(first, _RATING_NAMES, where)
     try:
-        table = np.loadtxt(
-            io.BytesIO(text),
-            dtype=list(zip(_RATING_NAMES, dtypes, strict=True)),
-            delimiter=separator.decode(),
-            skiprows=1 if known.has_header else 0,
-            # Without `usecols`, a column too many is an error.
-            usecols=indices if known.has_header else None,
-            ndmin=1,
-            comments=None,
-        )
-    except (ValueError, OverflowError) as error:
+        wanted = dict(zip(COLUMNS, _RATING_NAMES, strict=True))
+        columns = csv_files.read_columns(pieces, wanted, names, separator)
+        for key in ("user_ids", "candidate_ids", "timestamps"):
+            _check_whole(wanted[key], columns[key])
+    except ValueError as error:
         raise ValueError(
             f"{where} must have four columns: user, movie, rating and time. "
-            f"Received: {error}. Is the file damaged, or of another version?"
+            f"Received: {error} Is the file damaged, or of another version?"
         ) from error
-    if len(table) != known.num_ratings and not known.changes:
+    num = len(columns["user_ids"])
+    if not num:
+        raise ValueError(f"{where} must hold ratings. Received: an empty file.")
+    if num != known.num_ratings and not known.changes:
         raise ValueError(
             f"{where} must hold the {known.num_ratings:,} ratings of "
-            f"MovieLens {version}. Received: {len(table):,}. Is the file "
+            f"MovieLens {version}. Received: {num:,}. Is the file "
             "damaged, or of another version?"
         )
-    users, movies, stars, times = (
-        np.ascontiguousarray(table[name]) for name in _RATING_NAMES
+    return RawRatings(**columns, name=where)
+
+
+def _check_whole(name: str, column) -> None:
+    """Raises a ValueError unless a column came as whole numbers."""
+    if isinstance(column, np.ndarray) and column.dtype.kind == "i":
+        return
+    values = column.tolist() if hasattr(column, "tolist") else None
+    for row, value in enumerate(values or column.to_pylist()):
+        if not _is_whole(str(value)):
+            raise ValueError(
+                f"The column {name!r} must hold whole numbers. Received: "
+                f"{value!r:.40} in row {row}."
+            )
+
+
+def _is_whole(text: str) -> bool:
+    return (
+        re.fullmatch(r"-?\d+", text, re.ASCII) is not None
+        and str(int(text)) == text
+        and -(2**63) <= int(text) < 2**63
     )
-    return RawRatings(users, movies, stars, times, where)
 
 
-def _column_indices(text: bytes, names: Sequence[str], where: str) -> list[int]:
+def _names_in(first: str) -> list[str]:
+    return [name.strip().strip('"') for name in first.split(",")]
+
+
+def _column_indices(first: str, names: Sequence[str], where: str) -> list[int]:
     """Returns the indices of the columns, by the first line of the file."""
-    first = text.partition(b"\n")[0][:1000].decode("utf-8-sig", "replace")
-    header = [name.strip().strip('"') for name in first.split(",")]
+    header = _names_in(first[:1000])
     if any(header.count(name) != 1 for name in names):
         raise ValueError(
             f"The first line of {where} must name the columns "
@@ -127,7 +151,8 @@ def _parse_titles(text: bytes, known: Version) -> dict[int, str]:
     where = f"{known.folder}/{known.movies_file}"
     number, title = 0, 1
     if known.has_header:
-        number, title = _column_indices(text, _MOVIE_NAMES, where)
+        first = text.partition(b"\n")[0].decode("utf-8-sig", "replace")
+        number, title = _column_indices(first, _MOVIE_NAMES, where)
     try:
         lines = text.decode(known.encoding).splitlines()
         rows: Iterable[list[str]]

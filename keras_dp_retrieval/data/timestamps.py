@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_dp_retrieval.data import arrow_texts
 from keras_dp_retrieval.data.columns import (
     as_array,
     may_change,
@@ -41,6 +42,9 @@ def timestamp_column(values) -> tuple[np.ndarray, bool]:
         ValueError: If one is missing, is neither, does not fit into 64 bits,
             or if dates with and without a zone are mixed.
     """
+    texts = arrow_texts.of_library("timestamps", values)
+    if texts is not None and len(texts):
+        return _from_texts(texts), True
     column = as_array("timestamps", _in_utc(values))
     kind = column.dtype.kind
     if column.size == 0:
@@ -48,7 +52,7 @@ def timestamp_column(values) -> tuple[np.ndarray, bool]:
     if kind == "O":
         return _from_objects(column)
     if kind == "U":
-        return _from_texts(column.tolist()), True
+        return _from_texts(arrow_texts.of_array(column)), True
     if kind == "M":
         return _from_dates(column), True
     if kind == "u" and column.max() > _INT64.max:
@@ -95,7 +99,10 @@ def _from_objects(column) -> tuple[np.ndarray, bool]:
     refuse_missing("timestamps", column)
     kinds = types_in(column)
     if all(issubclass(kind, str) for kind in kinds):
-        return _from_texts(column.tolist()), True
+        texts = arrow_texts.of_array(column)
+        if texts is None:
+            return _from_list(column.tolist()), True
+        return _from_texts(texts), True
     if all(issubclass(kind, datetime.date) for kind in kinds):
         return _from_datetimes(column), True
     if kinds == {np.datetime64}:
@@ -138,6 +145,26 @@ def _from_datetimes(column) -> np.ndarray:
 
 
 def _from_texts(texts) -> np.ndarray:
+    """Strings of Arrow as nanoseconds; it knows most ways to write a date."""
+    import pyarrow
+    import pyarrow.compute as pc
+
+    if pyarrow.types.is_dictionary(texts.type):
+        texts = texts.cast(texts.type.value_type)
+    # It would take an hour without minutes.
+    after_hour = pc.unique(pc.utf8_slice_codeunits(texts, 13, 14)).to_pylist()
+    only_hour = pc.any(pc.equal(pc.binary_length(texts), 13)).as_py()
+    if set(after_hour) <= {"", ":"} and not only_hour:
+        for zone in (None, "UTC"):
+            try:
+                times = texts.cast(pyarrow.timestamp("ns", zone)).to_numpy()
+                return _from_dates(times)
+            except (pyarrow.ArrowException, ValueError):
+                continue  # What is wrong is said below.
+    return _from_list(texts.to_pylist())
+
+
+def _from_list(texts: list[str]) -> np.ndarray:
     found = [_ISO.fullmatch(text) for text in texts]
     _refuse(np.array([match is None for match in found]), texts)
     groups = [match.groups() for match in found if match]

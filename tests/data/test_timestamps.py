@@ -1,12 +1,13 @@
 """When it was: the same moments are the same numbers, in the same order."""
 
 import datetime
+import itertools
 
 import numpy as np
 import pytest
 
 from keras_dp_retrieval.data.dataset import RetrievalDataset
-from keras_dp_retrieval.data.timestamps import timestamp_column
+from keras_dp_retrieval.data.timestamps import _from_list, timestamp_column
 
 NOON = 1_714_564_800_000_000_000  # 2024-05-01T12:00:00Z, in nanoseconds
 SECOND = 1_000_000_000
@@ -58,6 +59,26 @@ def test_dates_of_every_kind_are_the_same_moments():
         times, has_dates = timestamp_column(dates)
         assert (times - NOON).tolist() == [0, SECOND], kind
         assert has_dates, kind
+
+
+def test_arrow_reads_dates_as_line_by_line():
+    """Whatever way a date is written: the same moment, or an error."""
+    days = ["2024-02-29", "1678-01-01", "2261-12-31", "2023-02-29", "24-1-1"]
+    times = ["", "T12", "T12:30", " 12:30:07", "T12:30:07.5", "T24:00"]
+    fractions = ["", ".123456789", ",5"]
+    zones = ["", "Z", "z", "+02", "-0530", " +02:00", "+02:00"]
+    read = 0
+    for parts in itertools.product(days, times, fractions, zones):
+        texts = ["".join(parts)] * 2
+        try:
+            expected = _from_list(texts)
+        except ValueError:
+            with pytest.raises(ValueError, match="row 0"):
+                timestamp_column(texts)
+        else:
+            assert timestamp_column(texts)[0].tolist() == expected.tolist()
+            read += 1
+    assert read > 100
 
 
 def test_days_begin_at_midnight():

@@ -6,7 +6,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class Pieces:
 
     def __init__(
         self,
-        file: BinaryIO,
+        file: IO[bytes],
         what: str,
         most: int | None = None,
         long_separator: bytes = b"",
