@@ -37,8 +37,8 @@ def held_out_part(name: str, columns, like: RawRatings | None):
 
     Args:
         name: str. The name of the argument.
-        columns: `(user_ids, candidate_ids)`, ratings and timestamps after
-            them if there are any.
+        columns: `(user_ids, candidate_ids)`, ratings, timestamps and weights
+            after them if there are any.
         like: Optional `RawRatings`, which must have the same columns.
     """
     if columns is None:
@@ -46,14 +46,15 @@ def held_out_part(name: str, columns, like: RawRatings | None):
     is_columns = isinstance(columns, (tuple, list)) and all(
         column is None or hasattr(column, "__len__") for column in columns
     )
-    if not is_columns or not 2 <= len(columns) <= 4:
+    if not is_columns or not 2 <= len(columns) <= len(COLUMNS):
         raise ValueError(
-            f"`{name}` must be `(user_ids, candidate_ids)`, with ratings and "
-            f"timestamps after them if you like. Received: {columns!r:.80}."
+            f"`{name}` must be `(user_ids, candidate_ids)`, with ratings, "
+            f"timestamps and weights after them if you like. Received: "
+            f"{columns!r:.80}."
         )
     named = dict(zip(COLUMNS, columns, strict=False))
     raw = RawRatings(**named, name=f"{name} part")
-    for column in ("ratings", "timestamps") if like is not None else ():
+    for column in COLUMNS[2:] if like is not None else ():
         if (getattr(raw, column) is None) != (getattr(like, column) is None):
             # It is to be put together with the train part.
             raise ValueError(
@@ -123,17 +124,3 @@ def titles_of(titles, candidate_ids: np.ndarray) -> dict:
             f"candidates such as {candidate_ids.tolist()[0]!r}."
         )
     return dict(zip(ids.tolist(), titles.values(), strict=True))
-
-
-def named_columns(users, candidates, ratings, timestamps) -> dict:
-    """Returns which column of a file becomes which column of a data set."""
-    for name, column in (
-        ("user_column", users),
-        ("candidate_column", candidates),
-    ):
-        if column is None:
-            raise ValueError(
-                f"`{name}` must name a column. Received: {name}=None."
-            )
-    names = (users, candidates, ratings, timestamps)
-    return dict(zip(COLUMNS, names, strict=True))

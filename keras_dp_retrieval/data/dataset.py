@@ -43,7 +43,8 @@ class RetrievalDataset:
     rows, a multiple of the number of devices when you ask for the part. Where
     the interactions do not fill a batch, the rest is padding: valid rows are
     repeated, and a third entry, `sample_weight`, is 0 for them and 1 for the
-    others. A part without interactions is None.
+    others, or the weights of the interactions. A part without interactions is
+    None.
 
     The train part is shuffled in every epoch, in an order that depends on
     the seed and the number of the epoch alone. Validation and test keep
@@ -71,13 +72,17 @@ class RetrievalDataset:
         timestamps: Optional `(n,)` whole numbers, or dates from 1678 to 2261:
             of NumPy or pandas, `datetime`, or ISO strings. Those without a
             time zone count as UTC. Only their order is used.
+        weights: Optional `(n,)` floats greater than 0: what each interaction
+            weighs in the loss. Batches have them as `sample_weight`; metrics
+            over the full catalogue, `by_user` and `next_items` count every
+            interaction once.
         split: str. `"random"`, `"by_time"` or `"leave_last_out"`; see
             `keras_dp_retrieval.data.splits`.
-        test: Optional `(user_ids, candidate_ids)`, and if you like `ratings`
-            and `timestamps` after them: the test part. `split` then only
-            takes the validation part out of the interactions.
-        validation: Likewise, the validation part. It must have ratings and
-            timestamps if the interactions do.
+        test: Optional `(user_ids, candidate_ids)`, and if you like `ratings`,
+            `timestamps` and `weights` after them: the test part. `split` then
+            only takes the validation part out of the interactions.
+        validation: Likewise, the validation part. It must have ratings,
+            timestamps and weights if the interactions do.
         test_fraction: float. Test share of all interactions.
         validation_fraction: float. Validation share of the rest; 0 for no
             validation part.
@@ -104,6 +109,7 @@ class RetrievalDataset:
     candidate_key: str
     rating_key: str
     validation_in_train: bool
+    _source_note = ""  # What was done to a file, for the description.
 
     def __init__(
         self,
@@ -112,6 +118,7 @@ class RetrievalDataset:
         ratings=None,
         timestamps=None,
         *,
+        weights=None,
         split: str = "random",
         test=None,
         validation=None,
@@ -142,7 +149,7 @@ class RetrievalDataset:
         self.rating_range = arguments.rating_range(rating_range)
         self.is_synthetic = bool(is_synthetic)
         self._raw_data = arguments.raw_data(
-            RawRatings(user_ids, candidate_ids, ratings, timestamps),
+            RawRatings(user_ids, candidate_ids, ratings, timestamps, weights),
             validation=validation,
             test=test,
             titles=candidate_titles,
@@ -203,6 +210,7 @@ class RetrievalDataset:
             self.candidate_vocabulary.rows_of(raw.candidates),
             raw.ratings,
             raw.timestamps,
+            raw.weights,
         )
 
     @functools.cached_property
@@ -423,10 +431,13 @@ class RetrievalDataset:
         cls,
         frame,
         *,
-        user_column: str = "user_id",
-        candidate_column: str = "candidate_id",
+        user_column: str = "auto",
+        candidate_column: str = "auto",
         rating_column: str | None = None,
         timestamp_column: str | None = None,
+        weight_column: str | None = None,
+        filters=None,
+        repeated: str = "keep",
         **options,
     ) -> "RetrievalDataset":
         """Makes a data set from a pandas data frame, or one like it.
@@ -434,48 +445,89 @@ class RetrievalDataset:
         Args:
             frame: A data frame of pandas or polars, an Arrow table, or a dict
                 of columns.
-            user_column: str. Likewise the other names of columns.
+            user_column: str. With `"auto"`, the column `user_id`, or the one
+                that is called `userId`, `user`, `customer_id` or the like.
+                `description` says which it is.
+            candidate_column: str. Likewise: `candidate_id`, or `item_id`,
+                `movieId`, `product` or the like.
+            rating_column: Optional str. With `"auto"`, one that is called
+                `rating`, `stars` or the like, if there is one.
+            timestamp_column: Optional str, likewise.
+            weight_column: Optional str, likewise. See `weights`.
+            filters: Optional dict, such as `{"event": "purchase"}` or
+                `{"event": ["purchase", "cart"]}`, or list of `(column,
+                operator, value)` as for `pandas.read_parquet`: only rows that
+                meet all conditions are read. Rows are counted after that in
+                messages.
+            repeated: str. What becomes of a pair of user and candidate that
+                comes several times: `"keep"` all; only the `"first"` or the
+                `"last"` in time, and of those of one time, or without
+                timestamps, in the order they came in; or `"sum"`, the last
+                with the sum of their weights.
             **options: As in the class.
+
+        Raises:
+            ValueError: If there are other columns, several that can be meant,
+                or something in them does not fit.
         """
-        columns = arguments.named_columns(
-            user_column, candidate_column, rating_column, timestamp_column
+        request = tables.Request.of(
+            user_column,
+            candidate_column,
+            rating_column,
+            timestamp_column,
+            weight_column,
+            filters=filters,
+            repeated=repeated,
         )
-        return cls._from_raw(tables.from_frame(frame, columns), options)
+        return cls._from_table(tables.from_frame(frame, request), options)
 
     @classmethod
     def from_parquet(
         cls,
         path,
         *,
-        user_column: str = "user_id",
-        candidate_column: str = "candidate_id",
+        user_column: str = "auto",
+        candidate_column: str = "auto",
         rating_column: str | None = None,
         timestamp_column: str | None = None,
+        weight_column: str | None = None,
+        filters=None,
+        repeated: str = "keep",
         **options,
     ) -> "RetrievalDataset":
         """Makes a data set from a Parquet file, or a folder of them.
 
-        Needs pyarrow. Arguments as in `from_dataframe`.
+        Arguments as in `from_dataframe`. Folders that are named as
+        `event=purchase` are a column, too.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged, has other columns, or something in
                 them does not fit.
         """
-        columns = arguments.named_columns(
-            user_column, candidate_column, rating_column, timestamp_column
+        request = tables.Request.of(
+            user_column,
+            candidate_column,
+            rating_column,
+            timestamp_column,
+            weight_column,
+            filters=filters,
+            repeated=repeated,
         )
-        return cls._from_raw(tables.from_parquet(path, columns), options)
+        return cls._from_table(tables.from_parquet(path, request), options)
 
     @classmethod
     def from_csv(
         cls,
         path,
         *,
-        user_column: str = "user_id",
-        candidate_column: str = "candidate_id",
+        user_column: str = "auto",
+        candidate_column: str = "auto",
         rating_column: str | None = None,
         timestamp_column: str | None = None,
+        weight_column: str | None = None,
+        filters=None,
+        repeated: str = "keep",
         **options,
     ) -> "RetrievalDataset":
         """Makes a data set from a CSV file whose first line names columns.
@@ -490,10 +542,16 @@ class RetrievalDataset:
             ValueError: If it is damaged, has other columns, or something in
                 them does not fit.
         """
-        columns = arguments.named_columns(
-            user_column, candidate_column, rating_column, timestamp_column
+        request = tables.Request.of(
+            user_column,
+            candidate_column,
+            rating_column,
+            timestamp_column,
+            weight_column,
+            filters=filters,
+            repeated=repeated,
         )
-        return cls._from_raw(tables.from_csv(path, columns), options)
+        return cls._from_table(tables.from_csv(path, request), options)
 
     @staticmethod
     def from_batches(
@@ -578,9 +636,21 @@ class RetrievalDataset:
         return cls._from_raw(made_up.ratings, {**told, **options})
 
     @classmethod
+    def _from_table(cls, read: tuple[RawRatings, str], options: Mapping):
+        raw, note = read
+        made = cls._from_raw(raw, options)
+        made._source_note = note
+        return made
+
+    @classmethod
     def _from_raw(cls, raw: RawRatings, options: Mapping):
         return RetrievalDataset(
-            raw.users, raw.candidates, raw.ratings, raw.times(), **options
+            raw.users,
+            raw.candidates,
+            raw.ratings,
+            raw.times(),
+            weights=raw.weights,
+            **options,
         )
 
     def get_config(self) -> dict:
@@ -609,6 +679,7 @@ class RetrievalDataset:
     @property
     def description(self) -> str:
         """A line on what is in it; reads the data if need be."""
-        return descriptions.sizes(
+        sizes = descriptions.sizes(
             self._divided, self._shown(), self.split, self.is_synthetic
         )
+        return "; ".join(filter(None, (sizes, self._source_note)))

@@ -46,6 +46,8 @@ def fingerprint(train: Ratings, source: str, options: Mapping) -> dict:
     rows = hashlib.sha256()
     for column in (train.user_rows, train.candidate_rows):
         rows.update(column.astype("int32").tobytes())
+    if train.weights is not None:
+        rows.update(train.weights.tobytes())
     return {
         "data": source,
         "train": rows.hexdigest(),

@@ -28,6 +28,14 @@ class EncodedIds:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def take(self, indices) -> "EncodedIds":
+        """Returns the entries at these indices, in this order."""
+        codes = self.codes[indices]
+        occurs = np.zeros(len(self.ids), bool)
+        occurs[codes] = True
+        ranks = np.cumsum(occurs, dtype=np.int32) - np.int32(1)
+        return EncodedIds(self.ids[occurs], ranks[codes])
+
     def decoded(self) -> np.ndarray:
         """Returns the raw ids, `(n,)`."""
         return self.ids[self.codes] if len(self.ids) else self.ids

@@ -89,8 +89,8 @@ def _read_ratings(file: IO[bytes], known: Version, version: str) -> RawRatings:
         names = _names_in(first)
         _column_indices(first, _RATING_NAMES, where)
     try:
-        wanted = dict(zip(COLUMNS, _RATING_NAMES, strict=True))
-        columns = csv_files.read_columns(pieces, wanted, names, separator)
+        wanted = dict(zip(COLUMNS, _RATING_NAMES, strict=False))
+        columns = csv_files.Table(wanted, names, separator).read(pieces)
         for key in ("user_ids", "candidate_ids", "timestamps"):
             _check_whole(wanted[key], columns[key])
     except ValueError as error:

@@ -72,7 +72,7 @@ def read_tfds(version: str, data_dir=None) -> MovieLens:
     ids, titles = _read_records(version, data_dir, "movies", _MOVIE_COLUMNS)
     name = f"movielens/{version}-ratings"
     return MovieLens(
-        RawRatings(users, movies, stars, times, name),
+        RawRatings(users, movies, stars, times, name=name),
         {
             int(number): title.decode()
             for number, title in zip(ids, titles, strict=True)

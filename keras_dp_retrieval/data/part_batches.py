@@ -1,5 +1,6 @@
 """The parts of a data set as batches: by interaction, by user, next items."""
 
+import warnings
 from collections.abc import Mapping
 
 from keras_dp_retrieval import _checks
@@ -83,6 +84,7 @@ class PartBatches:
     def by_user(self, batch_size: int):
         """See `RetrievalDataset.by_user`."""
         batch_size = _checks.positive_int("batch_size", batch_size)
+        self._warn_of_weights("by_user")
         positives = examples.ByUser(
             self._train, self._num_users, self._rating_range
         )
@@ -103,6 +105,7 @@ class PartBatches:
                 "with `timestamps=...`; `split='leave_last_out'` also takes "
                 "the order in which the interactions come in."
             )
+        self._warn_of_weights("next_items")
         return examples.next_items(
             examples.Timeline(self._train, self._num_users, self._seed),
             lambda users, lengths, candidates: (
@@ -112,6 +115,14 @@ class PartBatches:
             self._seed,
             batch_size,
         )
+
+    def _warn_of_weights(self, method: str) -> None:
+        if self._train.weights is not None:
+            warnings.warn(
+                f"`{method}` counts every interaction once: its batches have "
+                "no `weights`. Those of `train` and `by_interaction` do.",
+                stacklevel=4,
+            )
 
     def _format(self, batch_size: int) -> pipelines.BatchFormat:
         return pipelines.BatchFormat(

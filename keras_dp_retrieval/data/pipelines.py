@@ -78,14 +78,15 @@ class Batches:
             scaled = (ratings.ratings - low) / np.float32(high - low)
             self._columns.append(scaled)
         self._has_ratings = ratings.ratings is not None
+        self._weights = ratings.weights
         self._in_last = (len(ratings) - 1) % form.batch_size + 1
         self._is_padded = self._in_last < form.num_rows
 
     def columns(self, order, start: int, stop: int) -> list[np.ndarray]:
         """Returns batches `start` to `stop`, each `(stop - start, rows)`.
 
-        If any batch of the pass needs padding, the last column are weights;
-        see `pad_rows`.
+        If any batch of the pass needs padding, or the examples have weights,
+        those are the last column; see `pad_rows`.
 
         Args:
             order: `(n,)` int. Indices of the examples, in the order of the
@@ -96,20 +97,26 @@ class Batches:
         size = self._form.batch_size
         if not self._is_padded:
             indices = order[start * size : stop * size].reshape(-1, size)
-            return [column[indices] for column in self._columns]
+            given = [] if self._weights is None else [self._weights]
+            return [column[indices] for column in self._columns + given]
         batches = np.arange(start, stop)
         sizes = np.where(batches == self.num_batches - 1, self._in_last, size)
         # Behind the last example stands any other: it is padded over.
         examples = batches[:, None] * size + np.arange(size)
-        examples = np.minimum(examples, self._num_examples - 1)
-        indices, weights = pad_rows(order[examples], sizes, self._form.num_rows)
+        indices = order[np.minimum(examples, self._num_examples - 1)]
+        indices, weights = pad_rows(
+            indices,
+            sizes,
+            self._form.num_rows,
+            None if self._weights is None else self._weights[indices],
+        )
         return [*(column[indices] for column in self._columns), weights]
 
     def identity(self, *more) -> tuple[int, str | None]:
         """How many examples, and a text that differs for other ones."""
         form = dataclasses.astuple(self._form)
         names = np.array(repr((form, more)))
-        return self._num_examples, digest(names, self._columns)
+        return self._num_examples, digest(names, self._columns, self._weights)
 
     def example(self, *columns):
         """Returns `(x, y)` or `(x, y, sample_weight)` as Keras takes them."""

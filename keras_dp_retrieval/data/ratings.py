@@ -17,12 +17,14 @@ class Ratings:
         candidate_rows: `(n,)` int32.
         ratings: Optional `(n,)` float32 on the scale they came in.
         timestamps: Optional `(n,)` int64.
+        weights: Optional `(n,)` float32, greater than 0.
     """
 
     user_rows: np.ndarray
     candidate_rows: np.ndarray
     ratings: np.ndarray | None = None
     timestamps: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self):
         dtypes = {
@@ -30,10 +32,11 @@ class Ratings:
             "candidate_rows": np.int32,
             "ratings": np.float32,
             "timestamps": np.int64,
+            "weights": np.float32,
         }
         for name, dtype in dtypes.items():
             column = getattr(self, name)
-            if column is None and name in ("ratings", "timestamps"):
+            if column is None and not name.endswith("_rows"):
                 continue
             column = np.asarray(column)
             if column.shape != (len(self.user_rows),):

@@ -4,12 +4,12 @@ import dataclasses
 
 import numpy as np
 
-from keras_dp_retrieval.data.columns import rating_column
+from keras_dp_retrieval.data.columns import rating_column, weight_column
 from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_both
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.timestamps import timestamp_column
 
-COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps")
+COLUMNS = ("user_ids", "candidate_ids", "ratings", "timestamps", "weights")
 
 
 class RawRatings:
@@ -22,6 +22,7 @@ class RawRatings:
         ratings: Optional `(n,)` float32, all finite.
         timestamps: Optional `(n,)` whole numbers or dates, as int64; only
             their order is used. See `timestamp_column`.
+        weights: Optional `(n,)` float32, all finite and greater than 0.
         name: str. How error messages call these columns.
 
     Attributes:
@@ -41,6 +42,7 @@ class RawRatings:
         candidate_ids,
         ratings=None,
         timestamps=None,
+        weights=None,
         name: str = "interactions",
     ):
         self.name = name
@@ -52,13 +54,20 @@ class RawRatings:
         self.timestamps, self.has_dates = None, False
         if timestamps is not None:
             self.timestamps, self.has_dates = timestamp_column(timestamps)
-        for column in (self.ratings, self.timestamps):
+        self.weights = None if weights is None else weight_column(weights)
+        for column in (self.ratings, self.timestamps, self.weights):
             if column is not None:  # So nobody need copy it.
                 column.flags.writeable = False
-        columns = (self.users, self.candidates, self.ratings, self.timestamps)
+        columns = {
+            "user_ids": self.users,
+            "candidate_ids": self.candidates,
+            "ratings": self.ratings,
+            "timestamps": self.timestamps,
+            "weights": self.weights,
+        }
         lengths = {
             name: len(column)
-            for name, column in zip(COLUMNS, columns, strict=True)
+            for name, column in columns.items()
             if column is not None
         }
         if len(set(lengths.values())) > 1:
@@ -83,6 +92,32 @@ class RawRatings:
     def candidate_ids(self) -> np.ndarray:
         """The raw ids, `(n,)` int64 or string."""
         return self.candidates.decoded()
+
+    def take(self, indices) -> "RawRatings":
+        """Returns the entries at these indices, in this order; one at least."""
+
+        def taken(column):
+            return None if column is None else column[indices]
+
+        return RawRatings(
+            self.users.take(indices),
+            self.candidates.take(indices),
+            taken(self.ratings),
+            taken(self.times()),
+            taken(self.weights),
+            self.name,
+        )
+
+    def with_weights(self, weights) -> "RawRatings":
+        """Returns the same entries with other weights."""
+        return RawRatings(
+            self.users,
+            self.candidates,
+            self.ratings,
+            self.times(),
+            weights,
+            self.name,
+        )
 
     def times(self) -> np.ndarray | None:
         """Returns the timestamps as what they came: dates, or numbers."""

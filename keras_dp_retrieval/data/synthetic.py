@@ -101,7 +101,7 @@ def synthetic_ratings(
         candidates[order] + 1,
         stars[order],
         times[order],
-        "synthetic ratings",
+        name="synthetic ratings",
     )
     titles = {
         number: f"Synthetic movie {number}"

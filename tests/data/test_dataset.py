@@ -511,7 +511,7 @@ def test_ids_written_with_zeros_in_front_stay_apart(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["user,candidate_id", "1,2"], r"Missing: \['user_id'\]"),
+        (["who,candidate_id", "1,2"], r"Missing: \['user_id'\]"),
         (["user_id,candidate_id"], "at least one row"),
         (["user_id,candidate_id", "1,2", "3"], "Line 3 .* 2 columns"),
         (["user_id,candidate_id", "1,2", ",3"], "missing values.*row 1"),

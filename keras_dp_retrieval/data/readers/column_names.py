@@ -1,9 +1,121 @@
 """Which column of a file or frame is which."""
 
+import re
 from collections.abc import Mapping, Sequence
 
+from keras_dp_retrieval.data.raw_data import COLUMNS
 
-def check_names(wanted: Mapping[str, str], there: Sequence, what: str) -> None:
+# What to call a column by to have it found.
+AUTO = "auto"
+
+# The first is what the column is if it is there; else the one that is called
+# one of the others, written in any way: `itemId`, `ITEM_ID`, `item id`.
+_KNOWN = {
+    "user_ids": (
+        *("user_id", "userid", "user", "uid", "customerid", "customer"),
+        *("visitorid", "memberid", "reviewerid", "accountid"),
+    ),
+    "candidate_ids": (
+        *("candidate_id", "candidateid", "candidate", "itemid", "item"),
+        *("movieid", "movie", "productid", "product", "articleid", "bookid"),
+        *("songid", "trackid", "videoid", "gameid", "contentid", "asin"),
+    ),
+    "ratings": ("rating", "ratings", "userrating", "stars", "score"),
+    "timestamps": (
+        *("timestamp", "timestamps", "time", "datetime", "date", "ts"),
+        *("unixreviewtime", "eventtime", "createdat"),
+    ),
+    "weights": ("weight", "weights", "sampleweight"),
+}
+_KEYWORDS = {
+    "user_ids": "user_column",
+    "candidate_ids": "candidate_column",
+    "ratings": "rating_column",
+    "timestamps": "timestamp_column",
+    "weights": "weight_column",
+}
+
+
+def named_columns(*names) -> dict:
+    """Returns which column of a file becomes which column of a data set.
+
+    Args:
+        *names: Of the users, candidates, ratings, timestamps and weights.
+            `"auto"` stands for a column that is to be found, None for one that
+            there is not.
+
+    Raises:
+        ValueError: If users or candidates are None.
+    """
+    columns = dict(zip(COLUMNS, names, strict=True))
+    for key in ("user_ids", "candidate_ids"):
+        if columns[key] is None:
+            raise ValueError(
+                f"`{_KEYWORDS[key]}` must name a column. Received: "
+                f"{_KEYWORDS[key]}=None."
+            )
+    return columns
+
+
+def found_columns(
+    columns: Mapping, there: Sequence, what: str
+) -> tuple[dict, str]:
+    """Returns the name of each column that is wanted, and what was found.
+
+    Args:
+        columns: What `named_columns` returned.
+        there: The names of all columns that there are.
+        what: str. How errors call where they are.
+
+    Returns:
+        `(wanted, note)`: what is wanted (`"user_ids"`, ...) to the column's
+        name; and a text on those that were found by other names than the
+        usual, or `""`.
+
+    Raises:
+        ValueError: If one is missing or there more than once, or if several
+            may be meant.
+    """
+    there = list(there)
+    wanted: dict = {}
+    notes = []
+    for key, name in columns.items():
+        if name is None:
+            continue
+        if name == AUTO:
+            taken = [*columns.values(), *wanted.values()]
+            name = _find(key, [one for one in there if one not in taken], what)
+            if name is None and key in ("user_ids", "candidate_ids"):
+                name = _KNOWN[key][0]  # Missing, as is said below.
+            elif name is None:
+                continue
+            elif name != _KNOWN[key][0]:
+                notes.append(f"{_KEYWORDS[key]}={name!r}")
+        wanted[key] = name
+    check_names(wanted, there, what)
+    return wanted, f"found {', '.join(notes)}" if notes else ""
+
+
+def _find(key: str, there: list, what: str):
+    usual, *others = _KNOWN[key]
+    if usual in there:
+        return usual
+    found = [
+        name
+        for name in dict.fromkeys(there)
+        if isinstance(name, str)
+        and re.sub("[^a-z0-9]", "", name.lower()) in (*others, usual)
+    ]
+    if len(found) > 1:
+        raise ValueError(
+            f"{what} must have one column that can be the {key}. Received "
+            f"several: {found}. Name the right one with "
+            f"`{_KEYWORDS[key]}=...`."
+        )
+    return found[0] if found else None
+
+
+def check_names(wanted: Mapping, there: Sequence, what: str) -> None:
     """Raises a ValueError unless each column that is wanted is there once.
 
     Args:
@@ -17,8 +129,8 @@ def check_names(wanted: Mapping[str, str], there: Sequence, what: str) -> None:
         raise ValueError(
             f"{what} must have the columns {list(wanted.values())}. Missing: "
             f"{missing}. There are: {there}. Name them with `user_column=...`, "
-            "`candidate_column=...`, `rating_column=...` and "
-            "`timestamp_column=...`."
+            "`candidate_column=...`, `rating_column=...`, "
+            "`timestamp_column=...` and `weight_column=...`."
         )
     twice = [name for name in wanted.values() if there.count(name) > 1]
     if twice:

@@ -25,6 +25,14 @@ class _Column:
         self._texts: list = []
         self._num_before_texts = 0
 
+    def add(self, column) -> None:
+        """Adds a piece: a column of Arrow, of `type` or of strings."""
+        raise NotImplementedError
+
+    def finish(self):
+        """Returns the whole column, as `RawRatings` takes it."""
+        raise NotImplementedError
+
     def _add_text(self, column) -> None:
         if not self._texts:
             self._num_before_texts = sum(map(len, self._numbers))
@@ -74,7 +82,7 @@ class _Ids(_Column):
 
 
 class _Ratings(_Column):
-    """Ratings: numbers, or an error that names one that is none."""
+    """Ratings or weights: numbers, or an error that names one that is none."""
 
     type = pyarrow.float64()
 
@@ -158,6 +166,7 @@ BUILDERS = {
     "candidate_ids": _Ids,
     "ratings": _Ratings,
     "timestamps": _Timestamps,
+    "weights": _Ratings,
 }
 
 

@@ -10,7 +10,11 @@ import pyarrow
 from pyarrow import csv as arrow_csv
 
 from keras_dp_retrieval.data.raw_data import RawRatings
-from keras_dp_retrieval.data.readers.column_names import check_names
+from keras_dp_retrieval.data.readers.column_names import (
+    AUTO,
+    check_names,
+    found_columns,
+)
 from keras_dp_retrieval.data.readers.csv_columns import BUILDERS
 from keras_dp_retrieval.data.readers.csv_pieces import (
     LONGEST_LINE,
@@ -18,12 +22,16 @@ from keras_dp_retrieval.data.readers.csv_pieces import (
     open_text,
     quote_places,
 )
+from keras_dp_retrieval.data.readers.row_filters import RowFilter
 
 _SEPARATORS = ",;\t"
 _ROWS_AT_ONCE = 2**16  # Of those that Python reads.
+_TEXT = pyarrow.string()
 
 
-def from_csv(path: pathlib.Path, wanted: Mapping[str, str]) -> RawRatings:
+def from_csv(
+    path: pathlib.Path, columns: Mapping, row_filter: RowFilter | None
+) -> tuple[RawRatings, list[str]]:
     """Reads columns of a CSV file whose first line names them.
 
     They are separated by commas, semicolons or tabs: whatever gives the first
@@ -35,90 +43,117 @@ def from_csv(path: pathlib.Path, wanted: Mapping[str, str]) -> RawRatings:
 
     Args:
         path: Path.
-        wanted: What is wanted (`"user_ids"`, ...) to the column's name.
+        columns: What `named_columns` returned.
+        row_filter: Optional `RowFilter`.
+
+    Returns:
+        `(raw, notes)`: the interactions, and what was done to get them.
     """
     with open_text(path) as pieces:
-        separator, header = _header(pieces.first_line(), wanted)
-        check_names(wanted, header, pieces.what)
-        columns = read_columns(pieces, wanted, header, separator)
-    return RawRatings(**columns, name=str(path))
+        separator, header = _header(pieces.first_line(), columns)
+        wanted, *notes = found_columns(columns, header, pieces.what)
+        if row_filter is not None:
+            compared = {name: name for name in row_filter.names}
+            check_names(compared, header, pieces.what)
+        table = Table(wanted, header, separator, row_filter)
+        read = table.read(pieces)
+        if row_filter is not None:
+            notes.append(row_filter.note(table.num_kept, table.num_rows))
+    return RawRatings(**read, name=str(path)), notes
 
 
-def _header(first: str, wanted: Mapping[str, str]) -> tuple[str, list[str]]:
+def _header(first: str, columns: Mapping) -> tuple[str, list[str]]:
     """Returns the separator of a file, and the names of its columns."""
+    wanted = {name for name in columns.values() if name not in (None, AUTO)}
     found = [
         (separator, next(csv.reader([first], delimiter=separator), []))
         for separator in _SEPARATORS
     ]
     for separator, names in found:
-        if set(wanted.values()) <= set(names):
+        if len(names) > 1 and wanted <= set(names):
             return separator, names
     return max(found, key=lambda one: len(one[1]))
 
 
-def read_columns(
-    pieces: Pieces,
-    wanted: Mapping[str, str],
-    header: Sequence[str],
-    separator: str,
-) -> dict:
-    """Returns each column that is wanted.
+class Table:
+    """The columns of a file that are wanted, as they are read.
 
     Args:
-        pieces: `Pieces`, after the first line if that names the columns.
-        wanted: What is wanted to the column's name.
+        wanted: What is wanted (`"user_ids"`, ...) to the column's name.
         header: The names of all columns.
         separator: str. One character.
+        row_filter: Optional `RowFilter`.
 
-    Raises:
-        ValueError: If a line has another number of columns, or something in
-            a column does not fit.
+    Attributes:
+        num_rows: int. Rows that were read.
+        num_kept: int. Those that met the filter.
     """
-    table = _Table(wanted, header, separator)
-    for piece in pieces:
-        if not table.add(piece, pieces.is_cut):
-            table.add_rows(pieces)
-            break
-    return table.finish()
 
-
-class _Table:
-    def __init__(self, wanted, header, separator):
+    def __init__(
+        self,
+        wanted: Mapping[str, str],
+        header: Sequence[str],
+        separator: str,
+        row_filter: RowFilter | None = None,
+    ):
+        self.num_rows = self.num_kept = 0
         self._builders = {
             key: BUILDERS[key](name) for key, name in wanted.items()
         }
         self._places = {key: header.index(name) for key, name in wanted.items()}
+        self._filter = row_filter
+        names = row_filter.names if row_filter else []
+        self._compared = {name: header.index(name) for name in names}
         self._num_columns = len(header)
         self._separator = separator
 
-    def add(self, piece: bytes, is_cut: bool) -> bool:
+    def read(self, pieces: Pieces) -> dict:
+        """Returns each column that is wanted.
+
+        Args:
+            pieces: `Pieces`, after the first line if that names the columns.
+
+        Raises:
+            ValueError: If a line has another number of columns, or something
+                in a column does not fit.
+        """
+        for piece in pieces:
+            if not self._add(piece, pieces.is_cut):
+                self._add_rows(pieces)
+                break
+        return {key: one.finish() for key, one in self._builders.items()}
+
+    def _add(self, piece: bytes, is_cut: bool) -> bool:
         """Adds a piece of whole lines; False if Arrow does not take it."""
         if piece[0] in b"\r\n" and not piece.strip(b"\r\n"):
             return True  # An empty line is no row, as everywhere in CSV.
         quotes = quote_places(piece)
         if is_cut or not _is_quoted_well(piece, quotes, self._separator):
             return False
+        types = {
+            place: self._builders[key].type
+            for key, place in self._places.items()
+        }
         has_quotes = len(quotes) > 0
-        types = {key: one.type for key, one in self._builders.items()}
-        read = self._read(piece, types, has_quotes)
-        if read is None:  # Perhaps as a value was none of its type.
-            texts = dict.fromkeys(types, pyarrow.string())
-            read = self._read(piece, texts, has_quotes)
-        if read is None:
+        table = self._parsed(piece, types, has_quotes)
+        if table is None:  # Perhaps as a value was none of its type.
+            types = dict.fromkeys(types, pyarrow.string())
+            table = self._parsed(piece, types, has_quotes)
+        if table is None:
             return False
-        for key, column in read.items():
-            self._builders[key].add(column)
+        self._add_table(table)
         return True
 
-    def _read(self, piece: bytes, types: dict, has_quotes: bool):
-        # By their places: two columns that nobody wants may have one name.
-        names = [str(place) for place in range(self._num_columns)]
-        told = {str(self._places[key]): kind for key, kind in types.items()}
+    def _parsed(self, piece: bytes, types: dict, has_quotes: bool):
+        """Columns by their places: two may have one name."""
+        types = {**dict.fromkeys(self._compared.values(), _TEXT), **types}
+        told = {str(place): kind for place, kind in types.items()}
         try:
-            table = arrow_csv.read_csv(
+            return arrow_csv.read_csv(
                 pyarrow.BufferReader(piece),
                 arrow_csv.ReadOptions(
-                    column_names=names, block_size=LONGEST_LINE
+                    column_names=list(map(str, range(self._num_columns))),
+                    block_size=LONGEST_LINE,
                 ),
                 arrow_csv.ParseOptions(
                     delimiter=self._separator, newlines_in_values=has_quotes
@@ -131,19 +166,29 @@ class _Table:
             )
         except pyarrow.ArrowException:
             return None
-        return {
-            key: table.column(str(place)) for key, place in self._places.items()
-        }
 
-    def add_rows(self, pieces: Pieces) -> None:
+    def _add_table(self, table) -> None:
+        self.num_rows += len(table)
+        if self._filter is not None:
+            compared = {
+                name: self._filter.cast(name, table.column(str(place)))
+                for name, place in self._compared.items()
+            }
+            table = table.filter(self._filter.mask(pyarrow.table(compared)))
+        self.num_kept += len(table)
+        for key, place in self._places.items():
+            self._builders[key].add(table.column(str(place)))
+
+    def _add_rows(self, pieces: Pieces) -> None:
         """Adds all that is left, line by line: or says what is wrong."""
         rows = self._rows(pieces)
+        places = {*self._places.values(), *self._compared.values()}
         while block := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-            for key, place in self._places.items():
-                texts = pyarrow.array(
-                    [row[place] for row in block], pyarrow.string()
-                )
-                self._builders[key].add(pyarrow.chunked_array(texts))
+            columns = {
+                str(place): pyarrow.array([row[place] for row in block], _TEXT)
+                for place in places
+            }
+            self._add_table(pyarrow.table(columns))
 
     def _rows(self, pieces: Pieces) -> Iterator[list[str]]:
         before = pieces.lines_before()
@@ -165,9 +210,6 @@ class _Table:
                 f"{pieces.what} must be a CSV file. Received, up to line "
                 f"{before + rows.line_num}: {error}. Is there a quote too many?"
             ) from error
-
-    def finish(self) -> dict:
-        return {key: one.finish() for key, one in self._builders.items()}
 
 
 def _is_quoted_well(piece: bytes, quotes: np.ndarray, separator: str) -> bool:

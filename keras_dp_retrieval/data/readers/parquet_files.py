@@ -9,37 +9,58 @@ from pyarrow import dataset as arrow
 
 from keras_dp_retrieval.data.columns import refuse_rows
 from keras_dp_retrieval.data.encoded_ids import encode_both
-from keras_dp_retrieval.data.raw_data import RawRatings
+from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
 from keras_dp_retrieval.data.readers import limits
-from keras_dp_retrieval.data.readers.column_names import check_names
+from keras_dp_retrieval.data.readers.column_names import (
+    check_names,
+    found_columns,
+)
+from keras_dp_retrieval.data.readers.row_filters import RowFilter
 
 _BYTES_A_VALUE = 8
 
 
-def from_parquet(path: pathlib.Path, wanted: Mapping[str, str]) -> RawRatings:
+def from_parquet(
+    path: pathlib.Path, columns: Mapping, row_filter: RowFilter | None
+) -> tuple[RawRatings, list[str]]:
     """Reads columns of a Parquet file, or of a folder of them.
 
     Folders named as `event=purchase` are columns, too.
 
     Args:
         path: Path.
-        wanted: What is wanted (`"user_ids"`, ...) to the column's name.
+        columns: What `named_columns` returned.
+        row_filter: Optional `RowFilter`.
+
+    Returns:
+        `(raw, notes)`: the interactions, and what was done to get them.
     """
     what = f"The file {str(path)!r}"
     try:
         source = arrow.dataset(path, format="parquet", partitioning="hive")
-        check_names(wanted, source.schema.names, what)
+        wanted, *notes = found_columns(columns, source.schema.names, what)
+        expression = None
+        if row_filter is not None:
+            compared = {name: name for name in row_filter.names}
+            check_names(compared, source.schema.names, what)
+            expression = row_filter.expression()
         before = _states(source)
         _check_size(source, set(wanted.values()), path, before)
-        columns = {}
+        read: dict = {}
         # Two at a time: what they are made of need not be there beside them.
-        for keys in (("user_ids", "candidate_ids"), ("ratings", "timestamps")):
+        for keys in (COLUMNS[:2], COLUMNS[2:]):
             names = {key: wanted[key] for key in keys if key in wanted}
             if names:
-                columns.update(_read(source, names))
+                read.update(_read(source, names, expression))
                 pyarrow.default_memory_pool().release_unused()
+        if row_filter is not None:
+            num_kept = len(read["user_ids"])
+            notes.append(row_filter.note(num_kept, source.count_rows()))
         changed = _states(source) != before
     except (pyarrow.ArrowException, OSError) as error:
+        no_kernel = isinstance(error, pyarrow.ArrowNotImplementedError)
+        if row_filter is not None and no_kernel:
+            raise row_filter.does_not_fit(error) from error
         raise ValueError(
             f"{str(path)!r} must be a Parquet file, or a folder of them. It "
             "is damaged or something else. Arrow says: "
@@ -51,7 +72,7 @@ def from_parquet(path: pathlib.Path, wanted: Mapping[str, str]) -> RawRatings:
             "file whose size or time of change is not what it was at the "
             "beginning. Read it once it is complete."
         )
-    return RawRatings(**columns, name=str(path))
+    return RawRatings(**read, name=str(path)), notes
 
 
 def _states(source) -> dict[str, tuple[int, int]]:
@@ -85,8 +106,10 @@ def _check_size(source, names: set[str], path, states) -> None:
         )
 
 
-def _read(source, names: Mapping[str, str]) -> dict:
-    table = source.to_table(columns=sorted(set(names.values())))
+def _read(source, names: Mapping[str, str], expression) -> dict:
+    table = source.to_table(
+        columns=sorted(set(names.values())), filter=expression
+    )
     columns = {key: _checked(key, table[name]) for key, name in names.items()}
     if "user_ids" in names:
         return dict(zip(names, encode_both(columns), strict=True))

@@ -1,26 +1,108 @@
 """Interactions from data frames, and from files of each kind."""
 
+import dataclasses
+import logging
 import os
 import pathlib
 from collections.abc import Mapping
 
+import numpy as np
+
+from keras_dp_retrieval.data.columns import as_array
 from keras_dp_retrieval.data.raw_data import RawRatings
-from keras_dp_retrieval.data.readers.column_names import check_names
+from keras_dp_retrieval.data.readers.column_names import (
+    check_names,
+    found_columns,
+    named_columns,
+)
+from keras_dp_retrieval.data.readers.repeats import (
+    check_repeated,
+    merge_repeated,
+)
+from keras_dp_retrieval.data.readers.row_filters import RowFilter
+
+_log = logging.getLogger("keras_dp_retrieval")
 
 
-def from_frame(frame, columns: Mapping[str, str | None]) -> RawRatings:
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is wanted of a file or a frame.
+
+    Args:
+        columns: What `named_columns` returned.
+        row_filter: Optional `RowFilter`.
+        repeated: str. One of `repeats.REPEATED`.
+    """
+
+    columns: Mapping
+    row_filter: RowFilter | None = None
+    repeated: str = "keep"
+
+    @classmethod
+    def of(cls, *names, filters=None, repeated="keep") -> "Request":
+        """Checks the arguments of the methods of `RetrievalDataset`."""
+        columns = named_columns(*names)
+        check_repeated(repeated, columns["weights"] is not None)
+        return cls(columns, filters and RowFilter(filters), repeated)
+
+
+def from_frame(frame, request: Request) -> tuple[RawRatings, str]:
     """Reads columns of a data frame of pandas, or of anything like it.
 
     Args:
         frame: A data frame of pandas or polars, an Arrow table, or a dict of
             columns.
-        columns: What is wanted (`"user_ids"`, ...) to the column's name. None
-            stands for a column that there is not.
+        request: `Request`.
+
+    Returns:
+        `(raw, note)`: the interactions, and what was done to get them.
     """
-    wanted = _wanted(columns)
     names = list(frame) if isinstance(frame, Mapping) else _names(frame)
-    check_names(wanted, names, "The data frame")
-    return RawRatings(**{key: frame[name] for key, name in wanted.items()})
+    what = "The data frame"
+    wanted, *notes = found_columns(request.columns, names, what)
+    columns = {key: frame[name] for key, name in wanted.items()}
+    if request.row_filter is not None:
+        columns, note = _filtered(frame, names, columns, request.row_filter)
+        notes.append(note)
+    return _merged(RawRatings(**columns), request, notes)
+
+
+def _filtered(frame, names, columns: dict, row_filter: RowFilter):
+    """The rows of columns that are kept, and a note on how many."""
+    import pyarrow
+
+    check_names({name: name for name in row_filter.names}, names, "The frame")
+    try:
+        compared = pyarrow.table(
+            {name: _as_arrow(frame[name]) for name in row_filter.names}
+        )
+    except (pyarrow.ArrowException, TypeError) as error:
+        raise row_filter.does_not_fit(error) from error
+    rows = np.flatnonzero(row_filter.mask(compared).to_numpy())
+    note = row_filter.note(len(rows), len(compared))
+    kept = {key: _picked(column, rows) for key, column in columns.items()}
+    return kept, note
+
+
+def _as_arrow(column):
+    import pyarrow
+
+    if isinstance(column, (pyarrow.Array, pyarrow.ChunkedArray)):
+        return column
+    if hasattr(column, "to_arrow"):  # Of polars.
+        return column.to_arrow()
+    return pyarrow.array(column, from_pandas=True)
+
+
+def _picked(column, rows: np.ndarray):
+    """Some entries of a column of whatever library."""
+    if hasattr(column, "iloc"):  # Of pandas, where [] looks up labels.
+        return column.iloc[rows]
+    if hasattr(column, "take"):  # Of NumPy and Arrow.
+        return column.take(rows)
+    if hasattr(column, "gather"):  # Of polars.
+        return column.gather(rows)
+    return as_array("a column", column)[rows]
 
 
 def _names(frame) -> list:
@@ -35,22 +117,32 @@ def _names(frame) -> list:
     )
 
 
-def from_csv(path, columns: Mapping[str, str | None]) -> RawRatings:
+def from_csv(path, request: Request) -> tuple[RawRatings, str]:
     """Reads columns of a CSV file; see `csv_files.from_csv`."""
     from keras_dp_retrieval.data.readers import csv_files
 
-    return csv_files.from_csv(_existing(path), _wanted(columns))
+    raw, notes = csv_files.from_csv(
+        _existing(path), request.columns, request.row_filter
+    )
+    return _merged(raw, request, notes)
 
 
-def from_parquet(path, columns: Mapping[str, str | None]) -> RawRatings:
+def from_parquet(path, request: Request) -> tuple[RawRatings, str]:
     """Reads columns of Parquet files; see `parquet_files.from_parquet`."""
     from keras_dp_retrieval.data.readers import parquet_files
 
-    return parquet_files.from_parquet(_existing(path), _wanted(columns))
+    raw, notes = parquet_files.from_parquet(
+        _existing(path), request.columns, request.row_filter
+    )
+    return _merged(raw, request, notes)
 
 
-def _wanted(columns: Mapping[str, str | None]) -> dict[str, str]:
-    return {key: name for key, name in columns.items() if name is not None}
+def _merged(raw: RawRatings, request: Request, notes: list[str]):
+    raw, note = merge_repeated(raw, request.repeated)
+    told = "; ".join(one for one in (*notes, note) if one)
+    if told:
+        _log.info("%s: %s", raw.name, told)
+    return raw, told
 
 
 def _existing(path) -> pathlib.Path:
