@@ -341,14 +341,15 @@ def test_a_file_in_pieces_is_read_as_a_whole(
     assert rows_of(data) == expected
 
 
+@pytest.mark.parametrize("first", [-40, 0])
 @pytest.mark.parametrize("piece", [7, 64, 1000])
 def test_ids_are_numbers_only_if_all_pieces_have_numbers(
-    tmp_path, monkeypatch, piece
+    tmp_path, monkeypatch, piece, first
 ):
     monkeypatch.setattr(csv_pieces, "PIECE", piece)
     path = tmp_path / "a.csv"
     for odd in ("007", "x", "-0", "+5", "0x1F", "0xFFFFFFFF", " 7", str(2**63)):
-        ids = [*map(str, range(-40, 40)), odd, "-5"]
+        ids = [*map(str, range(first, 40)), odd, "41"]
         lines = ["user_id,candidate_id", *(f"{one},1" for one in ids)]
         path.write_text("\n".join(lines))
         data = RetrievalDataset.from_csv(path, **WHOLE)

@@ -1,5 +1,6 @@
 """Columns of CSV files: by Arrow, and by Python what Arrow does not take."""
 
+import codecs
 import csv
 import itertools
 import pathlib
@@ -127,6 +128,8 @@ class Table:
         """Adds a piece of whole lines; False if Arrow does not take it."""
         if piece[0] in b"\r\n" and not piece.strip(b"\r\n"):
             return True  # An empty line is no row, as everywhere in CSV.
+        if piece.startswith(codecs.BOM_UTF8):
+            piece = b"\n" + piece  # Arrow would leave it out of an id.
         quotes = quote_places(piece)
         if is_cut or not _is_quoted_well(piece, quotes, self._separator):
             return False

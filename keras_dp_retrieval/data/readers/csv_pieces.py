@@ -1,5 +1,6 @@
 """A CSV file in pieces of whole lines, and line by line where it must be."""
 
+import codecs
 import contextlib
 import gzip
 import os
@@ -22,8 +23,6 @@ LONGEST_LINE = 2**20
 
 # Lines that end inside of quotes, one after the other, from a piece's end on.
 _MOST_TRIES = 1000
-
-_BOM = b"\xef\xbb\xbf"
 
 
 @contextlib.contextmanager
@@ -104,7 +103,7 @@ class Pieces:
         after = end + (2 if start[end : end + 2] == b"\r\n" else 1)
         self._rest = start[after:]
         self._num_bytes = min(after, len(start))
-        return self._decoded(start[:end].removeprefix(_BOM), 1)
+        return self._decoded(start[:end].removeprefix(codecs.BOM_UTF8), 1)
 
     def __iter__(self) -> Iterator[bytes]:
         while piece := self._next():

@@ -57,7 +57,7 @@ def from_parquet(
             num_kept = len(read["user_ids"])
             notes.append(row_filter.note(num_kept, source.count_rows()))
         changed = _states(source) != before
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         no_kernel = isinstance(error, pyarrow.ArrowNotImplementedError)
         if row_filter is not None and no_kernel:
             raise row_filter.does_not_fit(error) from error

@@ -43,7 +43,8 @@ class Request:
         """Checks the arguments of the methods of `RetrievalDataset`."""
         columns = named_columns(*names)
         check_repeated(repeated, columns["weights"] is not None)
-        return cls(columns, filters and RowFilter(filters), repeated)
+        row_filter = None if filters is None else RowFilter(filters)
+        return cls(columns, row_filter, repeated)
 
 
 def from_frame(frame, request: Request) -> tuple[RawRatings, str]:
@@ -76,7 +77,7 @@ def _filtered(frame, names, columns: dict, row_filter: RowFilter):
         compared = pyarrow.table(
             {name: _as_arrow(frame[name]) for name in row_filter.names}
         )
-    except (pyarrow.ArrowException, TypeError) as error:
+    except (TypeError, ValueError, OverflowError) as error:  # Arrow's, too.
         raise row_filter.does_not_fit(error) from error
     rows = np.flatnonzero(row_filter.mask(compared).to_numpy())
     note = row_filter.note(len(rows), len(compared))
