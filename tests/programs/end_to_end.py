@@ -39,6 +39,24 @@ def train(data, steps_per_execution, **options):
     return model, history.history["loss"]
 
 
+def check_that_arrays_are_read_once(steps_per_execution):
+    users = np.arange(1, 78) % 9
+    candidates = np.arange(77) % 7
+    model = kdr.TwoTowerRetrieval(9, 7, 4, objective="in_batch_softmax")
+    model.compile("adagrad", steps_per_execution=steps_per_execution)
+    model.fit(
+        users,
+        {"movie_id": candidates},
+        batch_size=16,
+        validation_data=(users, {"movie_id": candidates}),
+        verbose=0,
+    )
+    counts = keras.ops.convert_to_numpy(model.candidate_counts.value)
+    np.testing.assert_array_equal(counts, np.bincount(candidates))
+    predicted = model.predict(users, batch_size=16, verbose=0)["predictions"]
+    assert len(predicted) == len(users)
+
+
 def main():
     assert len(kdr.data_parallel().device_mesh.devices.flatten()) == 2
     # No batch size divides by two devices, and 3 by no number of batches.
@@ -48,6 +66,8 @@ def main():
         model, fused = train(data, 3, objective=objective)
         np.testing.assert_allclose(single, fused, rtol=1e-5)
     train(data, 3, objective="in_batch_softmax", embedding_updates="row_sparse")
+    for steps_per_execution in (1, 2):
+        check_that_arrays_are_read_once(steps_per_execution)
     users = data.user_vocabulary.ids[:5]
     expected = model.recommend(users, k=5)
     with tempfile.TemporaryDirectory() as folder:
