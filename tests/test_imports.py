@@ -27,6 +27,7 @@ FLOORS = {
     "data.columns": 0,
     "data.encoded_ids": 0.5,
     "data.digests": 0,
+    "data.float_columns": 0.5,
     "data.interactions": 1,
     "data.orders": 0.75,
     "data.padding": 0,

@@ -48,71 +48,6 @@ def id_column(name: str, values, max_length: int = MAX_ID_LENGTH) -> np.ndarray:
     raise _no_ids(name, column)
 
 
-def rating_column(values) -> np.ndarray:
-    """Returns ratings as `(n,)` float32, all finite.
-
-    Raises:
-        ValueError: If one is missing, not a number, or not finite as float32.
-    """
-    return _float_column("ratings", values)
-
-
-def weight_column(values) -> np.ndarray:
-    """Returns sample weights as `(n,)` float32, finite and greater than 0.
-
-    Raises:
-        ValueError: As `rating_column`, or if one is 0 or less.
-    """
-    weights = _float_column("weights", values)
-    bad = weights <= 0
-    if bad.any():
-        raise ValueError(
-            "`weights` must be greater than 0, also as float32. Received "
-            f"{int(bad.sum())} that are not, the first in row "
-            f"{int(bad.argmax())}: {weights[bad.argmax()]:g}. Leave out what "
-            "is to count for nothing."
-        )
-    return weights
-
-
-def _float_column(name: str, values) -> np.ndarray:
-    column = as_array(name, values)
-    if column.dtype.kind == "O":
-        column = _without_tensors(column)
-        _check_numbers(name, column)
-    elif column.dtype.kind in "USMmc" and column.size:
-        raise _no_number(name, 0, column[0])
-    try:
-        with np.errstate(over="ignore"):
-            small = column.astype(np.float32, copy=may_change(column))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"`{name}` must be numbers: {error}.") from error
-    bad = ~np.isfinite(small)
-    if bad.any():
-        # One NaN spreads over the epochs into every row it meets, also where
-        # its sample weight is 0.
-        row = int(np.argmax(bad))
-        raise ValueError(
-            f"`{name}` must be finite numbers, also as float32. Received "
-            f"{int(bad.sum())} that are not, the first in row {row}: "
-            f"{column[row]}."
-        )
-    return small
-
-
-def _check_numbers(name: str, column: np.ndarray) -> None:
-    # Strings such as "5" could be read as numbers, and so could dates.
-    bad = {
-        kind
-        for kind in types_in(column)
-        if not issubclass(kind, (numbers.Real, np.bool_, decimal.Decimal))
-    }
-    if bad:
-        refuse_missing(name, column)
-        row = [type(value) in bad for value in column].index(True)
-        raise _no_number(name, row, column[row])
-
-
 def as_array(name: str, values) -> np.ndarray:
     """Returns `(n,)` values in an array that holds them as they are.
 
@@ -204,7 +139,7 @@ def _is_whole(kind: type) -> bool:
 
 
 def _ids_from_objects(name, column, max_length) -> np.ndarray:
-    column = _without_tensors(column)
+    column = without_tensors(column)
     refuse_missing(name, column)
     kinds = types_in(column)
     if not kinds or all(map(_is_whole, kinds)):
@@ -228,7 +163,7 @@ def _ids_from_objects(name, column, max_length) -> np.ndarray:
     raise _no_ids(name, column)
 
 
-def _without_tensors(column: np.ndarray) -> np.ndarray:
+def without_tensors(column: np.ndarray) -> np.ndarray:
     """Takes single numbers out of their 0-d arrays, if there are any."""
     if not any(hasattr(kind, "__array__") for kind in types_in(column)):
         return column
@@ -318,13 +253,4 @@ def _no_ids(name, column) -> ValueError:
     return ValueError(
         f"`{name}` must be whole numbers or strings. Received: values of type "
         f"{type_name}, such as {plain!r:.80}. {remedy}"
-    )
-
-
-def _no_number(name, row, value) -> ValueError:
-    if isinstance(value, np.generic):
-        value = value.item()
-    return ValueError(
-        f"`{name}` must be numbers. Received: {value!r:.80} in row {row}, of "
-        f"type {type(value).__name__}."
     )

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from keras_dp_retrieval.data.columns import rating_column, weight_column
 from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_both
+from keras_dp_retrieval.data.float_columns import rating_column, weight_column
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.timestamps import timestamp_column
 

@@ -6,12 +6,9 @@ import decimal
 import numpy as np
 import pytest
 
-from keras_dp_retrieval.data.columns import (
-    MAX_ID_LENGTH,
-    id_column,
-    rating_column,
-)
+from keras_dp_retrieval.data.columns import MAX_ID_LENGTH, id_column
 from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.float_columns import rating_column
 from keras_dp_retrieval.data.raw_data import RawRatings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
