@@ -52,7 +52,7 @@ def timestamp_column(values) -> tuple[np.ndarray, bool]:
     if kind == "O":
         return _from_objects(column)
     if kind == "U":
-        return _from_texts(arrow_texts.of_array(column)), True
+        return _from_strings(column), True
     if kind == "M":
         return _from_dates(column), True
     if kind == "u" and column.max() > _INT64.max:
@@ -99,10 +99,7 @@ def _from_objects(column) -> tuple[np.ndarray, bool]:
     refuse_missing("timestamps", column)
     kinds = types_in(column)
     if all(issubclass(kind, str) for kind in kinds):
-        texts = arrow_texts.of_array(column)
-        if texts is None:
-            return _from_list(column.tolist()), True
-        return _from_texts(texts), True
+        return _from_strings(column), True
     if all(issubclass(kind, datetime.date) for kind in kinds):
         return _from_datetimes(column), True
     if kinds == {np.datetime64}:
@@ -142,6 +139,13 @@ def _from_datetimes(column) -> np.ndarray:
         return seconds * _SECOND + rest
 
     return np.fromiter(map(nanoseconds, column), np.int64, len(column))
+
+
+def _from_strings(column) -> np.ndarray:
+    texts = arrow_texts.of_array(column)
+    if texts is None:
+        return _from_list(column.tolist())
+    return _from_texts(texts)
 
 
 def _from_texts(texts) -> np.ndarray:

@@ -176,6 +176,13 @@ def test_dates_and_numbers_are_not_compared_with_each_other():
         )
 
 
+@pytest.mark.parametrize("as_column", [np.array, list])
+def test_strings_that_are_no_text_are_named(as_column):
+    times = as_column(["2024-05-01", "\ud800"])  # Half a character.
+    with pytest.raises(ValueError, match=r"in row 1: .*ud800"):
+        timestamp_column(times)
+
+
 def test_a_frame_with_dates_takes_a_test_part_with_dates():
     pandas = pytest.importorskip("pandas")
     times = pandas.to_datetime(["2020-01-02", "2020-01-01"], utc=True)
