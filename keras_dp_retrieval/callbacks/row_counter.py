@@ -5,6 +5,8 @@ import collections
 import keras
 import numpy as np
 
+from keras_dp_retrieval.data.columns import may_change
+
 # Weights on devices are kept until they are counted together; this many bytes
 # of them, lest an endless epoch fills the memory.
 MOST_BYTES_KEPT = 16_000_000
@@ -75,7 +77,7 @@ class RowCounter:
         steps = shape[step_axis] if fused else 1
         if not all(type(array) is np.ndarray for array in weights):
             self._keep(weights, fused)
-        elif not weights[1:] and _is_frozen(weights[0]):
+        elif not weights[1:] and not may_change(weights[0]):
             # It need not be counted each time.
             self._count_frozen()
             self._frozen, self._frozen_steps = weights[0], steps
@@ -170,11 +172,6 @@ def _arrays(tree) -> list:
 def _first_array(tree):
     """The leaf whose leading axis Keras takes for the rows."""
     return next(leaf for leaf in keras.tree.flatten(tree) if leaf is not None)
-
-
-def _is_frozen(array) -> bool:
-    """Whether nobody can change an array, not even what it is a view of."""
-    return array.flags.owndata and not array.flags.writeable
 
 
 def _sharding(array):

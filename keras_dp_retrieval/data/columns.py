@@ -9,6 +9,7 @@ import decimal
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -82,9 +83,20 @@ def as_array(name: str, values) -> np.ndarray:
     return column
 
 
-def may_change(column: np.ndarray) -> bool:
-    """Whether somebody can write into an array, so that it must be copied."""
-    return column.flags.writeable
+def may_change(array: np.ndarray) -> bool:
+    """Whether somebody can write into an array, so that it must be copied.
+
+    A view that is read-only shows what its owner writes: such are the columns
+    of pandas from version 3 on. What Arrow owns does not change.
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        if owner.flags.writeable:
+            return True
+        owner = owner.base
+    return owner is not None and not type(owner).__module__.startswith(
+        "pyarrow"
+    )
 
 
 def _not_one_column(name, values) -> ValueError:

@@ -215,6 +215,11 @@ def test_weights_of_repeated_pairs_add_up():
     for wrong, message in (("sum", "Name their column"), ("all", "`repeated`")):
         with pytest.raises(ValueError, match=message):
             RetrievalDataset.from_dataframe(columns, repeated=wrong)
+    del columns["weight"]
+    with pytest.raises(ValueError, match="Received: no weights"):
+        RetrievalDataset.from_dataframe(
+            columns, weight_column="auto", repeated="sum"
+        )
 
 
 @pytest.mark.parametrize("num", [40, 43])  # 43: a batch that is padded.
@@ -451,3 +456,34 @@ def test_twins_of_unicode_stay_apart(tmp_path):
     data = RetrievalDataset.from_csv(path, **WHOLE)
     assert isinstance(data.user_vocabulary, Vocabulary)
     assert data.num_users == 3
+
+
+def test_what_is_written_into_a_frame_later_changes_nothing():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(
+        {
+            "user_id": [1, 1, 2],
+            "candidate_id": [4, 5, 4],
+            "rating": np.array([1, 2, 3], np.float32),
+            "timestamp": [7, 8, 9],
+            "weight": np.array([1, 2, 3], np.float32),
+        }
+    )
+    data = RetrievalDataset.from_dataframe(
+        frame,
+        rating_column="rating",
+        timestamp_column="timestamp",
+        weight_column="weight",
+        **WHOLE,
+    )
+    before = data.get_config()
+    for name in frame:
+        frame.loc[0, name] = 4
+    assert data.get_config() == before
+    # A view that is read-only belongs to somebody as well.
+    ratings = np.array([1, 2, 3], np.float32)
+    view = ratings.view()
+    view.flags.writeable = False
+    data = RetrievalDataset([1, 1, 2], [4, 5, 4], view, **WHOLE)
+    ratings[:] = 5
+    assert data.get_config()["ratings"] == [1, 2, 3]

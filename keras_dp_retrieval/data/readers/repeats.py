@@ -32,7 +32,11 @@ def merge_repeated(raw: RawRatings, repeated: str) -> tuple[RawRatings, str]:
 
     Returns:
         `(raw, note)`. What is kept stays in its order.
+
+    Raises:
+        ValueError: If there are no weights to add up.
     """
+    check_repeated(repeated, raw.weights is not None)
     if repeated == "keep":
         return raw, ""
     pairs = pair_codes(raw.users.codes, raw.candidates.codes)
@@ -50,7 +54,7 @@ def merge_repeated(raw: RawRatings, repeated: str) -> tuple[RawRatings, str]:
     if not num_left_out:
         return raw, ""
     merged = raw.take(kept)
-    if repeated == "sum" and raw.weights is not None:
+    if raw.weights is not None and repeated == "sum":
         sums = np.add.reduceat(
             raw.weights[order], np.flatnonzero(is_first), dtype=np.float64
         )
