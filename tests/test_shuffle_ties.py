@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.callbacks import ShuffleTies
-from keras_dp_retrieval.data.examples import Timeline
+from keras_dp_retrieval.data.timeline import Timeline
 from keras_dp_retrieval.towers import RecencyTower
 
 NUM_ITEMS = 12

@@ -244,14 +244,7 @@ def _no_ids(name, column) -> ValueError:
     plain = first.item() if isinstance(first, np.generic) else first
     type_name = type(first).__name__
     if column.dtype.kind == "f" or isinstance(plain, float):
-        missing = np.isnan(column.astype(np.float64))
-        if missing.any():
-            row = int(missing.argmax())
-            return ValueError(
-                f"`{name}` must not have missing values. Received "
-                f"{int(missing.sum())}, the first in row {row}. Leave those "
-                "rows out, or fill them in."
-            )
+        refuse_rows(name, np.isnan(column.astype(np.float64)))
         remedy = f"If they are whole, use `{name}.astype('int64')`."
     elif isinstance(plain, bytes):
         remedy = "Decode them: `[one.decode() for one in ids]`."

@@ -80,7 +80,9 @@ def _read_ratings(file: IO[bytes], known: Version, version: str) -> RawRatings:
     where = f"{known.folder}/{known.ratings_file}"
     separator, names = known.separator, list(_RATING_NAMES)
     if len(separator) > 1:  # Arrow takes one character.
-        pieces = csv_pieces.Pieces(file, where, long_separator=b"::")
+        pieces = csv_pieces.Pieces(
+            file, where, long_separator=separator.encode()
+        )
         separator = "\t"
     else:
         pieces = csv_pieces.Pieces(file, where)

@@ -7,6 +7,7 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import examples, pipelines
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.row_padding import padded_size
+from keras_dp_retrieval.data.timeline import Timeline
 
 
 class PartBatches:
@@ -107,7 +108,7 @@ class PartBatches:
             )
         self._warn_of_weights("next_items")
         return examples.next_items(
-            examples.Timeline(self._train, self._num_users, self._seed),
+            Timeline(self._train, self._num_users, self._seed),
             lambda users, lengths, candidates: (
                 {"user_id": users, "length": lengths},
                 {self._keys[0]: candidates},

@@ -75,25 +75,22 @@ def stacked(batches, steps: int) -> Iterator:
 
 def regrouped(groups, steps: int) -> Iterator:
     """Groups of another number of steps than they were made with."""
-    singles = (
-        map_rows(lambda rows, i=i: rows[i], group)
-        for group in groups
-        for i in range(len(group[2]))
+    batches = itertools.chain.from_iterable(map(single_steps, groups))
+    return (group for group, _ in stacked(batches, steps))
+
+
+def single_steps(group) -> Iterator:
+    """The batches of a group, one by one."""
+    return (
+        map_rows(lambda rows, i=i: rows[i], group) for i in range(len(group[2]))
     )
-    while batches := list(itertools.islice(singles, steps)):
-        yield keras.tree.map_structure(
-            lambda *rows: np.stack(rows), *batches, none_is_leaf=False
-        )
 
 
 def for_keras(group, steps: int):
     """A group as a Keras that fuses takes it: a short one in single batches."""
-    num_steps = len(group[2])
-    if num_steps == steps:
+    if len(group[2]) == steps:
         return group
-    return adapters.partial_batch_list(
-        map_rows(lambda rows, i=i: rows[i], group) for i in range(num_steps)
-    )
+    return adapters.partial_batch_list(single_steps(group))
 
 
 def first_step(group) -> tuple:

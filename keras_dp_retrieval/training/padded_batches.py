@@ -30,10 +30,10 @@ from keras_dp_retrieval.training.batch_groups import (
     first_step,
     for_keras,
     map_rows,
-    pad_batch,
     pad_group,
     regrouped,
     rows_in,
+    single_steps,
     stacked,
     without_padding,
 )
@@ -168,20 +168,18 @@ class PaddedBatches(DataAdapter):
         again, and hand out batches twice.
         """
         if self._source is not None:
-            batch = map_rows(np.asarray, self._source.first_batch())
-            if self._check is not None:
-                x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-                self._check(x, y)
-            size = self._round_up(rows_in(batch))
-            group = map_rows(lambda rows: rows[None], pad_batch(batch, size))
-            return map_rows(lambda rows: rows[0], self._own_rows(group, size))
-        if isinstance(self._inner, PyDatasetAdapter):
-            groups = self._groups(1, stacked(self._batch_zero(), 1))
-            return map_rows(lambda rows: rows[0], next(groups))
-        groups = self._groups(self._steps_per_group)
-        first = next(groups)
-        self._peeked = itertools.chain([first], groups)
-        return map_rows(lambda rows: rows[0], first)
+            first = next(self._groups_of([self._source.first_batch()]))
+        elif isinstance(self._inner, PyDatasetAdapter):
+            first = next(self._groups_of(self._batch_zero()))
+        else:
+            groups = self._groups(self._steps_per_group)
+            first = next(groups)
+            self._peeked = itertools.chain([first], groups)
+        return next(single_steps(first))
+
+    def _groups_of(self, batches) -> Iterator:
+        """Some batches alone, padded, in groups of one."""
+        return self._groups(1, stacked(batches, 1))
 
     def real_row_mask(self) -> np.ndarray:
         """Which rows of the last pass were real, over all its batches."""

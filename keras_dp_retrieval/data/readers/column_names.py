@@ -1,7 +1,7 @@
 """Which column of a file or frame is which."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from keras_dp_retrieval.data.raw_data import COLUMNS
 
@@ -92,7 +92,7 @@ def found_columns(
             elif name != _KNOWN[key][0]:
                 notes.append(f"{_KEYWORDS[key]}={name!r}")
         wanted[key] = name
-    check_names(wanted, there, what)
+    check_names(wanted.values(), there, what)
     return wanted, f"found {', '.join(notes)}" if notes else ""
 
 
@@ -115,24 +115,24 @@ def _find(key: str, there: list, what: str):
     return found[0] if found else None
 
 
-def check_names(wanted: Mapping, there: Sequence, what: str) -> None:
+def check_names(wanted: Iterable, there: Sequence, what: str) -> None:
     """Raises a ValueError unless each column that is wanted is there once.
 
     Args:
-        wanted: What is wanted (`"user_ids"`, ...) to the column's name.
+        wanted: The names of the columns that are wanted.
         there: The names of all columns.
         what: str. How the error calls where they are.
     """
-    there = list(there)
-    missing = [name for name in wanted.values() if name not in there]
+    wanted, there = list(wanted), list(there)
+    missing = [name for name in wanted if name not in there]
     if missing:
         raise ValueError(
-            f"{what} must have the columns {list(wanted.values())}. Missing: "
+            f"{what} must have the columns {wanted}. Missing: "
             f"{missing}. There are: {there}. Name them with `user_column=...`, "
             "`candidate_column=...`, `rating_column=...`, "
             "`timestamp_column=...` and `weight_column=...`."
         )
-    twice = [name for name in wanted.values() if there.count(name) > 1]
+    twice = [name for name in wanted if there.count(name) > 1]
     if twice:
         raise ValueError(
             f"{what} must have each column once. Received more than once: "

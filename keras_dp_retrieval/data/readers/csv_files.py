@@ -22,6 +22,7 @@ from keras_dp_retrieval.data.readers.csv_pieces import (
     Pieces,
     open_text,
     quote_places,
+    within_a_sentence,
 )
 from keras_dp_retrieval.data.readers.row_filters import RowFilter
 
@@ -54,8 +55,7 @@ def from_csv(
         separator, header = _header(pieces.first_line(), columns)
         wanted, *notes = found_columns(columns, header, pieces.what)
         if row_filter is not None:
-            compared = {name: name for name in row_filter.names}
-            check_names(compared, header, pieces.what)
+            check_names(row_filter.names, header, pieces.what)
         table = Table(wanted, header, separator, row_filter)
         read = table.read(pieces)
         if row_filter is not None:
@@ -198,7 +198,7 @@ class Table:
         rows = csv.reader(
             pieces.lines(), delimiter=self._separator, strict=True
         )
-        what = pieces.what[0].lower() + pieces.what[1:]
+        what = within_a_sentence(pieces.what)
         try:
             for row in rows:
                 if row and len(row) != self._num_columns:

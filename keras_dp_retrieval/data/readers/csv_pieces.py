@@ -3,7 +3,6 @@
 import codecs
 import contextlib
 import gzip
-import os
 import pathlib
 import zlib
 from collections.abc import Iterator
@@ -37,11 +36,11 @@ def open_text(path: pathlib.Path) -> Iterator["Pieces"]:
         raise ValueError(
             f"`path` must be a CSV file. Received: the folder {str(path)!r}."
         )
-    before = _state(path)
+    before = limits.state_of(path)
     with open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     opener = gzip.open if packed else open
-    most = max(limits.HARMLESS_SIZE, limits.MOST_GROWTH * before[0])
+    most = limits.most_unpacked(before[0])
     what = f"The file {str(path)!r}"
     try:
         with opener(path, "rb") as file:
@@ -50,17 +49,8 @@ def open_text(path: pathlib.Path) -> Iterator["Pieces"]:
         raise ValueError(
             f"{what} is damaged or incomplete: {error}."
         ) from error
-    if _state(path) != before:
-        raise ValueError(
-            f"{what} must not change while it is read. Received: a file whose "
-            "size or time of change is not what it was at the beginning. Read "
-            "it once it is complete."
-        )
-
-
-def _state(path: pathlib.Path) -> tuple[int, int]:
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns
+    if limits.state_of(path) != before:
+        raise limits.file_changed(what)
 
 
 class Pieces:
@@ -142,10 +132,11 @@ class Pieces:
                     end = len(kept)
                 number += 1
                 if not end:
+                    what = within_a_sentence(self.what)
                     raise ValueError(
-                        f"Line {number} of {_within(self.what)} must have at "
-                        f"most {LONGEST_LINE:,} characters. Received: more. "
-                        "Is it a CSV file?"
+                        f"Line {number} of {what} must have at most "
+                        f"{LONGEST_LINE:,} characters. Received: more. Is it "
+                        "a CSV file?"
                     )
                 line = self._with_tabs(kept[start:end])
                 yield self._decoded(line, number)
@@ -192,7 +183,8 @@ class Pieces:
             ) from error
 
 
-def _within(what: str) -> str:
+def within_a_sentence(what: str) -> str:
+    """What a file is called, where no sentence begins with it."""
     return what[0].lower() + what[1:]
 
 

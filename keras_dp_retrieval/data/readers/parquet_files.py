@@ -1,6 +1,5 @@
 """Columns of Parquet files, and of folders of them."""
 
-import os
 import pathlib
 from collections.abc import Mapping
 
@@ -41,8 +40,7 @@ def from_parquet(
         wanted, *notes = found_columns(columns, source.schema.names, what)
         expression = None
         if row_filter is not None:
-            compared = {name: name for name in row_filter.names}
-            check_names(compared, source.schema.names, what)
+            check_names(row_filter.names, source.schema.names, what)
             expression = row_filter.expression()
         before = _states(source)
         _check_size(source, set(wanted.values()), path, before)
@@ -67,20 +65,12 @@ def from_parquet(
             f"{str(error).splitlines()[0]:.300}"
         ) from error
     if changed:
-        raise ValueError(
-            f"{str(path)!r} must not change while it is read. Received: a "
-            "file whose size or time of change is not what it was at the "
-            "beginning. Read it once it is complete."
-        )
+        raise limits.file_changed(repr(str(path)))
     return RawRatings(**read, name=str(path)), notes
 
 
 def _states(source) -> dict[str, tuple[int, int]]:
-    states = {path: os.stat(path) for path in source.files}
-    return {
-        path: (state.st_size, state.st_mtime_ns)
-        for path, state in states.items()
-    }
+    return {path: limits.state_of(path) for path in source.files}
 
 
 def _check_size(source, names: set[str], path, states) -> None:
@@ -96,8 +86,7 @@ def _check_size(source, names: set[str], path, states) -> None:
                 if column.path_in_schema in names:
                     size += column.total_uncompressed_size
     packed = sum(size_of_file for size_of_file, _ in states.values())
-    most = max(limits.HARMLESS_SIZE, limits.MOST_GROWTH * packed)
-    if size > most:
+    if size > limits.most_unpacked(packed):
         raise ValueError(
             f"{str(path)!r} must not unpack to more than "
             f"{limits.MOST_GROWTH} times its size. Received: {packed:,} bytes "

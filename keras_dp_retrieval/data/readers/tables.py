@@ -72,7 +72,7 @@ def _filtered(frame, names, columns: dict, row_filter: RowFilter):
     """The rows of columns that are kept, and a note on how many."""
     import pyarrow
 
-    check_names({name: name for name in row_filter.names}, names, "The frame")
+    check_names(row_filter.names, names, "The frame")
     try:
         compared = pyarrow.table(
             {name: _as_arrow(frame[name]) for name in row_filter.names}
