@@ -78,6 +78,7 @@ def test_adapters_are_asked_for_nothing_new():
     known = {
         "get_numpy_iterator",
         "get_jax_iterator",
+        "get_native_iterator",
         "get_tf_dataset",
         "get_torch_dataloader",
         "on_epoch_begin",
