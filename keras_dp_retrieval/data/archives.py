@@ -43,6 +43,8 @@ def open_archive(
     """
     with _clear_zip_errors(path), zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
+        if any(member.header_offset < 0 for member in members.values()):
+            raise zipfile.BadZipFile("a file in it begins before it does")
     for member in members.values():
         _check_member(member, path)
 

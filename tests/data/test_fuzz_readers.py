@@ -284,6 +284,12 @@ def test_damaged_archives_of_movielens(examples, tmp_path):
         )
         return data._loaded
 
+    # Its directory is said to be one byte further on: what it lists would
+    # then begin before the file does.
+    path.write_bytes(whole[:-6] + bytes([whole[-6] + 1]) + whole[-5:])
+    with pytest.raises(ValueError, match="is damaged or incomplete"):
+        read()
+
     @fuzz(examples, damaged=damages(whole))
     def case(damaged):
         path.write_bytes(damaged)
