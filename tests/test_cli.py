@@ -12,7 +12,7 @@ import pytest
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
 from keras_dp_retrieval.callbacks import distribution_aware
-from keras_dp_retrieval.cli import loading
+from keras_dp_retrieval.cli import inputs
 
 
 def run(*arguments):
@@ -178,7 +178,7 @@ def test_nonsense_is_one_line_before_any_data_is_read(
     def read(*_):
         pytest.fail("The options were not checked first.")
 
-    monkeypatch.setattr(loading, "load_data", read)
+    monkeypatch.setattr(inputs, "load_data", read)
     monkeypatch.chdir(tmp_path)
     pathlib.Path("folder.keras").mkdir()
     pathlib.Path("a_file").write_bytes(b"\x00\xff\n")
@@ -214,7 +214,7 @@ def small_data(monkeypatch, on_devices):
             rng.integers(1, 30, 400), rng.integers(1, 20, 400), batch_size=99
         )
 
-    monkeypatch.setattr(loading, "load_data", load)
+    monkeypatch.setattr(inputs, "load_data", load)
 
 
 @pytest.fixture
@@ -328,7 +328,7 @@ def test_ctrl_c_anywhere_else_is_one_line(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loading, "load_data", interrupted)
+    monkeypatch.setattr(inputs, "load_data", interrupted)
     assert cli.main(["tune"]) == 130
     assert capsys.readouterr().err == "keras-dp-retrieval: interrupted.\n"
 

@@ -8,7 +8,7 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
-from keras_dp_retrieval.cli import loading
+from keras_dp_retrieval.cli import inputs
 from tests.test_model import compiled_model, interactions
 
 NAN, INF = float("nan"), float("inf")
@@ -192,7 +192,7 @@ def test_a_command_that_diverges_fails_and_saves_nothing(
     monkeypatch, tmp_path, capsys
 ):
     data = kdr.RetrievalDataset.from_synthetic(30, 20, 300)
-    monkeypatch.setattr(loading, "load_data", lambda *_: data)
+    monkeypatch.setattr(inputs, "load_data", lambda *_: data)
     path = tmp_path / "m.keras"
     arguments = ["train", "--objective", "rating", "--output", str(path)]
     assert cli.main([*arguments, "--learning-rate", "1e30"]) == 1

@@ -1,6 +1,7 @@
-"""The house stays as it is drawn: imports point down."""
+"""The package layout: imports point down, and file names are unique."""
 
 import ast
+import collections
 import os
 import pathlib
 import subprocess
@@ -12,8 +13,8 @@ import keras_dp_retrieval
 
 PACKAGE = pathlib.Path(keras_dp_retrieval.__file__).parent
 
-# A module imports from floors below its own, or from its own folder.
-FLOORS = {
+# A module imports from layers below its own, or from its own folder.
+LAYERS = {
     "_version": 0,
     "_checks": 0,
     "_keras": 0.25,
@@ -60,8 +61,8 @@ def module_name(path):
 
 
 def unit(module):
-    """The entry of `FLOORS` that a module belongs to."""
-    if module in FLOORS:
+    """The entry of `LAYERS` that a module belongs to."""
+    if module in LAYERS:
         return module
     return module.split(".")[0]
 
@@ -93,9 +94,16 @@ def test_imports_point_down(path):
         if not name.startswith("keras_dp_retrieval."):
             continue
         other = unit(name.removeprefix("keras_dp_retrieval."))
-        assert other == own or FLOORS[other] < FLOORS[own], (
+        assert other == own or LAYERS[other] < LAYERS[own], (
             f"{module_name(path)} imports {name}, which is not below it"
         )
+
+
+def test_no_two_files_have_one_name():
+    names = collections.Counter(path.name for path in FILES)
+    del names["__init__.py"]  # Names its folder.
+    twice = {name for name, count in names.items() if count > 1}
+    assert not twice, [str(path) for path in FILES if path.name in twice]
 
 
 def test_data_does_not_know_the_devices():

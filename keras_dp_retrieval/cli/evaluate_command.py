@@ -1,8 +1,8 @@
 """`evaluate`: the metrics of a saved model."""
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.cli import loading, printing
-from keras_dp_retrieval.cli.arguments import add_data_arguments
+from keras_dp_retrieval.cli import inputs, printing
+from keras_dp_retrieval.cli.data_arguments import add_data_arguments
 
 HELP = "metrics of a saved model"
 
@@ -23,7 +23,7 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    model = loading.load_model(args.model)
+    model = inputs.load_model(args.model)
     data = _load_data_of(model, args)
     print(f"Data: {data.description}")
     metrics = kdr.evaluate(
@@ -54,4 +54,4 @@ def _load_data_of(model, args):
         if name in known
     }
     split = args.split or known.get("split", "random")
-    return loading.load_data(args, split, **fractions)
+    return inputs.load_data(args, split, **fractions)

@@ -1,6 +1,6 @@
 """`recommend`: the best candidates for users, by a saved model."""
 
-from keras_dp_retrieval.cli import loading, printing
+from keras_dp_retrieval.cli import inputs, printing
 
 HELP = "use a saved model"
 
@@ -12,7 +12,7 @@ def add_arguments(parser):
 
 
 def run(args) -> int:
-    model = loading.load_model(args.model)
+    model = inputs.load_model(args.model)
     vocabulary = model.user_vocabulary
     users = args.user_ids
     if vocabulary is None or vocabulary.ids.dtype.kind in "iu":

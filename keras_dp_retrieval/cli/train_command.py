@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.cli import loading, printing
-from keras_dp_retrieval.cli.arguments import add_data_arguments
+from keras_dp_retrieval.cli import inputs, printing
+from keras_dp_retrieval.cli.data_arguments import add_data_arguments
 from keras_dp_retrieval.cli.interruption import LastWholeEpoch
 
 HELP = "train on MovieLens and save the model"
@@ -48,7 +48,7 @@ def run(args) -> int:
             "`recipe`, which chooses its own. Received: "
             f"--steps-per-execution {args.steps_per_execution}."
         )
-    data = loading.load_data(args, _split_of(args))
+    data = inputs.load_data(args, _split_of(args))
     keras.utils.set_random_seed(args.seed)
     mesh = kdr.data_parallel().device_mesh
     print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")

@@ -2,8 +2,8 @@
 
 import pathlib
 
-from keras_dp_retrieval.cli import loading
-from keras_dp_retrieval.cli.arguments import add_data_arguments
+from keras_dp_retrieval.cli import inputs
+from keras_dp_retrieval.cli.data_arguments import add_data_arguments
 
 HELP = "search for good hyperparameters"
 
@@ -72,7 +72,7 @@ def _add_search_arguments(parser):
 
 def run(args) -> int:
     # Choosing by the test part would make its figures too good.
-    data = loading.load_data(args, args.split or "random")
+    data = inputs.load_data(args, args.split or "random")
     print(f"Data: {data.description}")
     # Importing it takes seconds.
     from keras_dp_retrieval import tuning

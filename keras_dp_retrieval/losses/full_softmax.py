@@ -139,15 +139,15 @@ class FullSoftmax(SoftmaxObjective):
             return _softmax_parts(
                 users, candidates, offset, positives, excluded
             )
-        from keras_dp_retrieval._jax import softmax
+        from keras_dp_retrieval._jax import chunked_softmax
 
         if excluded is None:
             excluded = ops.full((positives.shape[0], 1), -1, dtype="int32")
         inputs = users, candidates, offset, positives, excluded, lists
         if self.chunk_size is None:
-            return softmax.whole_parts(*inputs, MASKED_LOGIT)
+            return chunked_softmax.whole_parts(*inputs, MASKED_LOGIT)
         chunk_size = min(self.chunk_size, candidates.shape[0])
-        return softmax.softmax_parts(*inputs, MASKED_LOGIT, chunk_size)
+        return chunked_softmax.softmax_parts(*inputs, MASKED_LOGIT, chunk_size)
 
     def _offset(self, batch):
         """Added to the logits of each candidate, `(num_candidates,)`."""
@@ -180,7 +180,7 @@ class FullSoftmax(SoftmaxObjective):
 
 
 def _softmax_parts(users, candidates, offset, positives, excluded):
-    """Like `_jax.softmax.whole_parts`, on any backend."""
+    """Like `_jax.chunked_softmax.whole_parts`, on any backend."""
     logits = ops.matmul(users, ops.transpose(candidates)) + offset
     chosen = ops.take_along_axis(logits, ops.maximum(positives, 0), axis=1)
     if excluded is not None:
