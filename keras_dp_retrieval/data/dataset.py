@@ -1,35 +1,23 @@
 """RetrievalDataset: the user's own interactions as train and test batches."""
 
-import copy
-import functools
-import warnings
 from collections.abc import Mapping
 
 import keras
-import numpy as np
 
-from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import (
     arguments,
     batched,
-    dataset_options,
     descriptions,
-    part_batches,
     splits,
     synthetic,
 )
-from keras_dp_retrieval.data.divided import Divided, vocabulary_of
-from keras_dp_retrieval.data.interactions import Interactions
-from keras_dp_retrieval.data.leakage import LeakageReport
-from keras_dp_retrieval.data.parts import divide, hold_out
-from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.readers import tables
-from keras_dp_retrieval.data.vocabulary import Vocabulary
+from keras_dp_retrieval.data.split_dataset import SplitDataset
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
-class RetrievalDataset:
+class RetrievalDataset(SplitDataset):
     """Train, validation and test batches from your own interactions.
 
     Ids can be whole numbers or strings. The tables of a model have one row
@@ -100,17 +88,6 @@ class RetrievalDataset:
             from, to refit a model whose settings have been chosen.
     """
 
-    # Set by `_set_options`.
-    split: str
-    test_fraction: float
-    validation_fraction: float
-    batch_size: int
-    seed: int
-    candidate_key: str
-    rating_key: str
-    validation_in_train: bool
-    _source_note = ""  # What was done to a file, for the description.
-
     def __init__(
         self,
         user_ids,
@@ -157,263 +134,11 @@ class RetrievalDataset:
         )
         _ = self._divided  # Whatever is wrong with the split shows up here.
 
-    def _set_options(self, **options):
-        for name, value in dataset_options.checked_options(**options).items():
-            setattr(self, name, value)
-
-    def _options(self) -> dict:
-        return {name: getattr(self, name) for name in dataset_options.OPTIONS}
-
-    # What there is.
-
     def _read(self) -> RawData:
         return self._raw_data
 
-    @functools.cached_property
-    def _loaded(self) -> RawData:
-        return self._read()
-
-    @functools.cached_property
-    def user_vocabulary(self) -> Vocabulary:
-        """Which user has which row."""
-        return vocabulary_of(self._loaded, "users")
-
-    @functools.cached_property
-    def candidate_vocabulary(self) -> Vocabulary:
-        """Which candidate has which row."""
-        return vocabulary_of(self._loaded, "candidates")
-
-    @property
-    def num_users(self) -> int:
-        """Rows of a user table: the known users, and row 0 for unknown."""
-        return self.user_vocabulary.num_rows
-
-    @property
-    def num_candidates(self) -> int:
-        """Rows of a candidate table: the known ones, and row 0."""
-        return self.candidate_vocabulary.num_rows
-
-    @property
-    def candidate_titles(self) -> dict:
-        """Raw candidate id to title; empty if no titles were given."""
-        return self._loaded.titles
-
-    @property
-    def movie_titles(self) -> dict:
-        """The former name of `candidate_titles`, until version 0.3."""
-        _checks.warn_of_former_name("movie_titles", "candidate_titles")
-        return self.candidate_titles
-
-    def _to_rows(self, raw: RawRatings) -> Ratings:
-        return Ratings(
-            self.user_vocabulary.rows_of(raw.users),
-            self.candidate_vocabulary.rows_of(raw.candidates),
-            raw.ratings,
-            raw.timestamps,
-            raw.weights,
-        )
-
-    @functools.cached_property
-    def _divided(self) -> Divided:
-        parts, note = divide(
-            self._loaded,
-            self._to_rows,
-            split=self.split,
-            test_fraction=self.test_fraction,
-            validation_fraction=self.validation_fraction,
-            validation_in_train=self.validation_in_train,
-            seed=self.seed,
-        )
-        divided = self._with_parts(parts, note)
-        if not self.validation_in_train:  # Said when it was tuned.
-            for sentence in divided.leakage.warnings:
-                warnings.warn(sentence, stacklevel=2)
-        return divided
-
-    def _with_parts(self, parts: Mapping, note: str) -> Divided:
-        return Divided(
-            parts,
-            self.num_users,
-            self.num_candidates,
-            note,
-            validation_is_test=self.split == "tutorial",
-        )
-
-    def ratings(self, split: str) -> Ratings:
-        """Returns the interactions of `"train"`, `"validation"` or `"test"`."""
-        return self._divided.ratings(split)
-
-    @property
-    def leakage(self) -> LeakageReport:
-        """What the test part shares with the train part."""
-        return self._divided.leakage
-
-    @property
-    def seen(self) -> Interactions:
-        """The interaction history of each user in the train part."""
-        return self._divided.seen
-
-    def seen_before(self, split: str) -> Interactions:
-        """The interaction history of each user before this part.
-
-        For the test part that is train and validation, for the validation
-        part it is train, and before the train part there is nothing. Where
-        validation and test are the same rows, it is train for both.
-        """
-        return self._divided.seen_before(split)
-
-    @functools.cached_property
-    def fingerprint(self) -> dict:
-        """Which interactions these are and how they are split, for JSON.
-
-        `"data"` says in words where they are from; `"train"` is a hash of the
-        rows that are learned from; the others are arguments of the class.
-        Models made `for_dataset` keep it as `trained_on`.
-        """
-        return descriptions.fingerprint(
-            self.ratings("train"), self._shown(), self._options()
-        )
-
-    def candidate_counts(self, split: str = "train") -> np.ndarray:
-        """Returns `(num_candidates,)` int64: interactions of each row."""
-        return self._divided.candidate_counts(split)
-
-    # Batches.
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches of the train part."""
-        return -(-len(self.ratings("train")) // self.batch_size)
-
-    @property
-    def train(self):
-        """`tf.data.Dataset` of the train part, shuffled in every epoch."""
-        return self._batches.of("train")
-
-    @property
-    def validation(self):
-        """`tf.data.Dataset` of the validation part, in a fixed order."""
-        if self.split == "tutorial":
-            return self.test
-        return self._batches.of("validation")
-
-    @property
-    def test(self):
-        """`tf.data.Dataset` of the test part, in a fixed order."""
-        return self._batches.of("test")
-
-    @functools.cached_property
-    def _batches(self) -> part_batches.PartBatches:
-        return part_batches.PartBatches(
-            self._divided.parts,
-            self.num_users,
-            split=self.split,
-            batch_size=self.batch_size,
-            candidate_key=self.candidate_key,
-            rating_key=self.rating_key,
-            rating_range=self.rating_range,
-            seed=self.seed,
-        )
-
-    def by_interaction(self, batch_size: int | None = None):
-        """Returns the train part in batches of another size than `.train`.
-
-        A `tf.data.Dataset` of what `.train` has, shuffled in every epoch
-        whatever the split; it counts epochs of its own.
-
-        Args:
-            batch_size: int. That of the data set by default.
-        """
-        return self._batches.by_interaction(batch_size)
-
-    def by_user(self, batch_size: int = 64):
-        """Returns the train part as one example a user.
-
-        A `tf.data.Dataset` of `x`, user rows `(batch,)`, and `y`, all the
-        candidates of each `(batch, positives)`, padded with -1, and their
-        ratings. A softmax objective learns from them all against one row of
-        logits, so an epoch costs users x candidates, not interactions x
-        candidates. Shuffled in every epoch, as `train`.
-
-        `positives` is the most that a user has. A batch of so many rows is
-        smaller than its logits, unless interactions are repeated often.
-        """
-        return self._batches.by_user(batch_size)
-
-    def next_items(self, batch_size: int = 1024):
-        """Returns the train part as next-item examples.
-
-        A `tf.data.Dataset` of `x`, `{"user_id": user rows (batch,), "length":
-        (batch,)}`: users, and the length of the history prefix that is known;
-        and `y`, the candidate that came next. Every interaction but a user's
-        first is one example. Shuffled in every epoch, as `train`.
-
-        Interactions of a user with one timestamp stand in the order they came
-        in. The callback `ShuffleTies(dataset)` shuffles them in every epoch.
-        Without timestamps all stand in that order, as `"leave_last_out"`
-        takes them.
-
-        Raises:
-            ValueError: If the order is not known: without timestamps, and
-                with a split other than `"leave_last_out"`; or if no user has
-                two interactions.
-        """
-        return self._batches.next_items(batch_size)
-
-    def start_at_epoch(self, epoch: int) -> None:
-        """Makes the next pass over `.train` the epoch of this number.
-
-        The order of an epoch is a function of the seed and its number, so a
-        run that is resumed at epoch 7 sees what it would have seen. Passes
-        count from 0; one that is broken off does not count.
-        """
-        self._batches.start_at_epoch(epoch)
-
-    def with_validation_in_train(self) -> "RetrievalDataset":
-        """Returns this data set with the validation part learned from.
-
-        For the last fit, after all settings have been chosen. The test part
-        stays the same; `.validation` is None.
-        """
-        dataset_options.check_validation_can_be_trained_on(self.split)
-        refit = self._without_parts()
-        refit.validation_in_train = True
-        return refit
-
-    def with_part_of_train_held_out(self) -> "RetrievalDataset":
-        """Returns this data set with a validation part taken out of train.
-
-        To choose settings by, where there is no validation part or where it
-        is kept for something else: it is in no part of the result. What is
-        held out follows the split: each user's last interaction, the latest,
-        or some at random; a tenth if there is no `validation_fraction`. Its
-        `get_config` is that of the data set it came from.
-        """
-        train, validation = hold_out(
-            self.ratings("train"),
-            split=self.split,
-            validation_fraction=self.validation_fraction,
-            seed=self.seed,
-        )
-        smaller = self._without_parts()
-        if smaller.split == "tutorial":
-            smaller.split = "random"
-        smaller._divided = smaller._with_parts(
-            {
-                "train": train,
-                "validation": validation,
-                "test": self.ratings("test"),
-            },
-            self._divided.note,
-        )
-        return smaller
-
-    def _without_parts(self) -> "RetrievalDataset":
-        """A copy that has not been divided into parts."""
-        other = copy.copy(self)
-        for name in ("_divided", "fingerprint", "_batches"):
-            other.__dict__.pop(name, None)
-        return other
+    def _shown(self) -> str:
+        return f"{len(self._raw_data.interactions):,} interactions"
 
     # Where it comes from and goes to.
 
@@ -664,22 +389,3 @@ class RetrievalDataset:
     @classmethod
     def from_config(cls, config: Mapping) -> "RetrievalDataset":
         return cls(**config)
-
-    def _shown(self) -> str:
-        return f"{len(self._raw_data.interactions):,} interactions"
-
-    def __repr__(self) -> str:
-        return descriptions.in_short(
-            type(self).__name__,
-            self._shown(),
-            self._options(),
-            self.is_synthetic,
-        )
-
-    @property
-    def description(self) -> str:
-        """A line on what is in it; reads the data if need be."""
-        sizes = descriptions.sizes(
-            self._divided, self._shown(), self.split, self.is_synthetic
-        )
-        return "; ".join(filter(None, (sizes, self._source_note)))
