@@ -22,7 +22,7 @@ def data_parallel(devices: Sequence[str] | None = None):
             `["gpu:0", "gpu:1"]`. All devices of all processes by default.
 
     Returns:
-        The `keras.distribution.DataParallel` that is now in force.
+        The `keras.distribution.DataParallel` that is now in effect.
 
     Raises:
         RuntimeError: If Keras does not run on JAX: the other backends accept

@@ -394,6 +394,7 @@ def test_any_number_of_devices_gives_the_same_result(on_devices, num_users):
 
 def test_each_device_ranks_its_own_users(on_devices):
     from keras_dp_retrieval._jax import ranking
+    from keras_dp_retrieval._jax.replication import replicate
 
     strategy = on_devices(4)
     mesh = ranking.local_mesh(strategy.device_mesh)
@@ -406,9 +407,9 @@ def test_each_device_ranks_its_own_users(on_devices):
     program = ranking.compiled_ranker(rank, mesh, 3, 5)
     ranked = program(
         ranking.shard_rows(np.ones((8, 6), "float32"), mesh),
-        ranking.replicate(np.ones((10, 6), "float32"), mesh),
+        replicate(np.ones((10, 6), "float32"), mesh),
         ranking.shard_rows(np.ones((8, 2), "int32"), mesh),
-        ranking.replicate(np.ones(10, bool), mesh),
+        replicate(np.ones(10, bool), mesh),
     )
     assert seen_shapes == [((2, 6), (10, 6), (2, 2))]
     assert len(ranked.addressable_shards) == 4

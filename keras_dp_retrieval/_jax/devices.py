@@ -243,8 +243,8 @@ def parts_on_devices(arrays):
     if not isinstance(arrays[0], jax.Array):
         yield None, np.stack(arrays), True
         return
-    for place, shard in enumerate(arrays[0].addressable_shards):
-        parts = [np.asarray(array.addressable_data(place)) for array in arrays]
+    for index, shard in enumerate(arrays[0].addressable_shards):
+        parts = [np.asarray(array.addressable_data(index)) for array in arrays]
         yield name_of(shard.device), np.stack(parts), shard.replica_id == 0
 
 
@@ -261,8 +261,8 @@ def rows_on_devices(shape, sharding, row_axis: int = 0):
         return
     here = jax.process_index()
     seen = set()
-    places = sharding.devices_indices_map(tuple(shape))
-    for device, indices in places.items():
+    indices_of = sharding.devices_indices_map(tuple(shape))
+    for device, indices in indices_of.items():
         start, stop, _ = indices[row_axis].indices(shape[row_axis])
         if device.process_index == here:
             first = (start, stop) not in seen

@@ -63,16 +63,16 @@ def among(lists: Lists, columns):
         size = jnp.minimum(starts[distinct + 1] - begin, most)
         size = jnp.where(distinct < 0, 0, size)
 
-        def note(first_places, slot, place, row):
+        def note(first_indices, slot, index, row):
             column = jnp.searchsorted(in_order, row)
             is_there = in_order[jnp.minimum(column, num_columns - 1)] == row
             column = jnp.where(is_there, column, num_columns)
-            return first_places.at[slot, column].min(place, mode="drop")
+            return first_indices.at[slot, column].min(index, mode="drop")
 
-        first_places = jnp.full((batch, num_columns), _NEVER, "int32")
-        first_places = _for_each_entry(begin, size, rows, note, first_places)
-        first_places = first_places[:, jnp.searchsorted(in_order, columns)]
-        return first_places[slots] < lengths[:, None]
+        first_indices = jnp.full((batch, num_columns), _NEVER, "int32")
+        first_indices = _for_each_entry(begin, size, rows, note, first_indices)
+        first_indices = first_indices[:, jnp.searchsorted(in_order, columns)]
+        return first_indices[slots] < lengths[:, None]
 
     return _on_own_examples(
         of_share,
@@ -99,8 +99,8 @@ def within(lists: Lists, first, size: int):
         lengths = jnp.minimum(starts[numbers + 1] - begin, lengths)
 
         def note(found, example, _, row):
-            place = _place(row, first, size)
-            return found.at[example, place].set(True, mode="drop")
+            index = _index_of(row, first, size)
+            return found.at[example, index].set(True, mode="drop")
 
         found = jnp.zeros((batch, size), "bool")
         return _for_each_entry(begin, lengths, rows, note, found)
@@ -124,18 +124,20 @@ def padded_within(rows, first, size: int):
     # Example by example, because the compiler then sees that no device needs
     # another's.
     return jax.vmap(
-        lambda places: jnp.zeros(size, "bool").at[places].set(True, mode="drop")
-    )(_place(rows, first, size))
+        lambda indices: (
+            jnp.zeros(size, "bool").at[indices].set(True, mode="drop")
+        )
+    )(_index_of(rows, first, size))
 
 
-def _place(rows, first, size: int):
+def _index_of(rows, first, size: int):
     """Where a candidate stands from `first` on; `size` where it does not."""
     is_there = (rows >= first) & (rows < first + size)
     return jnp.where(is_there, rows - first, size)
 
 
 def _for_each_entry(begin, sizes, rows, note, result):
-    """Calls `note(result, list, place, row)` for chunks of all entries.
+    """Calls `note(result, list, index, row)` for chunks of all entries.
 
     Args:
         begin: `(lists,)` int32. Where each list begins in `rows`.
@@ -154,9 +156,9 @@ def _for_each_entry(begin, sizes, rows, note, result):
         entry = number * CHUNK + jnp.arange(CHUNK, dtype="int32")
         which = jnp.searchsorted(ends, entry, side="right")
         known = jnp.minimum(which, num_lists - 1)
-        place = entry - (ends[known] - sizes[known])
-        row = rows[jnp.minimum(begin[known] + place, rows.shape[0] - 1)]
-        return number + 1, note(result, which, place, row)
+        index = entry - (ends[known] - sizes[known])
+        row = rows[jnp.minimum(begin[known] + index, rows.shape[0] - 1)]
+        return number + 1, note(result, which, index, row)
 
     _, result = lax.while_loop(
         lambda state: state[0] * CHUNK < total, chunk, (jnp.int32(0), result)

@@ -34,11 +34,6 @@ def local_copy(array):
     return multihost_utils.process_allgather(array, tiled=True)
 
 
-def replicate(array, mesh: Mesh):
-    """Puts a copy of `array` on every device of the mesh."""
-    return jax.device_put(array, NamedSharding(mesh, P()))
-
-
 def shard_rows(array, mesh: Mesh):
     """Shards the rows of `array` over the devices of the mesh."""
     return jax.device_put(array, NamedSharding(mesh, P("users")))

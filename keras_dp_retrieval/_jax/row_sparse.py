@@ -17,9 +17,9 @@ class TouchedRows(NamedTuple):
 
     Attributes:
         rows: `(batch,)` int32. Every touched row of the table stands here
-            once. The other places hold numbers beyond the table, all
+            once. The other entries hold numbers beyond the table, all
             different, which scatters drop.
-        gradients: `(batch, dim)`. The gradient of the row in the same place;
+        gradients: `(batch, dim)`. The gradient of the row at the same index;
             zero where `rows` is beyond the table.
     """
 

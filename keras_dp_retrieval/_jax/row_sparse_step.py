@@ -17,7 +17,8 @@ import keras
 from jax.extend.core import get_opaque_trace_state
 
 from keras_dp_retrieval import _lookups
-from keras_dp_retrieval._jax import row_sparse, steps
+from keras_dp_retrieval._jax import row_sparse
+from keras_dp_retrieval._jax.replication import replicate
 from keras_dp_retrieval._keras import slots, trainer
 
 
@@ -83,35 +84,35 @@ def train_step(
 class _LookupTape:
     """Follows the lookups of some tables through one run of the model.
 
-    Tables go by their place in the model's trainable variables. Places, unlike
+    Tables go by their index in the model's trainable variables. Indices, unlike
     ids of objects, are the same in every process, so that all processes
     compile one program.
 
     Args:
         variables: List of the model's trainable variables.
-        tables: `{place: (num_rows, dim)}`, the tables to follow.
+        tables: `{index: (num_rows, dim)}`, the tables to follow.
         offsets: Optional list of `(..., dim)`, one for each lookup in turn,
             added to its rows.
     """
 
     def __init__(self, variables, tables, offsets=None):
-        self._places = {id(variables[place]): place for place in tables}
+        self._indices = {id(variables[index]): index for index in tables}
         self._tables = tables
         self._offsets = offsets
         self._trace = get_opaque_trace_state()
-        self.places = []  # The table of each lookup.
+        self.table_indices = []  # Of each lookup.
         self.ids = []  # The ids of each lookup.
 
     def lookup(self, variable, ids):
-        place = self._places.get(id(variable))
+        index = self._indices.get(id(variable))
         # Inside a scan, a remat or a vmap of the model the ids cannot be
         # brought out, and one lookup may stand for many.
-        if place is None or get_opaque_trace_state() != self._trace:
+        if index is None or get_opaque_trace_state() != self._trace:
             return None
-        rows = row_sparse.take(self._tables[place], ids)
+        rows = row_sparse.take(self._tables[index], ids)
         if self._offsets is not None:
             rows = rows + self._offsets[len(self.ids)]
-        self.places.append(place)
+        self.table_indices.append(index)
         self.ids.append(ids)
         return rows
 
@@ -120,32 +121,32 @@ def _find_lookups(compute_loss, variables, trainable, sparse):
     """Traces the loss once to learn how it reads the sparse tables.
 
     Returns:
-        `(lookups, read_whole)`: a list of `(place of the table, shape of the
-        ids)`, and the set of the places of tables that the loss also reads
+        `(lookups, read_whole)`: a list of `(index of the table, shape of the
+        ids)`, and the set of the indices of tables that the loss also reads
         in another way; their lookups are left out.
     """
-    tables = {place: trainable[place] for place in sorted(sparse)}
-    places = []
+    tables = {index: trainable[index] for index in sorted(sparse)}
+    indices = []
     read_whole = set()
 
     def loss(ones):
         values = list(trainable)
-        for place, one in ones.items():
-            values[place] = _guard(
-                values[place], one, lambda place=place: read_whole.add(place)
+        for index, one in ones.items():
+            values[index] = _guard(
+                values[index], one, lambda index=index: read_whole.add(index)
             )
         tape = _LookupTape(variables, tables)
         with _lookups.follow(tape):
             loss, _ = compute_loss(values)
-        places.extend(tape.places)
+        indices.extend(tape.table_indices)
         return loss, tape.ids
 
-    ones = {place: jnp.ones(()) for place in tables}
+    ones = {index: jnp.ones(()) for index in tables}
     _, ids = jax.eval_shape(jax.grad(loss, has_aux=True), ones)
     lookups = [
-        (place, i.shape)
-        for place, i in zip(places, ids, strict=True)
-        if place not in read_whole
+        (index, i.shape)
+        for index, i in zip(indices, ids, strict=True)
+        if index not in read_whole
     ]
     return lookups, read_whole
 
@@ -186,13 +187,13 @@ def _differentiate(compute_loss, variables, trainable, sparse, lookups):
 
     Returns:
         `(aux, gradients, touched)`: what the loss function returns beside the
-        loss, `{place: gradient}` and `{place: TouchedRows}`.
+        loss, `{index: gradient}` and `{index: TouchedRows}`.
     """
-    tables = {place: trainable[place] for place in sorted(sparse)}
+    tables = {index: trainable[index] for index in sorted(sparse)}
     dense = {i: v for i, v in enumerate(trainable) if i not in sparse}
     offsets = [
-        jnp.zeros((*shape, tables[place].shape[-1]), tables[place].dtype)
-        for place, shape in lookups
+        jnp.zeros((*shape, tables[index].shape[-1]), tables[index].dtype)
+        for index, shape in lookups
     ]
 
     def loss(dense, offsets):
@@ -205,9 +206,9 @@ def _differentiate(compute_loss, variables, trainable, sparse, lookups):
     grad = jax.grad(loss, argnums=(0, 1), has_aux=True)
     (gradients, row_gradients), (aux, ids) = grad(dense, offsets)
     touched = {}
-    for place, table in tables.items():
-        mine = [i for i, lookup in enumerate(lookups) if lookup[0] == place]
-        touched[place] = _merge_lookups(
+    for index, table in tables.items():
+        mine = [i for i, lookup in enumerate(lookups) if lookup[0] == index]
+        touched[index] = _merge_lookups(
             [ids[i] for i in mine], [row_gradients[i] for i in mine], table
         )
     return aux, gradients, touched
@@ -218,8 +219,8 @@ def _merge_lookups(ids, gradients, table):
     dim = table.shape[-1]
     # To every device first: the compiler would otherwise let each update the
     # table by its part of the batch, and then sum whole tables.
-    ids = [steps.replicate(i.reshape(-1)) for i in ids]
-    gradients = [steps.replicate(g.reshape(-1, dim)) for g in gradients]
+    ids = [replicate(i.reshape(-1)) for i in ids]
+    gradients = [replicate(g.reshape(-1, dim)) for g in gradients]
     return row_sparse.merge(
         jnp.concatenate([jnp.zeros((0,), "int32"), *ids]),
         jnp.concatenate([jnp.zeros((0, dim), table.dtype), *gradients]),
@@ -239,8 +240,8 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
     values = [*trainable, *optimizer_values]
     mapping = list(zip(everything, values, strict=True))
     with keras.StatelessScope(state_mapping=mapping) as scope:
-        for place, rows in touched.items():
-            table = variables[place]
+        for index, rows in touched.items():
+            table = variables[index]
             memory = rule.slots(table)
             updated = rule.update(
                 table,
@@ -270,7 +271,7 @@ def _apply(rule, variables, trainable, optimizer_values, gradients, touched):
 def _clip(optimizer, variables, gradients, touched):
     """Clips dense gradients and touched rows together, by Keras' own rules.
 
-    The places of `TouchedRows` that hold no row hold zeros, so a norm over
+    The entries of `TouchedRows` that hold no row hold zeros, so a norm over
     them is the norm of the dense gradient. The optimizer clips the dense ones
     again when it applies them; they are within the bound by then.
 
@@ -279,9 +280,9 @@ def _clip(optimizer, variables, gradients, touched):
     counts in no norm.
     """
     descended = {
-        place: gradient
-        for place, gradient in gradients.items()
-        if not variables[place].overwrite_with_gradient
+        index: gradient
+        for index, gradient in gradients.items()
+        if not variables[index].overwrite_with_gradient
     }
     clipped = slots.clip(
         optimizer,
@@ -290,5 +291,5 @@ def _clip(optimizer, variables, gradients, touched):
     dense = gradients | dict(zip(descended, clipped, strict=False))
     rows = zip(touched.items(), clipped[len(descended) :], strict=True)
     return dense, {
-        place: old._replace(gradients=new) for (place, old), new in rows
+        index: old._replace(gradients=new) for (index, old), new in rows
     }

@@ -8,6 +8,8 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from keras_dp_retrieval._jax.replication import replicate
+
 
 def run(search, arrays, options, mesh=None, axis=None):
     """Returns `search(*arrays, first_row, num_rows, **options)` of all rows.
@@ -85,7 +87,7 @@ def _onto(mesh, axis, array):
         getattr(array.sharding, "mesh", None) == mesh
     ):
         return array
-    return jax.device_put(array, NamedSharding(mesh, P()))
+    return replicate(array, mesh)
 
 
 def shard(array, mesh, axis):

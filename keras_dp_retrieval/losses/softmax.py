@@ -95,7 +95,7 @@ def competing(batch):
 
 
 def _row_zero_is_real(batch):
-    """Whether row 0 is a candidate and not the place of unknown ones."""
+    """Whether row 0 is a candidate and not the row of unknown ones."""
     rows = as_rows(batch.candidate_rows)
     if len(rows.shape) == 1:
         rows = ops.expand_dims(rows, 1)

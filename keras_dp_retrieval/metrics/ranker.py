@@ -89,14 +89,14 @@ def make_ranker(
 def _sharded_ranker(encode_users, candidates, allowed, options) -> Callable:
     """A ranker that shards this process's users over its devices."""
     from keras_dp_retrieval._jax import ranking
+    from keras_dp_retrieval._jax.replication import replicate
 
     strategy = keras.distribution.distribution()
     mesh = ranking.local_mesh(strategy and strategy.device_mesh)
     program = ranking.compiled_ranker(best_rows, mesh, **options)
     candidates = ranking.local_copy(candidates)
     check_vectors("candidate", candidates, allowed)
-    candidates = ranking.replicate(candidates, mesh)
-    allowed = ranking.replicate(allowed, mesh)
+    candidates, allowed = replicate((candidates, allowed), mesh)
 
     def rank(user_rows, excluded_rows):
         # Every process computes the vectors of all users of the chunk: the

@@ -78,9 +78,9 @@ def _counts_with(model, rows, weights):
     weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
     weights = ops.broadcast_to(weights, ops.shape(rows))
     if keras.backend.backend() == "jax":
-        from keras_dp_retrieval._jax import steps
+        from keras_dp_retrieval._jax.counts import add_counts
 
-        return steps.add_counts(model.candidate_counts.value, rows, weights)
+        return add_counts(model.candidate_counts.value, rows, weights)
     real = ops.logical_and(weights != 0, rows >= 0)
     return model.candidate_counts + ops.segment_sum(
         ops.reshape(ops.cast(real, "int32"), (-1,)),

@@ -29,9 +29,9 @@ def all_finite(tensors) -> list[bool]:
     One pass over each on its own device, without a copy.
     """
     if keras.backend.backend() == "jax":
-        from keras_dp_retrieval._jax import steps
+        from keras_dp_retrieval._jax import finiteness
 
-        return steps.all_finite(tensors)
+        return finiteness.all_finite(tensors)
     return [bool(ops.all(ops.isfinite(tensor))) for tensor in tensors]
 
 

@@ -29,7 +29,7 @@ class PaddedModel(Trainer):
     """Trains, evaluates and predicts on any number of rows and devices.
 
     Batches reach the subclass through `PaddedBatches`: all of one size, always
-    with a `sample_weight` `(batch,)` that is 0 for filler rows. What it must
+    with a `sample_weight` `(batch,)` that is 0 for padding rows. What it must
     do is to leave rows of weight 0 out of `compute_loss`, and to divide by the
     number of the others. It may override `check_batch`.
     """
@@ -77,7 +77,7 @@ class PaddedModel(Trainer):
         return steps.test_step(self, *args)
 
     def _test_step_elsewhere(self, data):
-        """As `steps.test_step`: Keras would count filler rows in the loss."""
+        """As `steps.test_step`: Keras would count padding rows in the loss."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         y_pred = self(x, training=False)
         loss = self.compute_loss(x, y, y_pred, weights, training=False)
@@ -88,17 +88,17 @@ class PaddedModel(Trainer):
     def predict_step(self, *args):
         if keras.backend.backend() != "jax":
             return super().predict_step(*args)
-        from keras_dp_retrieval._jax import steps
+        from keras_dp_retrieval._jax.replication import replicate
 
         outputs, non_trainable = super().predict_step(*args)
-        return steps.replicate(outputs), non_trainable
+        return replicate(outputs), non_trainable
 
     def own_train_function(self):
         if not step_plan.fuses_steps(self):
             return None
-        from keras_dp_retrieval._jax import steps
+        from keras_dp_retrieval._jax import train_functions
 
-        return steps.fused_train_function(self)
+        return train_functions.fused_train_function(self)
 
     def finish_function(self, function):
         return _compiled_once(function)
@@ -506,6 +506,6 @@ def _compiled_once(function):
         or distribution.num_devices() > 1
     ):
         return function
-    from keras_dp_retrieval._jax import steps
+    from keras_dp_retrieval._jax import train_functions
 
-    return steps.on_committed_state(function)
+    return train_functions.on_committed_state(function)

@@ -9,8 +9,8 @@ Two questions, asked when `fit` makes its compiled function:
    (`_jax/row_sparse_step.py`, `row_rules.py`).
 2. **How many steps a program?** *One*, called by Keras for each batch; or
    *fused*: `steps_per_execution` steps as one program
-   (`_jax/steps.py::fused_train_function`), for which `PaddedBatches` stacks
-   the batches of a group.
+   (`_jax/train_functions.py::fused_train_function`), for which
+   `PaddedBatches` stacks the batches of a group.
 
 The answers do not depend on each other. Everything runs on JAX: `fit` and
 `train_on_batch` refuse other backends before it comes to this.

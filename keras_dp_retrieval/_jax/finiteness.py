@@ -1,0 +1,23 @@
+"""Whether arrays on any devices hold finite numbers alone."""
+
+import jax
+from jax import numpy as jnp
+
+
+def all_finite(arrays) -> list[bool]:
+    """Whether each of these float arrays is without NaN and infinity."""
+    groups: dict = {}
+    for index, array in enumerate(map(jnp.asarray, arrays)):
+        # One program cannot take arrays of different sets of devices.
+        devices = frozenset(array.sharding.device_set)
+        groups.setdefault(devices, []).append((index, array))
+    found: dict = {}
+    for group in groups.values():
+        indices, members = zip(*group, strict=True)
+        found.update(zip(indices, _all_finite(members), strict=True))
+    return [bool(found[index]) for index in range(len(arrays))]
+
+
+@jax.jit
+def _all_finite(arrays):
+    return [jnp.isfinite(array).all() for array in arrays]

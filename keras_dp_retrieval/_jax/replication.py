@@ -1,0 +1,30 @@
+"""Copies of whole arrays on every device of a mesh."""
+
+import jax
+import keras
+
+
+def replicate(tree, mesh=None):
+    """Gives every device the whole of every array, under jit or outside.
+
+    Every process can then read the result; of an array that is split over
+    several processes, none can.
+
+    Args:
+        tree: Nested arrays.
+        mesh: Optional `jax.sharding.Mesh`. By default that of the
+            `keras.distribution` in effect; without one, nothing is done.
+    """
+    if mesh is None:
+        distribution = keras.distribution.distribution()
+        if distribution is None:
+            return tree
+        mesh = distribution.device_mesh.backend_mesh
+    everywhere = jax.NamedSharding(mesh, jax.P())
+
+    def copied(array):
+        if isinstance(array, jax.core.Tracer):
+            return jax.lax.with_sharding_constraint(array, everywhere)
+        return jax.device_put(array, everywhere)
+
+    return jax.tree.map(copied, tree)
