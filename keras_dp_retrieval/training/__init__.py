@@ -2,6 +2,9 @@
 
 - `step_plan.py` decides how a step runs: read it first.
 - `padded_model.py`: `fit`, `evaluate` and `predict` on any number of rows.
+- `model_steps.py`: the compiled steps of such a model.
+- `model_batches.py`: what these methods are given, checked, as batches.
+- `fit_arguments.py`, `fit_callbacks.py`: what else `fit` is given.
 - `padded_batches.py`: any data as equal batches.
 - `batch_groups.py`: batches stacked to groups of steps, padded and cut up.
 - `row_weights.py`: one weight for each row.

@@ -1,28 +1,18 @@
 """PaddedModel: a Keras model for any number of rows and devices."""
 
-import contextlib
-import functools
-
 import keras
-import numpy as np
-from keras import ops
 
-from keras_dp_retrieval import _checks, agreement, distribution
-from keras_dp_retrieval._keras.adapters import (
-    keras_fuses_steps,
-    single_steps,
-    train_validation_split,
-)
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval._keras.trainer import Trainer
-from keras_dp_retrieval.training import step_plan
+from keras_dp_retrieval.training import model_batches, model_steps
 from keras_dp_retrieval.training.finite import NonFiniteGuard
-from keras_dp_retrieval.training.in_use import InUse, loops, reads
-from keras_dp_retrieval.training.padded_batches import (
-    NO_ROWS,
-    PaddedBatches,
-    read_by_keras,
+from keras_dp_retrieval.training.fit_arguments import (
+    check_validation_freq,
+    refuse_class_weight,
 )
-from keras_dp_retrieval.training.row_weights import row_weights
+from keras_dp_retrieval.training.fit_callbacks import added
+from keras_dp_retrieval.training.in_use import InUse, loops, reads
+from keras_dp_retrieval.training.padded_batches import PaddedBatches
 
 
 class PaddedModel(Trainer):
@@ -55,62 +45,25 @@ class PaddedModel(Trainer):
         return []
 
     def train_step(self, state, data):
-        from keras_dp_retrieval._jax import row_sparse_step, steps
-
-        plan = step_plan.plan(self)
-        if not plan.tables:
-            return steps.train_step(self, state, data)
-        return row_sparse_step.train_step(
-            self,
-            state,
-            data,
-            plan.tables,
-            plan.rule,
-            update_metrics=functools.partial(steps.update_metrics, self),
-        )
+        return model_steps.train_step(self, state, data)
 
     def test_step(self, *args):
-        if keras.backend.backend() != "jax":
-            return self._test_step_elsewhere(*args)
-        from keras_dp_retrieval._jax import steps
-
-        return steps.test_step(self, *args)
-
-    def _test_step_elsewhere(self, data):
-        """As `steps.test_step`: Keras would count padding rows in the loss."""
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self(x, training=False)
-        loss = self.compute_loss(x, y, y_pred, weights, training=False)
-        num_real = ops.sum(ops.cast(weights != 0, "float32"))
-        self.loss_tracker.update_state(loss, sample_weight=num_real)
-        return self.compute_metrics(x, y, y_pred, weights)
+        return model_steps.test_step(self, *args)
 
     def predict_step(self, *args):
         if keras.backend.backend() != "jax":
             return super().predict_step(*args)
-        from keras_dp_retrieval._jax.replication import replicate
-
         outputs, non_trainable = super().predict_step(*args)
-        return replicate(outputs), non_trainable
+        return model_steps.replicated(outputs), non_trainable
 
     def own_train_function(self):
-        if not step_plan.fuses_steps(self):
-            return None
-        from keras_dp_retrieval._jax import train_functions
-
-        return train_functions.fused_train_function(self)
+        return model_steps.fused_train_function(self)
 
     def finish_function(self, function):
-        return _compiled_once(function)
+        return model_steps.compiled_once(function)
 
     def finish_train_function(self, function):
-        if (
-            keras.backend.backend() == "jax"
-            and keras_fuses_steps()
-            and self.steps_per_execution > 1
-        ):
-            function = single_steps(function)
-        return self.finish_function(function)
+        return model_steps.finish_train_function(self, function)
 
     # Any data, on any number of devices
 
@@ -162,7 +115,7 @@ class PaddedModel(Trainer):
         distribution.require_jax("`fit`")
         self.check_compiled("fit")
         guard = NonFiniteGuard(non_finite)
-        _refuse_class_weight(class_weight)
+        refuse_class_weight(class_weight)
         epochs = _checks.positive_int("epochs", epochs)
         initial_epoch = _checks.non_negative_int("initial_epoch", initial_epoch)
         validation_split = _checks.number_between(
@@ -172,45 +125,21 @@ class PaddedModel(Trainer):
             1,
             open_high=True,
         )
-        shuffle = _checks.flag("shuffle", shuffle)
-        _check_validation_freq(validation_freq)
-        if validation_split and validation_data is None:
-            with read_by_keras():
-                (x, y, sample_weight), validation_data = train_validation_split(
-                    (x, y, sample_weight), validation_split=validation_split
-                )
-        train = self._batches(
-            x,
-            y,
-            sample_weight,
-            batch_size,
-            shuffle=shuffle,
+        check_validation_freq(validation_freq)
+        train, validation_data = model_batches.train_and_validation(
+            self,
+            (x, y, sample_weight),
+            validation_data,
+            validation_split=validation_split,
+            batch_size=batch_size,
+            validation_batch_size=validation_batch_size,
+            shuffle=_checks.flag("shuffle", shuffle),
             steps_per_epoch=steps_per_epoch,
-            steps_per_group=(
-                self.steps_per_execution if step_plan.fuses_steps(self) else 1
-            ),
+            validation_steps=validation_steps,
         )
-        self._build_on(train)
-        if validation_data is not None:
-            with read_by_keras():
-                val_x, val_y, val_weight = keras.utils.unpack_x_y_sample_weight(
-                    validation_data
-                )
-            validation_data = self._batches(
-                val_x,
-                val_y,
-                val_weight,
-                (
-                    batch_size
-                    if validation_batch_size is None
-                    else validation_batch_size
-                ),
-                steps_per_epoch=validation_steps,
-            )
-        _check_all_processes_agree(train, validation_data)
         own = self.training_callbacks(train)
         with (
-            _added(guard, own, callbacks, self) as callbacks,
+            added(guard, own, callbacks, self) as callbacks,
             self.keep_weights(),
         ):
             return super().fit(
@@ -243,10 +172,10 @@ class PaddedModel(Trainer):
         `keras_dp_retrieval.evaluate` has the metrics of the retrieved lists.
         """
         self.check_compiled("evaluate")
-        batches = self._batches(
-            x, y, sample_weight, batch_size, steps_per_epoch=steps
+        batches = model_batches.padded(
+            self, x, y, sample_weight, batch_size, steps_per_epoch=steps
         )
-        self._build_on(batches)
+        model_batches.build_on(self, batches)
         with self.keep_weights():
             return super().evaluate(
                 batches,
@@ -269,7 +198,8 @@ class PaddedModel(Trainer):
             best first, -1 where there are no more. They are ids only where
             the model has no vocabulary; `recommend` takes and gives ids.
         """
-        batches = self._batches(
+        batches = model_batches.padded(
+            self,
             x,
             None,
             None,
@@ -277,7 +207,7 @@ class PaddedModel(Trainer):
             steps_per_epoch=steps,
             check=self.check_batch,
         )
-        self._build_on(batches)
+        model_batches.build_on(self, batches)
         with self.keep_weights():
             outputs = super().predict(
                 batches, verbose=verbose, steps=steps, callbacks=callbacks
@@ -306,9 +236,11 @@ class PaddedModel(Trainer):
         """
         distribution.require_jax("`train_on_batch`")
         self.check_compiled("train_on_batch")
-        _refuse_class_weight(class_weight)
-        batches = self._batches(x, y, sample_weight, _num_rows(x))
-        self._build_on(batches)
+        refuse_class_weight(class_weight)
+        batches = model_batches.padded(
+            self, x, y, sample_weight, model_batches.num_rows(x)
+        )
+        model_batches.build_on(self, batches)
         x, y, sample_weight = batches.first_batch()
         return super().train_on_batch(
             x, y, sample_weight, return_dict=return_dict
@@ -326,7 +258,7 @@ class PaddedModel(Trainer):
             self,
             x,
             y,
-            batch_size=_num_rows(x),
+            batch_size=model_batches.num_rows(x),
             sample_weight=sample_weight,
             return_dict=return_dict,
             verbose=0,
@@ -335,7 +267,9 @@ class PaddedModel(Trainer):
     @loops
     def predict_on_batch(self, x):
         """What `predict` returns, of one batch of any number of rows."""
-        return PaddedModel.predict(self, x, _num_rows(x), verbose=0)
+        return PaddedModel.predict(
+            self, x, model_batches.num_rows(x), verbose=0
+        )
 
     get_weights = reads(keras.Model.get_weights)
     set_weights = reads(keras.Model.set_weights)
@@ -343,169 +277,3 @@ class PaddedModel(Trainer):
     load_weights = reads(keras.Model.load_weights)
     save = reads(keras.Model.save)
     export = reads(keras.Model.export)
-
-    def _batches(
-        self, x, y, sample_weight, batch_size, *, check=None, **kwargs
-    ):
-        if isinstance(x, PaddedBatches):
-            return x
-        first = _first(x)
-        if batch_size is not None:
-            batch_size = _checks.positive_int("batch_size", batch_size)
-        if kwargs.get("steps_per_epoch") is not None:
-            _checks.positive_int("steps", kwargs["steps_per_epoch"])
-        if sample_weight is not None:
-            sample_weight = row_weights(sample_weight)
-        check = check or self._check_example
-        if _are_arrays((x, y)):
-            # Whatever is wrong shows up before anything is trained.
-            if not len(first):
-                raise ValueError(NO_ROWS)
-            check(*_as_numpy((x, y)))
-            check = None
-        steps_per_group = kwargs.pop("steps_per_group", 1)
-        return PaddedBatches(
-            {
-                "x": x,
-                "y": y,
-                "sample_weight": sample_weight,
-                "batch_size": batch_size,
-                **kwargs,
-            },
-            check=check,
-            steps_per_group=steps_per_group,
-        )
-
-    def _check_example(self, x, y):
-        """As `check_batch`, of what a loss is computed of."""
-        if y is None:
-            raise ValueError(
-                "Training and evaluation need targets. Received: y=None. Give "
-                "`y`, or batches of `(x, y)`."
-            )
-        self.check_batch(x, y)
-
-    def _build_on(self, batches: PaddedBatches):
-        if not self.built:
-            x, _, _ = batches.first_batch()
-            # Symbolically: processes hold different rows, and JAX would
-            # compare.
-            self(
-                keras.tree.map_structure(
-                    lambda rows: keras.KerasTensor(rows.shape, str(rows.dtype)),
-                    x,
-                )
-            )
-        # Keras' nightly begins a pass over the data where the optimizer alone
-        # is not built, and workers that are stopped in it repeat batches.
-        optimizer = getattr(self, "optimizer", None)  # Unless compiled.
-        if optimizer is not None and not optimizer.built:
-            optimizer.build(self.trainable_variables)
-
-
-def _check_validation_freq(epochs):
-    """Raises unless it is a number of epochs, or a list of their numbers."""
-    for number in epochs if isinstance(epochs, (list, tuple)) else [epochs]:
-        _checks.positive_int("validation_freq", number)
-
-
-def _refuse_class_weight(class_weight):
-    if class_weight is not None:
-        raise ValueError(
-            "`class_weight` has no meaning here: the targets are candidates, "
-            "not classes. Received: a `class_weight`. Pass `sample_weight`, "
-            "one weight for each row."
-        )
-
-
-@contextlib.contextmanager
-def _added(guard, own, callbacks, model):
-    """Gives the callbacks of a `fit`, with the model's among them.
-
-    The guard comes before all that judge or keep the weights, but behind what
-    measures the time of the epoch, which it would otherwise be part of.
-    """
-    ready = isinstance(callbacks, keras.callbacks.CallbackList)
-    given = (
-        callbacks.callbacks if ready else keras.tree.flatten(callbacks or [])
-    )
-    place = 0
-    while place < len(given) and getattr(given[place], "_only_measures", False):
-        place += 1
-    every = [*given[:place], guard, *given[place:], *own]
-    if not ready:
-        yield every
-        return
-    for callback in (guard, *own):
-        callback.set_model(model)
-        callback.set_params(callbacks.params)
-    callbacks.callbacks = every
-    try:
-        yield callbacks
-    finally:
-        callbacks.callbacks = given
-
-
-def _are_arrays(data) -> bool:
-    """Whether all of the data is there, as arrays or tensors."""
-    return all(
-        hasattr(leaf, "__array__")
-        and hasattr(leaf, "dtype")
-        and np.ndim(leaf) > 0
-        for leaf in keras.tree.flatten(data)
-        if leaf is not None
-    )
-
-
-def _as_numpy(data):
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else ops.convert_to_numpy(leaf), data
-    )
-
-
-def _first(x):
-    """The first array of `x`, or what hands out its batches.
-
-    Raises:
-        ValueError: If nothing is there.
-    """
-    leaves = keras.tree.flatten(x)
-    if not leaves or any(leaf is None for leaf in leaves):
-        raise ValueError(
-            "`x` must hold the users, as arrays or as batches. Received: "
-            f"x={x!r:.80}."
-        )
-    return leaves[0]
-
-
-def _num_rows(x) -> int:
-    """Rows of a batch; 1 of an empty one, which is refused later."""
-    return max(len(_first(x)), 1)
-
-
-def _check_all_processes_agree(train, validation):
-    """Raises where other processes have other data, or stop elsewhere."""
-    if distribution.process_count() == 1:
-        return  # Reading all data for its identity takes time.
-    parts = {"training": train, "validation": validation}
-    agreement.check(
-        {
-            f"{part} {name}": value
-            for part, batches in parts.items()
-            if batches is not None
-            for name, value in batches.identity().items()
-        }
-    )
-
-
-def _compiled_once(function):
-    """A train or test function without what makes JAX compile it again."""
-    if (
-        keras.backend.backend() != "jax"
-        or keras.distribution.distribution() is None
-        or distribution.num_devices() > 1
-    ):
-        return function
-    from keras_dp_retrieval._jax import train_functions
-
-    return train_functions.on_committed_state(function)

@@ -1,0 +1,89 @@
+"""The compiled steps of a `PaddedModel`; `step_plan.py` says which run.
+
+Functions that take the model, for the methods that Keras calls.
+"""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_dp_retrieval import distribution
+from keras_dp_retrieval._keras.adapters import keras_fuses_steps, single_steps
+from keras_dp_retrieval.training import step_plan
+
+
+def train_step(model, state, data):
+    """One training step on JAX, dense or row-sparse: `(logs, state)`."""
+    from keras_dp_retrieval._jax import row_sparse_step, steps
+
+    plan = step_plan.plan(model)
+    if not plan.tables:
+        return steps.train_step(model, state, data)
+    return row_sparse_step.train_step(
+        model,
+        state,
+        data,
+        plan.tables,
+        plan.rule,
+        update_metrics=functools.partial(steps.update_metrics, model),
+    )
+
+
+def test_step(model, *args):
+    """The loss of one batch, with the contract of the backend's own step."""
+    if keras.backend.backend() != "jax":
+        return _test_step_elsewhere(model, *args)
+    from keras_dp_retrieval._jax import steps
+
+    return steps.test_step(model, *args)
+
+
+def _test_step_elsewhere(model, data):
+    """As `_jax.steps.test_step`: Keras would count padding rows in the loss."""
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    y_pred = model(x, training=False)
+    loss = model.compute_loss(x, y, y_pred, weights, training=False)
+    num_real = ops.sum(ops.cast(weights != 0, "float32"))
+    model.loss_tracker.update_state(loss, sample_weight=num_real)
+    return model.compute_metrics(x, y, y_pred, weights)
+
+
+def replicated(outputs):
+    """What a predict step returns, whole on every device of every process."""
+    from keras_dp_retrieval._jax.replication import replicate
+
+    return replicate(outputs)
+
+
+def fused_train_function(model):
+    """The train function that runs a group of steps; None: Keras' own."""
+    if not step_plan.fuses_steps(model):
+        return None
+    from keras_dp_retrieval._jax import train_functions
+
+    return train_functions.fused_train_function(model)
+
+
+def finish_train_function(model, function):
+    """What `fit` and `train_on_batch` call for a train function."""
+    if (
+        keras.backend.backend() == "jax"
+        and keras_fuses_steps()
+        and model.steps_per_execution > 1
+    ):
+        function = single_steps(function)
+    return compiled_once(function)
+
+
+def compiled_once(function):
+    """A train or test function without what makes JAX compile it again."""
+    if (
+        keras.backend.backend() != "jax"
+        or keras.distribution.distribution() is None
+        or distribution.num_devices() > 1
+    ):
+        return function
+    from keras_dp_retrieval._jax import train_functions
+
+    return train_functions.on_committed_state(function)
