@@ -50,6 +50,24 @@ class BatchSource:
         """
         raise NotImplementedError
 
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Makes the next pass begin within an epoch.
+
+        Args:
+            epoch: int. Its number, from 0.
+            batch: int. How many of its batches have been learned from. What
+                was read ahead, and not learned from, does not count.
+
+        Raises:
+            ValueError: If a pass can only begin with its first batch.
+        """
+        if batch:
+            raise ValueError(
+                "Passes over this data set begin with their first batch. "
+                f"Received: batch={batch}."
+            )
+        self.start_at_epoch(epoch)
+
     def numpy_groups(self, steps: int) -> Iterator[tuple] | None:
         """Yields what one pass over the data set would, stacked.
 
@@ -66,6 +84,27 @@ class BatchSource:
             have fewer steps; all batches have one size. A pass that is broken
             off does not count: the next begins with the same batch. None where
             the data set has to be iterated.
+        """
+        return None
+
+    def process_groups(
+        self, steps: int, index: int, count: int
+    ) -> Iterator[tuple] | None:
+        """Yields one process's rows of what `numpy_groups` yields.
+
+        Every batch is divided among the processes in equal slices, the first
+        rows for process 0. Which batches there are does not depend on the
+        number of processes.
+
+        Args:
+            steps: int. As in `numpy_groups`.
+            index: int. The number of the process, from 0.
+            count: int. How many processes there are.
+
+        Returns:
+            Iterator of `(x, y)` or `(x, y, sample_weight)`, nested NumPy
+            arrays `(steps, batch / count, ...)`. None where a process reads
+            all rows and picks its own.
         """
         return None
 

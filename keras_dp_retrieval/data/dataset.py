@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import (
     arguments,
     batched,
@@ -14,6 +15,8 @@ from keras_dp_retrieval.data import (
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.split_dataset import SplitDataset
+from keras_dp_retrieval.data.streaming import streamed_dataset
+from keras_dp_retrieval.data.streaming.streamed_dataset import StreamedDataset
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -218,18 +221,40 @@ class RetrievalDataset(SplitDataset):
         weight_column: str | None = None,
         filters=None,
         repeated: str = "keep",
+        streaming: bool = False,
         **options,
-    ) -> "RetrievalDataset":
+    ) -> "RetrievalDataset | StreamedDataset":
         """Makes a data set from a Parquet file, or a folder of them.
 
         Arguments as in `from_dataframe`. Folders that are named as
         `event=purchase` are a column, too.
+
+        Args:
+            streaming: bool. If True, the interactions are read as they are
+                needed and need not fit into memory. See `StreamedDataset`,
+                which has more options: `test_from`, `validation_from`,
+                `shuffle_window`, `user_ids` and `candidate_ids`. It is split
+                by time.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ValueError: If it is damaged, has other columns, or something in
                 them does not fit.
         """
+        if _checks.flag("streaming", streaming):
+            return streamed_dataset.from_options(
+                path,
+                {
+                    "user_column": user_column,
+                    "candidate_column": candidate_column,
+                    "rating_column": rating_column,
+                    "timestamp_column": timestamp_column,
+                    "weight_column": weight_column,
+                    "filters": filters,
+                    "repeated": repeated,
+                    **options,
+                },
+            )
         request = tables.Request.of(
             user_column,
             candidate_column,

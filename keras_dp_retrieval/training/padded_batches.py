@@ -51,7 +51,8 @@ class PaddedBatches(DataAdapter):
     Yields `(x, y, sample_weight)`, `sample_weight` of shape `(batch,)` with 0
     for padding. In a run of several processes, every process reads all
     batches and keeps its own rows of each: the data must come in the same
-    order everywhere, so seed every shuffle.
+    order everywhere, so seed every shuffle. Of a streamed data set it reads
+    its own rows alone.
 
     A `tf.data.Dataset` costs Python some 150 us a batch. Groups are therefore
     stacked by TensorFlow where it can; and a data set whose `BatchSource` has
@@ -195,6 +196,10 @@ class PaddedBatches(DataAdapter):
     def _groups(self, steps: int, unpadded: Iterator | None = None) -> Iterator:
         """Padded batches, this process's rows: `(steps, batch, ...)`."""
         self.real_rows, self.padded_rows = [], []
+        own = None if unpadded else self._read_by_process(steps)
+        if own is not None:
+            yield from own
+            return
         num_rows = 0
         for group, sizes in unpadded or self._stacked(steps):
             # All batches are as large as the first, so that nothing is
@@ -213,18 +218,42 @@ class PaddedBatches(DataAdapter):
             self.real_rows += sizes.tolist()
             self.padded_rows += [num_rows] * len(sizes)
             padded = pad_group(group, sizes, num_rows)
-            yield self._own_rows(padded, num_rows)
+            yield self._as_devices_read(self._own_rows(padded, num_rows))
         if not self.real_rows:
             raise ValueError(NO_ROWS)
+
+    def _read_by_process(self, steps: int) -> Iterator | None:
+        """The same of a source of which each process reads its own rows."""
+        count = distribution.process_count()
+        if count == 1 or self._source is None:
+            return None
+        groups = self._source.process_groups(
+            steps, distribution.process_index(), count
+        )
+        return None if groups is None else self._checked_groups(groups, count)
+
+    def _checked_groups(self, groups: Iterator, count: int) -> Iterator:
+        for group, sizes in map(with_weights, groups):
+            if self._check is not None:
+                self._check(*without_padding(group[:2], sizes))
+            # The source has padded the batches.
+            num_rows = (sizes * count).tolist()
+            self.real_rows += num_rows
+            self.padded_rows += num_rows
+            yield self._as_devices_read(group)
 
     def _round_up(self, num_rows) -> int:
         return distribution.round_up(int(num_rows), self._row_multiple)
 
     def _own_rows(self, group, num_rows: int):
-        """The rows of this process, as its devices take them."""
-        if distribution.process_count() > 1:
-            mine = distribution.process_rows(num_rows)
-            group = map_rows(lambda rows: rows[:, mine], group)
+        """The rows of this process."""
+        if distribution.process_count() == 1:
+            return group
+        mine = distribution.process_rows(num_rows)
+        return map_rows(lambda rows: rows[:, mine], group)
+
+    def _as_devices_read(self, group):
+        """The same in the types that the devices compute with."""
         if keras.backend.backend() == "jax":
             from keras_dp_retrieval._jax.dtypes import as_jax_reads
 

@@ -123,7 +123,7 @@ def from_csv(path, request: Request) -> tuple[RawRatings, str]:
     from keras_dp_retrieval.data.readers import csv_files
 
     raw, notes = csv_files.from_csv(
-        _existing(path), request.columns, request.row_filter
+        existing(path), request.columns, request.row_filter
     )
     return _merged(raw, request, notes)
 
@@ -133,7 +133,7 @@ def from_parquet(path, request: Request) -> tuple[RawRatings, str]:
     from keras_dp_retrieval.data.readers import parquet_files
 
     raw, notes = parquet_files.from_parquet(
-        _existing(path), request.columns, request.row_filter
+        existing(path), request.columns, request.row_filter
     )
     return _merged(raw, request, notes)
 
@@ -146,7 +146,8 @@ def _merged(raw: RawRatings, request: Request, notes: list[str]):
     return raw, told
 
 
-def _existing(path) -> pathlib.Path:
+def existing(path) -> pathlib.Path:
+    """Returns a path to something that is there."""
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
             f"`path` must be a path. Received: a {type(path).__name__}."

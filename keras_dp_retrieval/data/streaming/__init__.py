@@ -1,0 +1,1 @@
+"""More than memory: Parquet files as batches, one block of rows at a time."""

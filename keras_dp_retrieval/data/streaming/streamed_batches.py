@@ -1,0 +1,196 @@
+"""The batches of one part of a streamed data set, as `tf.data` and as NumPy."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import keras
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data import batch_sources
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
+from keras_dp_retrieval.data.pipelines import BatchFormat
+from keras_dp_retrieval.data.streaming.batch_rows import BatchRows
+from keras_dp_retrieval.data.streaming.row_order import EpochOrder
+from keras_dp_retrieval.data.streaming.window_reader import PartReader, Windows
+
+# So many examples are put together at a time: at one batch a time, the calls
+# of NumPy would cost more than the work.
+_EXAMPLES_A_CALL = 2**18
+
+
+@dataclasses.dataclass
+class Position:
+    """Where the next pass over a part begins.
+
+    Args:
+        epoch: int.
+        batch: int. Batches of that epoch that are done.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+
+
+class StreamedBatches(batch_sources.BatchSource):
+    """One part of a streamed data set.
+
+    Args:
+        reader: `PartReader`.
+        form: `BatchFormat`.
+        window: int. Rows that are shuffled together.
+        seed: Optional int. None keeps the order of the files.
+        position: `Position`, which passes move on.
+        digest: str. Differs where the files do.
+    """
+
+    def __init__(
+        self,
+        reader: PartReader,
+        form: BatchFormat,
+        *,
+        window: int,
+        seed: int | None,
+        position: Position,
+        digest: str,
+    ):
+        self._reader = reader
+        self._form = form
+        self._window = window
+        self._seed = seed
+        self._position = position
+        self._digest = digest
+        self._num_rows = int(reader.counts.sum())
+        self.num_batches = -(-self._num_rows // form.batch_size)
+        in_last = (self._num_rows - 1) % form.batch_size + 1
+        self._is_padded = in_last < form.num_rows
+        self._begun: tuple[int, Windows] | None = None
+
+    def identity(self) -> tuple[int, str | None]:
+        parts = (
+            self._digest,
+            dataclasses.astuple(self._form),
+            self._seed,
+            self._window,
+            dataclasses.astuple(self._position),
+        )
+        return self._num_rows, repr(parts)
+
+    def start_at_epoch(self, epoch: int) -> None:
+        self.start_at(epoch)
+
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        epoch = _checks.non_negative_int("epoch", epoch)
+        batch = _checks.non_negative_int("batch", batch)
+        if batch > self.num_batches:
+            raise ValueError(
+                f"`batch` must be at most the {self.num_batches:,} batches of "
+                f"an epoch. Received: batch={batch:,}. Was the data set made "
+                "with another `batch_size`?"
+            )
+        if batch == self.num_batches:
+            epoch, batch = epoch + 1, 0
+        self._position.epoch, self._position.batch = epoch, batch
+
+    def first_batch(self) -> tuple:
+        windows, position = self._windows(), self._position
+        rows = BatchRows(windows, self._own(0, 1), position.batch, ahead=False)
+        # The next pass begins with what is read already.
+        self._begun = position.epoch, windows
+        columns, real = rows.take(position.batch, position.batch + 1)
+        example = self._example(columns, real)
+        return keras.tree.map_structure(lambda rows: rows[0], example)
+
+    def numpy_groups(self, steps: int) -> Iterator[tuple]:
+        return self.process_groups(steps, 0, 1)
+
+    def process_groups(
+        self, steps: int, index: int, count: int
+    ) -> Iterator[tuple]:
+        position = self._position
+        epoch, first = position.epoch, position.batch
+        with contextlib.closing(self._windows()) as windows:
+            rows = BatchRows(windows, self._own(index, count), first)
+            windows.keep(rows.shards())
+            a_call = max(_EXAMPLES_A_CALL // self._form.batch_size, 1)
+            a_call = max(a_call // steps, 1) * steps
+            for start in range(first, self.num_batches, a_call):
+                stop = min(start + a_call, self.num_batches)
+                example = self._example(*rows.take(start, stop))
+                for begin in range(0, stop - start, steps):
+                    group = slice(begin, begin + steps)
+                    if start + group.stop >= self.num_batches:
+                        # What is handed over last ends the pass.
+                        position.epoch, position.batch = epoch + 1, 0
+                    yield keras.tree.map_structure(
+                        lambda rows, group=group: rows[group], example
+                    )
+
+    def _windows(self) -> Windows:
+        """What is read of the epoch already, or all of it anew."""
+        begun, self._begun = self._begun, None
+        epoch = self._position.epoch
+        if begun is not None:
+            if begun[0] == epoch:
+                return begun[1]
+            begun[1].close()
+        order = EpochOrder(
+            self._reader.counts,
+            self._form.batch_size,
+            self._window,
+            None if self._seed is None else (self._seed, epoch),
+        )
+        return Windows(self._reader, order)
+
+    def _own(self, index: int, count: int) -> slice:
+        share = self._form.num_rows // count
+        return slice(index * share, (index + 1) * share)
+
+    def _example(self, columns, real) -> tuple:
+        """`(x, y)` or `(x, y, sample_weight)` as `pipelines.Batches` has it."""
+        by_key = dict(zip(self._reader.keys, columns, strict=True))
+        labels = {self._form.candidate_key: by_key["candidate_ids"]}
+        if "ratings" in by_key:
+            labels[self._form.rating_key] = by_key["ratings"]
+        example = by_key["user_ids"], labels
+        weights = by_key.get("weights")
+        if self._is_padded:
+            mask = real.astype("float32")
+            return (*example, mask if weights is None else weights * mask)
+        return example if weights is None else (*example, weights)
+
+    def as_dataset(self):
+        """Returns a `tf.data.Dataset` of the batches, registered with this."""
+        tf = import_tensorflow()
+
+        def batches():
+            if self._position.batch:
+                raise ValueError(
+                    "Only `fit` of a model of this package can begin within "
+                    "an epoch. Received: a data set that stands at batch "
+                    f"{self._position.batch}. Use `start_at_epoch(epoch)`."
+                )
+            for group in self.numpy_groups(1):
+                yield keras.tree.map_structure(lambda rows: rows[0], group)
+
+        num_rows = self._form.num_rows
+        rows = tf.TensorSpec((num_rows,), tf.int32)
+        floats = tf.TensorSpec((num_rows,), tf.float32)
+        labels = {self._form.candidate_key: rows}
+        if "ratings" in self._reader.keys:
+            labels[self._form.rating_key] = floats
+        has_weights = self._is_padded or "weights" in self._reader.keys
+        signature = (rows, labels, floats) if has_weights else (rows, labels)
+        dataset = tf.data.Dataset.from_generator(
+            batches, output_signature=signature
+        )
+        options = tf.data.Options()
+        # TensorFlow may otherwise make batches in advance, which would move
+        # the position on.
+        options.experimental_optimization.inject_prefetch = False
+        dataset = dataset.with_options(options)
+        dataset = dataset.apply(
+            tf.data.experimental.assert_cardinality(self.num_batches)
+        )
+        batch_sources.register(dataset, self)
+        return dataset
