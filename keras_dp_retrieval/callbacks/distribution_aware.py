@@ -12,16 +12,17 @@ import keras
 from keras_dp_retrieval import _checks, distribution, report
 from keras_dp_retrieval._keras.adapters import step_axis
 from keras_dp_retrieval._keras.callbacks import model_of
-from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import other_backends, peers
-from keras_dp_retrieval.callbacks.event_file import (
-    TensorBoardFile,
-    tensorboard_scalars,
-)
+from keras_dp_retrieval.callbacks.epoch_phases import EpochPhases
 from keras_dp_retrieval.callbacks.record import (
     epoch_record,
     process_note,
     unknown_on_jax,
+)
+from keras_dp_retrieval.callbacks.run_output import (
+    RunOutput,
+    memory_in_use,
+    run_header,
 )
 from keras_dp_retrieval.callbacks.step_recorder import StepRecorder
 from keras_dp_retrieval.callbacks.timed_train_function import (
@@ -150,6 +151,8 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self._recorder: Any = None
         self._timed: Any = None
         self._peers: Any = None
+        self._phases: Any = None
+        self._output: Any = None
 
     def get_config(self):
         clock = self.clock
@@ -178,7 +181,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         copied.run = copy.deepcopy(self.run, memo)
         copied.set_model(None)
         copied._recorder = copied._timed = copied._peers = None
-        copied._epoch = None
+        copied._phases = copied._output = copied._epoch = None
         return copied
 
     # What Keras calls. No batch-end hook: Keras would then wait for every
@@ -188,7 +191,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         model = self.model
         self._end_fit()
         self._process = distribution.process_index()
-        self._writes = self.log_dir is not None and self._process == 0
+        self._output = RunOutput(None if self._process else self.log_dir)
         self._baseline_rate = None
         if self.baseline is not None and self._process == 0:
             self._baseline_rate = report.baseline_rate(self.baseline)
@@ -210,22 +213,16 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             self._peers.watch()
         else:
             self._recorder = other_backends.EpochReader(model, self._clock)
-        self._tensorboard = TensorBoardFile(self.log_dir or "")
+        self._phases = EpochPhases(self._recorder, self._clock)
         self._warned = False
         self._header_written = False
-        self._idle_since = None
 
     def on_epoch_begin(self, epoch, logs=None):
         self._close_epoch()
         if not self._header_written:
             self._begin_run(epoch)
         self._epoch = epoch
-        self._trained_at = None
-        self._validation_seconds = 0.0
-        self._validation_compile_seconds = 0.0
-        self._test_started = None
-        self._callbacks_seconds = 0.0
-        self._recorder.begin()
+        self._phases.begin()
 
     def on_train_batch_begin(self, batch, logs=None):
         # Keras calls this in the main thread, right before the step.
@@ -233,7 +230,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         if recorder is None:
             return
         if recorder.armed or not recorder.training:
-            self._begin_training()
+            self._phases.begin_training()
         if model_of(self).train_function is not self._timed:
             self._stand_in()
         # The next call of the train function is a step of this `fit`.
@@ -242,27 +239,18 @@ class DistributionAwareCallback(keras.callbacks.Callback):
 
     def on_test_begin(self, logs=None):
         if self._epoch is not None:
-            self._finish_training()
-            self._recorder.where = "in validation"
-            self._test_compiled = self._compiled()
-            self._test_started = self._clock()
+            self._phases.begin_validation()
 
     def on_test_end(self, logs=None):
-        if self._epoch is not None and self._test_started is not None:
-            self._trained_at = self._clock()
-            self._validation_seconds += self._trained_at - self._test_started
-            self._validation_compile_seconds += (
-                self._compiled() - self._test_compiled
-            )
-            self._test_started = None
-            self._recorder.where = "in another callback"
+        if self._epoch is not None:
+            self._phases.end_validation()
 
     def on_epoch_end(self, epoch, logs=None):
-        stats = self._finish_training()
+        stats = self._phases.finish_training()
         stats.judge()
-        self._callbacks_seconds += self._clock() - self._trained_at
+        self._phases.end()
         record = self._record(stats)
-        self._complete(record)
+        record.update(self._phases.seconds(record["training_seconds"]))
         self.history.append(record)
         self._epoch = None
         if logs is not None:
@@ -274,11 +262,8 @@ class DistributionAwareCallback(keras.callbacks.Callback):
                 # alone, and the same names in every epoch.
                 value = record[name]
                 logs[name] = float("nan") if value is None else float(value)
-        if self._writes:
-            report.append_line(self.log_dir, {"kind": "epoch", **record})
-            self._tensorboard.add(tensorboard_scalars(record), epoch)
-        self._recorder.where = "in another callback"
-        self._idle_since = self._clock()
+        self._output.add_epoch(record)
+        self._phases.leave()
 
     def on_train_end(self, logs=None):
         self._close_epoch()
@@ -320,34 +305,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             )
             model.train_function = self._timed
 
-    def _begin_training(self):
-        """Training begins, or goes on after a validation in mid-epoch."""
-        recorder = self._recorder
-        if not recorder.training:
-            since = self._trained_at
-            if since is None:
-                since = recorder.began
-            self._callbacks_seconds += self._clock() - since
-            self._trained_at = None
-        recorder.catch_up()
-
-    def _finish_training(self):
-        stats = self._recorder.finish()
-        if self._trained_at is None:
-            self._trained_at = self._recorder.finished
-        return stats
-
-    def _compiled(self) -> float:
-        if keras.backend.backend() != "jax":
-            return 0.0
-        from keras_dp_retrieval._jax import compilation
-
-        return compilation.seconds()
-
     def _record(self, stats) -> dict:
         if not stats.num_devices:  # No step was seen that would tell.
             stats.num_devices = distribution.mesh_size()
-        note = process_note(self._process, stats, self._memory())
+        note = process_note(self._process, stats, memory_in_use())
         notes, missing, unknown = [note], [], dict(stats.unknown)
         if self._peers is not None:
             notes, missing = self._peers.gather(self._epoch, note)
@@ -366,52 +327,23 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             record["scaling_efficiency"] = rate / self._baseline_rate
         return record
 
-    def _memory(self) -> dict:
-        if keras.backend.backend() != "jax":
-            return {}
-        from keras_dp_retrieval._jax import devices
-
-        return devices.memory_in_use()
-
-    def _complete(self, record):
-        """Adds what is known of the epoch beside its training."""
-        record["validation_seconds"] = self._validation_seconds
-        record["validation_compile_seconds"] = self._validation_compile_seconds
-        record["callbacks_seconds"] = self._callbacks_seconds
-        record["seconds"] = (
-            record["training_seconds"]
-            + record["validation_seconds"]
-            + record["callbacks_seconds"]
-        )
-
     def _close_epoch(self):
         """Adds the callbacks that came after us to the epoch before."""
-        if self._idle_since is None:
+        seconds = self._phases.seconds_since_left()
+        if seconds is None:
             return
-        seconds = self._clock() - self._idle_since
-        self._idle_since = None
         record = self.history[-1]
         record["callbacks_seconds"] += seconds
         record["seconds"] += seconds
-        if self._writes:
-            names = ("epoch", "callbacks_seconds", "seconds")
-            line = {name: record[name] for name in names}
-            report.append_line(self.log_dir, {"kind": "epoch_closed", **line})
+        names = ("epoch", "callbacks_seconds", "seconds")
+        self._output.add("epoch_closed", {name: record[name] for name in names})
 
     def _begin_run(self, first_epoch):
         self._header_written = True
         # A `fit` that goes on where another ended continues its history.
         self.history = [r for r in self.history if r["epoch"] < first_epoch]
-        self.run = {
-            "first_epoch": first_epoch,
-            "started": time.time(),
-            "backend": keras.backend.backend(),
-            "processes": distribution.process_count(),
-            "versions": _versions(),
-            "model": model_of(self).name,
-        }
-        if self._writes:
-            report.append_line(self.log_dir, {"kind": "run", **self.run})
+        self.run = run_header(first_epoch, model_of(self).name)
+        self._output.add("run", self.run)
 
     def _end_fit(self):
         """Leaves the model as it was; also after a `fit` that broke off."""
@@ -437,20 +369,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         """Runs in the thread that watches the other processes."""
         self.stalls.append(stall)
         peers.logger.error(peers.describe(stall))
-        if self._writes:
-            report.append_line(self.log_dir, {"kind": "stall", **stall})
+        self._output.add("stall", stall)
         if self.when_stalled == "abort":
             peers.end_process()
 
 
 def _shown(shapes) -> str:
     return ", ".join(str(shape) for shape in shapes)
-
-
-def _versions() -> dict:
-    versions = {"keras_dp_retrieval": __version__, "keras": keras.__version__}
-    if keras.backend.backend() == "jax":
-        from keras_dp_retrieval._jax import devices
-
-        versions["jax"] = devices.jax_version()
-    return versions

@@ -11,9 +11,8 @@ processor forgets this code, and each function and object that a step touches
 costs a microsecond of fetching it again.
 """
 
-import keras
-
 from keras_dp_retrieval._keras.adapters import unstacked_batches
+from keras_dp_retrieval.callbacks.compilations import Compilations
 from keras_dp_retrieval.callbacks.epoch_stats import EpochStats
 
 # The host waits, if at all, for the step two before the one just started: the
@@ -28,13 +27,9 @@ SHORTEST_WINDOW_SECONDS = 0.08
 LONGEST_WINDOW_SECONDS = 1.0
 WINDOW_GROWTH = 4
 
-# Why a step was compiled.
-FIRST, NEW_SHAPE = "first step", "new shape"
-SHORT_GROUP, SAME_SHAPE = "other number of fused steps", "same shape"
-
 
 class StepRecorder:
-    """Gathers one epoch's `EpochStats`; `on_recompile` hears of changed shapes.
+    """Gathers one epoch's `EpochStats`; `on_recompile`: see `Compilations`.
 
     To the train function it is the iterator that the batches come from.
     """
@@ -43,15 +38,13 @@ class StepRecorder:
         from keras_dp_retrieval._jax import compilation, devices
 
         self._clock = clock
-        self._on_recompile = on_recompile
         self._step_axis = step_axis
         self._devices = devices
         compilation.listen()
         self._compiler = compilation.totals
         self._window = 1
         self._turn = 0
-        # Shapes of a batch -> numbers of steps in a group of such batches.
-        self._shapes_compiled: dict = {}
+        self._compiled = Compilations(on_recompile)
         self._window_end = self._outputs = None
         # Of one call of the train function.
         self._iterator = None
@@ -157,7 +150,10 @@ class StepRecorder:
         if axis is not None and (group := unstacked_batches(batches[0])):
             batches[:], axis = group, None
         if self._compilations:
-            self._note_compilations(axis)
+            self._compiled_since_mark += self._compiled.note(
+                self._compilations, epoch, batches, self._fetched, axis
+            )
+            self._compilations.clear()
         for batch in batches:
             epoch.steps += epoch.rows.add(batch, axis)
         batches.clear()
@@ -217,28 +213,6 @@ class StepRecorder:
         spent = self._compiler.seconds - self._compiled_seen
         self._compilations.append((batch, spent))
 
-    def _note_compilations(self, step_axis):
-        epoch = self.epoch
-        if self._fetched == 1 and len(self._batches) > 1:
-            # An unstacked group: its first batch in a new shape, if any is.
-            known = self._shapes_compiled
-            new = [_shapes(b, None)[0] not in known for b in self._batches]
-            seconds = sum(seconds for _, seconds in self._compilations)
-            self._compilations[:] = [(new.index(max(new)), seconds)]
-        for index, seconds in self._compilations:
-            step = epoch.steps + index
-            epoch.compile_seconds += seconds
-            self._compiled_since_mark += seconds
-            epoch.compiled_steps.append(step)
-            shapes, steps = _shapes(self._batches[index], step_axis)
-            known = self._shapes_compiled
-            reason = _compile_reason(known, shapes, steps)
-            epoch.compile_reasons.append(reason)
-            if reason == NEW_SHAPE:
-                self._on_recompile(step, seconds, known, shapes)
-            known.setdefault(shapes, set()).add(steps)
-        self._compilations.clear()
-
     def _mark(self, steps_done, now):
         """Ends a window: `steps_done` steps are known to be done at `now`."""
         seconds = now - self._marked_at - self._compiled_since_mark
@@ -276,33 +250,3 @@ class StepRecorder:
         # another device is read first.
         for name, seconds in waits[1:]:
             self.epoch.lags.setdefault(name, []).append(seconds)
-
-
-def _shapes(batch, step_axis: int | None) -> tuple[tuple, int]:
-    """The shapes of a step's batch, and how many steps come as one.
-
-    The last group of an epoch may be shorter: that is nobody's mistake.
-    """
-    shapes = [
-        tuple(leaf.shape)
-        for leaf in keras.tree.flatten(batch)
-        if hasattr(leaf, "shape")
-    ]
-    if step_axis is None or not shapes or min(map(len, shapes)) < 2:
-        return tuple(shapes), 1
-    of_steps = tuple(
-        (*shape[:step_axis], *shape[step_axis + 1 :]) for shape in shapes
-    )
-    return of_steps, shapes[0][step_axis]
-
-
-def _compile_reason(known: dict, shapes: tuple, steps: int) -> str:
-    """Why a batch was compiled for; `known` are those compiled for before."""
-    if not known:
-        return FIRST
-    if shapes not in known:
-        return NEW_SHAPE
-    # Otherwise it is the state that differs. Keras makes variables that JAX
-    # may move; from a step on one device they come back bound to it, and the
-    # metrics are made anew for each epoch.
-    return SHORT_GROUP if steps not in known[shapes] else SAME_SHAPE
