@@ -44,7 +44,7 @@ PROGRAM = """
                 open(folder + "/stuck", "w").close()
                 time.sleep(1000)
             weights = np.ones(4, "float32")
-            weights[3] = index  # The last row of process 0 is filler.
+            weights[3] = index  # The last row of process 0 is padding.
             return np.ones((4, 3)), np.ones((4, 1)), weights
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

@@ -1,17 +1,20 @@
-"""What we rely on and nobody promised: private parts of Keras and JAX.
+"""What we rely on and nobody promised: private parts of other libraries.
 
-One test a name of `_keras/` and `_jax/`. A failure says what upstream has
-changed, so that whoever meets it with a new release knows where to look.
+One test a name of `_keras/` (Keras), `_jax/` (JAX) and
+`tuning/_keras_tuner.py` (KerasTuner). A failure says what upstream has changed,
+so that whoever meets it with a new release knows where to look.
 """
 
 import ast
 import importlib
 import inspect
+import json
 import pathlib
 import pkgutil
 
 import jax
 import keras
+import keras_tuner
 import numpy as np
 import pytest
 
@@ -24,6 +27,7 @@ from keras_dp_retrieval._keras import (
     trainer,
     variables,
 )
+from keras_dp_retrieval.tuning import _keras_tuner
 
 pytestmark = pytest.mark.contract
 
@@ -550,15 +554,222 @@ def test_an_array_says_whether_it_is_bound_to_its_device():
     )
 
 
+# KerasTuner
+
+
+BEST_M = keras_tuner.Objective("m", "max")
+
+
+def one_choice():
+    values = keras_tuner.HyperParameters()
+    values.Choice("x", [1, 2, 3, 4])
+    return {"objective": BEST_M, "hyperparameters": values, "seed": 1}
+
+
+class Hooked(_keras_tuner.OracleHooks, keras_tuner.oracles.RandomSearchOracle):
+    """Notes which trials KerasTuner writes, and ignores some failures."""
+
+    def __init__(self, ignored=False):
+        super().__init__(max_trials=4, **one_choice())
+        self.ignored = ignored
+        self.written = []
+
+    def write_trial(self, trial, path):
+        self.written.append(pathlib.Path(path))
+        trial.save(path)
+
+    def ignores_failure(self, trial):
+        return self.ignored
+
+
+class Search(keras_tuner.Tuner):
+    """A search without models: `m` of a trial is its `x`, or an error."""
+
+    fails = False
+
+    def run_trial(self, trial, **kwargs):
+        x = trial.hyperparameters["x"]
+        if self.fails:
+            raise ArithmeticError("no luck")
+        return {"m": float(x)}
+
+
+def searched(tmp_path, oracle):
+    tuner = Search(oracle, directory=tmp_path, project_name="p")
+    tuner.search(verbose=0)
+    return tuner
+
+
+def test_an_oracle_writes_its_trials_by_one_method(tmp_path):
+    oracle = Hooked()
+    searched(tmp_path, oracle)
+    folders = _keras_tuner.trial_folders(tmp_path / "p")
+    assert len(folders) == 4 and (
+        set(oracle.written) == {f / _keras_tuner.TRIAL_FILE for f in folders}
+    ), (
+        "`Oracle._save_trial` no longer writes a trial to `trial.json` in "
+        "`Oracle._get_trial_dir`: a killed search could leave half a file."
+    )
+
+
+def test_an_oracle_and_a_tuner_write_their_states_to_files(tmp_path):
+    tuner = searched(tmp_path, Hooked())
+    for path, name in [
+        (tuner.oracle.state_file, "Oracle._get_oracle_fname"),
+        (_keras_tuner.tuner_file(tuner), "BaseTuner._get_tuner_fname"),
+    ]:
+        assert pathlib.Path(path).parent == tmp_path / "p" and (
+            pathlib.Path(path).exists()
+        ), (
+            f"`{name}` no longer is the file that KerasTuner writes: a search "
+            "would be resumed from another."
+        )
+
+
+def test_failures_in_a_row_are_counted_by_one_method(tmp_path):
+    class Failing(Search):
+        fails = True
+
+    def search(name, ignored):
+        oracle = Hooked(ignored)
+        Failing(oracle, directory=tmp_path, project_name=name).search(verbose=0)
+        return oracle
+
+    with pytest.raises(RuntimeError, match="consecutive failures"):
+        search("counted", ignored=False)
+    oracle = search("ignored", ignored=True)
+    assert len(oracle.trials) == len(oracle.end_order) == 4, (
+        "`Oracle._check_consecutive_failures` no longer looks for failures in "
+        "`end_order`: trials that diverge would end a search."
+    )
+
+
+def test_a_trial_file_has_the_result(tmp_path):
+    searched(tmp_path, Hooked())
+    folder = _keras_tuner.trial_folder(tmp_path / "p", "0")
+    trial = _keras_tuner.read_trial(folder)
+    score = float(trial["values"]["x"])
+    assert trial == {
+        "trial_id": "0",
+        "values": {"x": score},
+        "status": "COMPLETED",
+        "score": score,
+        "message": None,
+    }, "`Trial.get_state` no longer writes these: results could not be read."
+
+
+def test_a_grid_is_continued_from_its_state(tmp_path):
+    def grid():
+        oracle = keras_tuner.oracles.GridSearchOracle(
+            max_trials=2, **one_choice()
+        )
+        return searched(tmp_path, oracle).oracle
+
+    first = grid()
+    state = json.loads(json.dumps(_keras_tuner.grid_state(first)))
+    assert state["ordered_ids"] == ["0", "1"], (
+        "`GridSearchOracle._ordered_ids` no longer is a linked list of the "
+        "trials, with `_next_index` and `_memory`."
+    )
+    resumed = grid()  # KerasTuner reloads all but the grid.
+    _keras_tuner.set_grid_state(resumed, state)
+    first.max_trials = resumed.max_trials = 4
+    assert (
+        resumed.populate_space("2")
+        == first.populate_space("2")
+        == {
+            "status": "RUNNING",
+            "values": {"x": 3},
+        }
+    ), (
+        "`GridSearchOracle._populate_next` and `_ordered_ids` no longer are "
+        "all that a grid search continues from (keras-tuner#1055)."
+    )
+
+
+class Flat:
+    """A Gaussian process that expects the same everywhere."""
+
+    def fit(self, x, y):
+        pass
+
+    def predict(self, x, return_std):
+        return np.zeros(1), np.zeros(1)
+
+
+def test_a_bayesian_search_draws_from_its_random_state(tmp_path):
+    oracle = keras_tuner.oracles.BayesianOptimizationOracle(
+        max_trials=1, num_initial_points=1, **one_choice()
+    )
+    searched(tmp_path, oracle)
+    oracle.gpr = Flat()  # So that it stays where it starts.
+    chosen = []
+    for seed in (5, 5, 6):
+        _keras_tuner.set_random_points(oracle, seed)
+        chosen.append(oracle.populate_space("1")["values"]["x"])
+    assert chosen[0] == chosen[1] != chosen[2], (
+        "`BayesianOptimizationOracle._random_state` no longer gives the "
+        "points from which a search looks for its next trial: a resumed "
+        "search would end differently."
+    )
+
+
+def test_a_hypermodel_gets_the_callbacks_of_the_tuner(tmp_path):
+    epochs = [{"logs": {"m": 0.75}}, {"logs": {"m": 0.5}}]
+    given = []
+
+    class Look(keras_tuner.HyperModel):
+        def build(self, hp):
+            return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+        def fit(self, hp, model, callbacks, **kwargs):
+            given.extend(callbacks)
+            return {"m": 1.0}
+
+    tuner = keras_tuner.RandomSearch(
+        *(Look(), BEST_M, 1), directory=tmp_path, project_name="p"
+    )
+    tuner.search(verbose=0)
+    hook = _keras_tuner.trial_hook(given)
+    assert hook.tuner is tuner and hook.trial.trial_id == "0", (
+        "`TunerCallback` no longer has `tuner` and `trial`: a hypermodel "
+        "cannot find the folder of its trial."
+    )
+    _keras_tuner.restore_best_value(given, epochs)
+    best = [c.best_value for c in given if hasattr(c, "best_value")]
+    assert best == [0.75], (
+        "`SaveBestEpoch` no longer has `best_value` and `objective`: a "
+        "resumed trial would overwrite the weights of its best epoch."
+    )
+
+
+def test_hyperband_keeps_its_rounds_among_the_values(tmp_path):
+    oracle = keras_tuner.oracles.HyperbandOracle(max_epochs=3, **one_choice())
+    oracle.max_trials = 1
+    tuner = searched(tmp_path, oracle)
+    (trial,) = tuner.oracle.trials.values()
+    names = trial.hyperparameters.values
+    assert {n for n in names if not _keras_tuner.is_own_value(n)} == {"x"}, (
+        "Hyperband's own values no longer begin with `tuner/`: tables would "
+        "show them as hyperparameters."
+    )
+
+
 # No private name stands anywhere else.
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
-# Folders that may name what their library does not export.
-DOORS = {"_keras": "keras", "_jax": "jax", "tuning": "keras_tuner"}
+# What may name what a library does not export: folders, or one file.
+DOORS = ("_keras/", "_jax/", "tuning/_keras_tuner.py")
 # Of Python's own library, and documented there.
 PYTHON = {"_exit", "_getframe", "_current_frames", "_replace", "_asdict"}
 # Public by name, but in no reference: the door stands for them too.
+ORACLES = (
+    keras_tuner.oracles.RandomSearchOracle,
+    keras_tuner.oracles.GridSearchOracle,
+    keras_tuner.oracles.BayesianOptimizationOracle,
+    keras_tuner.oracles.HyperbandOracle,
+)
 UNDOCUMENTED = {
     "compute_loss_and_updates",
     "jax_state_sync",
@@ -568,8 +779,8 @@ UNDOCUMENTED = {
 }
 
 
-def folder(path):
-    return path.relative_to(PACKAGE).parts[0]
+def is_behind(path, doors):
+    return path.relative_to(PACKAGE).as_posix().startswith(doors)
 
 
 def private_uses(tree):
@@ -616,35 +827,44 @@ def test_private_names_stay_behind_their_doors():
         keras.losses.MeanSquaredError(),
         keras.callbacks.Callback(),
         keras.callbacks.CallbackList(),
+        keras_tuner.HyperModel(),
+        keras_tuner.Tuner,
+        keras_tuner.Hyperband,
+        *(kind(BEST_M) for kind in ORACLES),
     ]
-    of_keras = {name for one in objects for name in dir(one)}
+    upstream = {name for one in objects for name in dir(one)}
     found = []
     for path, tree in TREES.items():
-        if folder(path) in DOORS:
+        if is_behind(path, DOORS):
             continue
         own = set(defined(tree))
         for line, name in private_uses(tree):
-            foreign = name not in OURS or name in of_keras
+            foreign = name not in OURS or name in upstream
             if name not in own | PYTHON and foreign:
                 found.append(f"{path.relative_to(PACKAGE)}:{line} {name}")
     assert not found, (
-        "Private names of other libraries belong into `_keras/`, `_jax/` or "
-        f"`tuning/`, with a reason and a contract test: {found}"
+        f"Private names of other libraries belong into {', '.join(DOORS)}, "
+        f"with a reason and a contract test: {found}"
     )
 
 
 @pytest.mark.parametrize(
-    ("module", "door"), [("keras.src", "_keras"), ("jax._src", "_jax")]
+    ("module", "door"),
+    [
+        ("keras.src", "_keras/"),
+        ("jax._src", "_jax/"),
+        ("keras_tuner.src", "tuning/_keras_tuner.py"),
+    ],
 )
 def test_private_modules_are_imported_behind_their_door(module, door):
     found = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path, tree in TREES.items()
         for node in ast.walk(tree)
-        if folder(path) != door
+        if not is_behind(path, door)
         and any(f"{name}.".startswith(f"{module}.") for name in modules(node))
     ]
-    assert not found, f"`{module}` is named outside of `{door}/`: {found}"
+    assert not found, f"`{module}` is named outside of `{door}`: {found}"
 
 
 def modules(node):
@@ -658,7 +878,7 @@ def modules(node):
     return []
 
 
-def test_nothing_of_keras_is_overridden_elsewhere():
+def test_nothing_private_is_overridden_elsewhere():
     bases = (
         keras.layers.Layer,
         keras.callbacks.Callback,
@@ -666,11 +886,14 @@ def test_nothing_of_keras_is_overridden_elsewhere():
         keras.losses.Loss,
         keras.optimizers.Optimizer,
         adapters.DataAdapter,
+        keras_tuner.HyperModel,
+        keras_tuner.Oracle,
+        keras_tuner.engine.base_tuner.BaseTuner,
     )
     found = []
     for module in pkgutil.walk_packages([str(PACKAGE)], "keras_dp_retrieval."):
-        name = module.name.split(".")
-        if name[1] in ("_keras", "__main__"):
+        path = module.name.partition(".")[2].replace(".", "/")
+        if path == "__main__" or f"{path}.py".startswith(("_keras", DOORS[2])):
             continue
         for one in vars(importlib.import_module(module.name)).values():
             if not isinstance(one, type) or one.__module__ != module.name:
@@ -678,19 +901,19 @@ def test_nothing_of_keras_is_overridden_elsewhere():
             for base in bases:
                 if not issubclass(one, base):
                     continue
-                of_keras = [
+                upstream = [
                     parent
                     for parent in one.__mro__
-                    if parent.__module__.startswith("keras.")
+                    if parent.__module__.startswith(("keras.", "keras_tuner."))
                 ]
                 found += [
                     f"{one.__name__}.{key}"
                     for key in vars(one)
                     if key in UNDOCUMENTED
                     or (key.startswith("_") and not key.startswith("__"))
-                    if any(key in vars(parent) for parent in of_keras)
+                    if any(key in vars(parent) for parent in upstream)
                 ]
     # Keras gives these to every class that it makes.
     generated = ("_abc_impl", "_tf_", "_self_", "_keras_api")
     found = [f for f in found if not f.split(".")[1].startswith(generated)]
-    assert not found, f"Private parts of Keras are overridden: {found}"
+    assert not found, f"Private parts of a library are overridden: {found}"

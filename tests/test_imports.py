@@ -121,7 +121,8 @@ def test_data_does_not_know_the_devices():
 
 
 @pytest.mark.parametrize(
-    ("library", "home"), [("jax", "_jax"), ("tensorflow", "data")]
+    ("library", "home"),
+    [("jax", "_jax"), ("tensorflow", "data"), ("keras_tuner", "tuning")],
 )
 def test_libraries_stay_behind_their_door(library, home):
     users = {

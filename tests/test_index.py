@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dp_retrieval.index import CandidateIndex
+from keras_dp_retrieval.index import CandidateIndex, exact
 
 LARGE_IDS = 2**40 + 10 * np.arange(100)[::-1]
 STRING_IDS = np.array(
@@ -75,20 +75,20 @@ def test_same_index_under_another_distribution(on_devices):
         for one, other in zip(index.search(queries), before, strict=True):
             np.testing.assert_array_equal(one, other)
     # Each of the 3 devices holds its third, not a copy of all.
-    placed = index._placed[1]
+    placed, _ = index._stored.placed(*exact.mesh_and_axis())
     assert {s.data.shape for s in placed.addressable_shards} == {(34, 4)}
 
 
 @pytest.mark.parametrize(
-    ("candidate_ids", "filler"), [([5, 3], -1), (["b", "a"], "")]
+    ("candidate_ids", "padding"), [([5, 3], -1), (["b", "a"], "")]
 )
-def test_places_without_a_candidate_are_filled(candidate_ids, filler):
+def test_lists_are_padded_where_there_is_no_candidate(candidate_ids, padding):
     index = CandidateIndex.from_vectors(candidate_ids, np.eye(2))
     ids, scores = index.search([[1, 2]], k=3)
-    assert ids.tolist() == [[*candidate_ids[::-1], filler]]
+    assert ids.tolist() == [[*candidate_ids[::-1], padding]]
     assert scores.tolist() == [[2, 1, -np.inf]]
     ids, scores = index.search([[1, 2]], k=1, allowed_ids=[])
-    assert ids.tolist() == [[filler]] and scores[0, 0] == -np.inf
+    assert ids.tolist() == [[padding]] and scores[0, 0] == -np.inf
 
 
 def test_excluded_ids_that_are_not_there_have_no_effect():

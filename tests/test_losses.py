@@ -664,11 +664,11 @@ def test_one_long_history_costs_nobody_else_anything(compiler_options):
 @pytest.mark.parametrize("objective", ONE_POSITIVE)
 def test_padded_rows_change_nothing(objective):
     users, table, rows, counts, known = random_case(8)
-    table[rows[2]] += 3.0  # The filler's candidate would be a strong negative.
-    filler = np.array([2, 2, 2])
+    table[rows[2]] += 3.0  # The padding's candidate would be a strong negative.
+    padding = np.array([2, 2, 2])
 
     def padded(array):
-        return np.concatenate([array, array[filler]])
+        return np.concatenate([array, array[padding]])
 
     kwargs = {"candidate_counts": counts, "known_positives": known}
     more = {

@@ -53,7 +53,7 @@ def two_tables(model):
 
 
 def interactions(seed=0):
-    """All pairs of even sums, dealt out: `(train, held out)`, `(n, 2)`."""
+    """All pairs of even sums, shared out: `(train, held out)`, `(n, 2)`."""
     users, movies = np.meshgrid(
         np.arange(1, NUM_USERS), np.arange(1, NUM_MOVIES), indexing="ij"
     )
@@ -215,7 +215,7 @@ def test_every_kind_of_batches_says_the_same():
         arrays(train), arrays(held_out)
     )
     halves = [arrays(train[:20]), arrays(train[20:])]
-    # Filler of weight 0 stands for nothing, and ids may be alone.
+    # Padding of weight 0 stands for nothing, and ids may be alone.
     filled = np.concatenate([train, [[1, 1], [8, 12]]])
     weights = np.array([1.0] * len(train) + [0, 0])
     for part in (

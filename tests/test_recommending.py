@@ -61,14 +61,14 @@ def test_predictions_are_rows_and_recommendations_are_ids():
 
 
 def test_a_list_that_is_too_short_is_filled_with_what_is_no_id():
-    for kind, filler in (("numbers", -1), ("names", "")):
+    for kind, padding in (("numbers", -1), ("names", "")):
         model = model_of(kind)
         user = model.user_vocabulary.ids[:1]
         without_index = model.recommend(user, k=3)
         model.build_index()
         for ids, scores in (without_index, model.recommend(user, k=3)):
             left = 4000 if kind == "numbers" else "rye"
-            assert ids.tolist() == [[left, filler, filler]]
+            assert ids.tolist() == [[left, padding, padding]]
             assert np.isneginf(scores[0, 1:]).all()
 
 
@@ -88,10 +88,10 @@ def test_what_has_no_id_is_never_recommended(kind):
         model.build_index()
 
 
-@pytest.mark.parametrize("filler", [-1, ""])
-def test_no_candidate_may_have_the_id_of_the_filler(filler):
-    message = f"must not be {filler!r}, which fills up lists"
-    ids = [filler, 5 if filler == -1 else "a"]
+@pytest.mark.parametrize("padding", [-1, ""])
+def test_no_candidate_may_have_the_id_of_padding(padding):
+    message = f"must not be {padding!r}, which fills up lists"
+    ids = [padding, 5 if padding == -1 else "a"]
     with pytest.raises(ValueError, match=message):
         kdr.CandidateIndex.from_vectors(ids, np.eye(2))
     index = kdr.CandidateIndex.from_vectors(ids[1:], [[1.0, 2.0]])
@@ -100,9 +100,9 @@ def test_no_candidate_may_have_the_id_of_the_filler(filler):
     assert index.ids().tolist() == ids[1:]
     with pytest.raises(ValueError, match=message):
         kdr.RetrievalDataset.from_interactions([1, 2], ids)
-    model = model_of("numbers" if filler == -1 else "names")
+    model = model_of("numbers" if padding == -1 else "names")
     with pytest.raises(ValueError, match=message):
-        model.add_candidates([filler])
+        model.add_candidates([padding])
     assert model.num_candidates == 5
     # Users are never filled up, and other ids below 0 are ids.
     kdr.RetrievalDataset.from_interactions([-1, 2], [-5, 7])

@@ -65,9 +65,9 @@ def test_zero_weights_change_nothing_under_any_rule(num_devices, on_devices):
         np.testing.assert_array_equal(before[path], after[path])
 
 
-def test_filler_of_weight_zero_gives_the_same_weights_as_no_filler():
+def test_padding_of_weight_zero_gives_the_same_weights_as_no_padding():
     x, y = pairs(16)
-    # The mean over the batch divides by all of its rows, filler or not.
+    # The mean over the batch divides by all of its rows, padding or not.
     plain = trained(keras.optimizers.Adam(0.1), True, x, y / 2)
     filled = trained(
         keras.optimizers.Adam(0.1),

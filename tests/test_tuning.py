@@ -18,6 +18,7 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import tuning
+from keras_dp_retrieval.tuning.frozen_heap import frozen_heap
 from keras_dp_retrieval.tuning.progress import write_json
 from keras_dp_retrieval.tuning.stopping import MedianStopping
 
@@ -387,6 +388,32 @@ def test_same_dimensions_compile_once(search):
     assert not jax.config.jax_compilation_cache_dir
 
 
+def test_a_search_collects_only_its_own_garbage(search):
+    frozen = []
+
+    class Look(keras.callbacks.Callback):
+        def __deepcopy__(self, memo):
+            return Look()
+
+        def on_train_begin(self, logs=None):
+            frozen.append(gc.get_freeze_count())
+
+    gc.unfreeze()  # What `conftest.py` has frozen.
+    try:
+        search(max_trials=1, epochs=1, callbacks=[Look()])
+        assert frozen[0] > 100_000  # The modules of JAX and Keras.
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
+
+
+def test_what_the_caller_has_frozen_stays_frozen():
+    before = gc.get_freeze_count()
+    with pytest.raises(ArithmeticError), frozen_heap():
+        raise ArithmeticError
+    assert gc.get_freeze_count() == before > 0
+
+
 # Results
 
 
@@ -499,6 +526,7 @@ def median_stopping_stops_at(folder, curve, finished, direction="max"):
     for number, values in enumerate(finished):
         trial = folder / f"trial_{number}"
         trial.mkdir(parents=True, exist_ok=True)
+        (trial / "trial.json").touch()  # As in every folder of KerasTuner's.
         epochs = [{"epoch": e, "logs": {"m": v}} for e, v in enumerate(values)]
         write_json(
             trial / "progress.json", {"epochs": epochs, "finished": True}

@@ -1,26 +1,23 @@
 """A searchable catalogue: candidate vectors and the ids they belong to."""
 
 import keras
-import ml_dtypes
 import numpy as np
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.padding import (
     PADDING,
     next_power_of_two,
-    pad_lists,
     refuse_padding_ids,
 )
-from keras_dp_retrieval.index import exact
+from keras_dp_retrieval.index import exact, sorted_ids
+from keras_dp_retrieval.index.sorted_ids import SortedIds, as_ids
+from keras_dp_retrieval.index.stored_vectors import (
+    KEPT_AS,
+    StoredVectors,
+    as_floats,
+    as_vectors,
+)
 
-# How vectors are kept. Files hold bfloat16 as its 16 bits, which HDF5 and
-# NumPy can write without knowing the type.
-_KEPT_AS = {
-    "float32": np.dtype("float32"),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int8": np.dtype("int8"),
-}
 _FORMAT_VERSION = 1
 
 
@@ -30,7 +27,7 @@ class CandidateIndex(keras.layers.Layer):
 
     The score of a candidate is the dot product of its vector and the query's.
     The result is that of a full sort: by falling score, equal scores by rising
-    id. Where a `keras.distribution.DataParallel` is in force, each device
+    id. Where a `keras.distribution.DataParallel` is in effect, each device
     holds and searches its share of the vectors.
 
     It is a layer so that a model that holds one saves it in its `.keras` file;
@@ -70,13 +67,14 @@ class CandidateIndex(keras.layers.Layer):
             "embedding_dimension", embedding_dimension
         )
         self.candidate_dtype = _checks.one_of(
-            "candidate_dtype", candidate_dtype, _KEPT_AS
+            "candidate_dtype", candidate_dtype, KEPT_AS
         )
         if chunk_size is not None:
             chunk_size = _checks.positive_int("chunk_size", chunk_size)
         self.chunk_size = chunk_size
         self.built = True
-        self._set(np.zeros(0, "int64"), *self._keep(self._no_vectors()))
+        none = np.zeros((0, self.embedding_dimension), "float32")
+        self._set(np.zeros(0, "int64"), self._rounded(none))
 
     @classmethod
     def from_vectors(
@@ -90,7 +88,7 @@ class CandidateIndex(keras.layers.Layer):
             candidate_dtype: How to keep the vectors, see the class.
             **kwargs: Further arguments of the class.
         """
-        vectors = _as_floats("vectors", vectors)
+        vectors = as_floats("vectors", vectors)
         shape = vectors.shape
         if len(shape) != 2:
             raise ValueError(
@@ -112,7 +110,7 @@ class CandidateIndex(keras.layers.Layer):
             ValueError: If an id comes twice or is -1 or `""`, a vector is not
                 finite, or the shapes do not fit.
         """
-        ids = _as_ids("candidate_ids", candidate_ids)
+        ids = as_ids("candidate_ids", candidate_ids)
         refuse_padding_ids("candidate_ids", ids)
         vectors = self._as_vectors("vectors", vectors)
         if len(ids) != len(vectors):
@@ -120,7 +118,7 @@ class CandidateIndex(keras.layers.Layer):
                 "There must be one id for each vector. Received: "
                 f"{len(ids)} ids and {len(vectors)} vectors."
             )
-        self._set_sorted(ids, *self._keep(vectors))
+        self._set(ids, self._rounded(vectors))
 
     def add(self, candidate_ids, vectors) -> None:
         """Adds candidates that are not in the index yet, as in `assign`."""
@@ -129,16 +127,11 @@ class CandidateIndex(keras.layers.Layer):
             self._as_vectors("vectors", vectors),
             candidate_dtype=self.candidate_dtype,
         )
+        ids = more.ids()
         if len(self):
-            self._check_kind("candidate_ids", more._ids)
-            ids = np.concatenate([self._ids, more._ids])
-        else:
-            ids = more._ids
-        self._set_sorted(
-            ids,
-            np.concatenate([self._vectors, more._vectors]),
-            np.concatenate([self._scales, more._scales]),
-        )
+            self._ids.check_kind("candidate_ids", ids)
+            ids = np.concatenate([self.ids(), ids])
+        self._set(ids, self._stored.with_more(more._stored))
 
     def search(
         self,
@@ -178,14 +171,14 @@ class CandidateIndex(keras.layers.Layer):
         k = exact.check_k(k, len(self))
         queries = self._as_vectors("query_vectors", query_vectors)
         num_queries = len(queries)
-        if excluded_rows is None:
-            excluded_rows = self._rows_of_each(exclude, num_queries)
-        elif exclude is None:
-            excluded_rows = self._as_rows(excluded_rows, num_queries)
-        else:
+        if exclude is not None and excluded_rows is not None:
             raise ValueError(
                 "Give either `exclude` or `excluded_rows`. Received: both."
             )
+        if exclude is not None:
+            excluded_rows = self._ids.rows_of_each(exclude, num_queries)
+        elif excluded_rows is not None:
+            excluded_rows = self._ids.known_rows(excluded_rows, num_queries)
         # Each new shape is compiled, so there are few: powers of two.
         more = next_power_of_two(num_queries) - num_queries
         if excluded_rows is not None:
@@ -196,20 +189,20 @@ class CandidateIndex(keras.layers.Layer):
                 ((0, more), (0, more_columns)),
                 constant_values=PADDING,
             )
-        scores, rows = self._search(
+        scores, rows = self._stored.top_k(
             np.pad(queries, ((0, more), (0, 0))),
             k,
             excluded_rows,
-            self._allowed(allowed_ids),
+            self._ids.mask(allowed_ids),
+            self.chunk_size,
         )
         scores = np.asarray(keras.ops.convert_to_numpy(scores))[:num_queries]
         rows = np.asarray(keras.ops.convert_to_numpy(rows))[:num_queries]
-        filler = -1 if self._ids.dtype.kind == "i" else ""
-        return np.where(rows < 0, filler, self._ids[rows]), scores
+        return self._ids.of_rows(rows), scores
 
     def ids(self) -> np.ndarray:
         """All ids in rising order, int64 or str, `(num_candidates,)`."""
-        return self._ids.copy()
+        return self._ids.array.copy()
 
     def rows(self, candidate_ids) -> np.ndarray:
         """Where in `ids()` each id stands, int32 `(num_ids,)`.
@@ -217,9 +210,9 @@ class CandidateIndex(keras.layers.Layer):
         -1 for an id that is not in the index. A row is good until candidates
         are assigned or added.
         """
-        ids = _as_ids("candidate_ids", candidate_ids)
-        self._check_kind("candidate_ids", ids)
-        return self._rows(ids)
+        ids = as_ids("candidate_ids", candidate_ids)
+        self._ids.check_kind("candidate_ids", ids)
+        return self._ids.rows(ids)
 
     def vectors(self) -> np.ndarray:
         """The vectors of `ids()`, float32, `(num_candidates, dim)`.
@@ -227,7 +220,7 @@ class CandidateIndex(keras.layers.Layer):
         With the ids, all that another vector database needs: its score is the
         inner product.
         """
-        return self._vectors.astype("float32") * self._scales[:, None]
+        return self._stored.as_float32()
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -246,11 +239,10 @@ class CandidateIndex(keras.layers.Layer):
     def save_own_variables(self, store):
         store["format_version"] = np.array(_FORMAT_VERSION, "int64")
         bits = self.candidate_dtype == "bfloat16"
-        store["vectors"] = (
-            self._vectors.view("uint16") if bits else self._vectors
-        )
-        store["scales"] = self._scales
-        for name, array in _ids_to_numbers(self._ids).items():
+        rounded = self._stored.rounded
+        store["vectors"] = rounded.view("uint16") if bits else rounded
+        store["scales"] = self._stored.scales
+        for name, array in sorted_ids.to_numbers(self.ids()).items():
             store[name] = array
 
     def load_own_variables(self, store):
@@ -262,9 +254,9 @@ class CandidateIndex(keras.layers.Layer):
                 f"{version or 'of something else'}; this version of "
                 f"keras_dp_retrieval reads format {_FORMAT_VERSION}."
             )
-        kept_as = _KEPT_AS[self.candidate_dtype]
+        kept_as = KEPT_AS[self.candidate_dtype]
         vectors, scales = saved["vectors"], saved["scales"]
-        ids = _ids_from_numbers(saved)
+        ids = sorted_ids.from_numbers(saved)
         if (
             vectors.shape != (len(ids), self.embedding_dimension)
             or vectors.dtype.itemsize != kept_as.itemsize
@@ -276,195 +268,14 @@ class CandidateIndex(keras.layers.Layer):
                 f"{vectors.shape} for {self.candidate_dtype} vectors of "
                 f"length {self.embedding_dimension}."
             )
-        self._set_sorted(ids, vectors.view(kept_as), scales)
+        self._set(ids, StoredVectors(vectors.view(kept_as), scales))
 
-    def _set_sorted(self, ids, vectors, scales):
-        order = np.argsort(ids, kind="stable")
-        ids = ids[order]
-        twice = ids[1:][ids[1:] == ids[:-1]]
-        if len(twice):
-            raise ValueError(
-                "Every candidate must have an id of its own. Received more "
-                f"than once: {_some(twice)}."
-            )
-        self._set(ids, vectors[order], scales[order])
+    def _set(self, ids, stored: StoredVectors):
+        self._ids, order = SortedIds.sort(ids)
+        self._stored = stored.in_order(order)
 
-    def _set(self, ids, vectors, scales):
-        self._ids, self._vectors, self._scales = ids, vectors, scales
-        self._placed = None
-
-    def _keep(self, vectors):
-        """`vectors` rounded to what is kept, and a scale for each."""
-        scales = np.ones(len(vectors), "float32")
-        if self.candidate_dtype == "int8":
-            scales = np.abs(vectors).max(axis=1, initial=0) / np.float32(127)
-            vectors = vectors / np.where(scales > 0, scales, 1)[:, None]
-            vectors = np.rint(vectors)
-        return vectors.astype(_KEPT_AS[self.candidate_dtype]), scales
-
-    def _no_vectors(self):
-        return np.zeros((0, self.embedding_dimension), "float32")
+    def _rounded(self, vectors) -> StoredVectors:
+        return StoredVectors.of(vectors, self.candidate_dtype)
 
     def _as_vectors(self, name, vectors):
-        vectors = _as_floats(name, vectors)
-        if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dimension:
-            raise ValueError(
-                f"`{name}` must have the shape (any number, "
-                f"{self.embedding_dimension}). Received: "
-                f"{name}.shape={vectors.shape}."
-            )
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"`{name}` must be finite. Received NaN or infinity in "
-                f"{len(bad)} of {len(vectors)} vectors, rows {_some(bad)}. "
-                "They come from weights that are no numbers any more: train "
-                "again with a lower learning rate, or load an earlier save."
-            )
-        return vectors
-
-    def _check_kind(self, name, ids):
-        if len(ids) and ids.dtype.kind != self._ids.dtype.kind:
-            kinds = {"i": "integers", "U": "strings"}
-            raise ValueError(
-                f"`{name}` must be of the kind of the ids in the index, "
-                f"{kinds[self._ids.dtype.kind]}. Received: "
-                f"{kinds[ids.dtype.kind]}."
-            )
-
-    def _rows(self, ids):
-        if not len(self) or not len(ids):
-            return np.full(len(ids), -1, "int32")
-        rows = np.searchsorted(self._ids, ids).clip(max=len(self) - 1)
-        return np.where(self._ids[rows] == ids, rows, -1).astype("int32")
-
-    def _rows_of_each(self, exclude, num_queries):
-        if exclude is None:
-            return None
-        if not _checks.is_listed(exclude):
-            raise ValueError(
-                "`exclude` must be a list with an array of ids for each query."
-                f" Received: a {type(exclude).__name__}."
-            )
-        exclude = [_as_ids("exclude", ids) for ids in exclude]
-        if len(exclude) != num_queries:
-            raise ValueError(
-                "`exclude` must have an array of ids for each query. Received: "
-                f"{len(exclude)} for {num_queries} queries."
-            )
-        for ids in exclude:
-            self._check_kind("exclude", ids)
-        longest = max(map(len, exclude), default=0)
-        return pad_lists([self._rows(ids) for ids in exclude], longest)
-
-    def _as_rows(self, rows, num_queries):
-        rows = np.asarray(keras.ops.convert_to_numpy(rows))
-        fits = rows.ndim == 2 and rows.dtype.kind in "iu"
-        if not fits or len(rows) != num_queries:
-            raise ValueError(
-                "`excluded_rows` must be whole numbers, one row for each "
-                f"query, padded with -1. Received: {rows.dtype} values of "
-                f"shape {rows.shape} for {num_queries} queries."
-            )
-        return np.where(rows < len(self), rows, -1).astype("int32")
-
-    def _allowed(self, allowed_ids):
-        if allowed_ids is None:
-            return None
-        allowed_ids = _as_ids("allowed_ids", allowed_ids)
-        self._check_kind("allowed_ids", allowed_ids)
-        mask = np.zeros(len(self), bool)
-        if len(allowed_ids):
-            rows = self._rows(allowed_ids)
-            if (rows < 0).any():
-                raise ValueError(
-                    "`allowed_ids` must be in the index. Received unknown ids: "
-                    f"{_some(allowed_ids[rows < 0])}."
-                )
-            mask[rows] = True
-        return mask
-
-    def _search(self, queries, k, excluded_rows, allowed):
-        mesh, axis = exact.mesh_and_axis()
-        if self._placed is None or self._placed[0] != mesh:
-            scales = self._scales if self.candidate_dtype == "int8" else None
-            self._placed = (
-                mesh,
-                *_place((self._vectors, scales), mesh, axis),
-            )
-        _, vectors, scales = self._placed
-        if len(vectors) > len(self) and allowed is None:
-            allowed = np.ones(len(self), bool)  # And no padding.
-        (allowed,) = _place((allowed,), mesh, axis)
-        return exact.top_k(
-            queries,
-            vectors,
-            k,
-            excluded_rows=excluded_rows,
-            allowed=allowed,
-            candidate_scales=scales,
-            chunk_size=self.chunk_size,
-        )
-
-
-def _place(arrays, mesh, axis):
-    """Per-candidate arrays on the device, or a share of each on each."""
-    if mesh is None:
-        put = keras.ops.convert_to_tensor
-    else:
-        from keras_dp_retrieval._jax import sharded_search
-
-        def put(array):
-            return sharded_search.shard(array, mesh, axis)
-
-    return [None if array is None else put(array) for array in arrays]
-
-
-def _as_floats(name, vectors) -> np.ndarray:
-    try:
-        array = keras.ops.convert_to_numpy(vectors)
-        if array.dtype.kind in "biuf" or array.dtype == _KEPT_AS["bfloat16"]:
-            return array.astype("float32")
-        reason = f"{array.dtype} values"
-    except (TypeError, ValueError) as error:
-        reason = f"a {type(vectors).__name__} ({error})"
-    raise ValueError(
-        f"`{name}` must be an array of real numbers. Received: {reason}."
-    )
-
-
-def _as_ids(name, ids):
-    """`ids` as an int64 or str array, `(num_ids,)`; never truncated."""
-    if not _checks.is_listed(ids):
-        raise ValueError(
-            f"`{name}` must be a list or an array of ids. Received: a "
-            f"{type(ids).__name__}."
-        )
-    array = id_column(name, ids)
-    return array if array.size else array.astype("int64")
-
-
-def _ids_to_numbers(ids):
-    """Arrays of numbers that hold `ids`, for files that take only numbers."""
-    if ids.dtype.kind == "i":
-        return {"ids": ids}
-    encoded = [one.encode() for one in ids.tolist()]
-    return {
-        "id_bytes": np.frombuffer(b"".join(encoded), "uint8"),
-        "id_ends": np.cumsum([len(one) for one in encoded], dtype="int64"),
-    }
-
-
-def _ids_from_numbers(saved):
-    if "ids" in saved:
-        return saved["ids"].astype("int64")
-    whole, ends = saved["id_bytes"].tobytes(), saved["id_ends"].tolist()
-    starts = [0, *ends[:-1]]
-    return np.array(
-        [whole[a:b].decode() for a, b in zip(starts, ends, strict=True)], str
-    )
-
-
-def _some(values):
-    shown = ", ".join(map(repr, values[:5].tolist()))
-    return shown + (", ..." if len(values) > 5 else "")
+        return as_vectors(name, vectors, self.embedding_dimension)

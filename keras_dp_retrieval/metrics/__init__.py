@@ -5,7 +5,7 @@ from keras_dp_retrieval.metrics.chance import (
     chance_level,
     warn_if_at_chance,
 )
-from keras_dp_retrieval.metrics.evaluation import RankingTask, evaluate
+from keras_dp_retrieval.metrics.evaluation import evaluate
 from keras_dp_retrieval.metrics.list_metrics import (
     hit_rate_at_k,
     mrr_at_k,
@@ -15,6 +15,7 @@ from keras_dp_retrieval.metrics.list_metrics import (
     recall_at_k,
 )
 from keras_dp_retrieval.metrics.protocol import check_function, check_protocol
+from keras_dp_retrieval.metrics.ranking_task import RankingTask
 
 __all__ = [
     "ChanceAlarm",

@@ -6,13 +6,15 @@ import pathlib
 import numpy as np
 
 from keras_dp_retrieval.callbacks.event_file import append_events
+from keras_dp_retrieval.tuning import _keras_tuner
 
 
 def write(folder: pathlib.Path, trial, objective: str) -> None:
-    """Writes a finished trial's hyperparameters and metrics, if it can.
+    """Writes a finished trial's hyperparameters and objective.
 
     KerasTuner does so on the TensorFlow backend alone; elsewhere it lets all
-    trials write into one folder. Here each trial's folder is one run.
+    trials write into one folder. Here each trial's folder is one run. Does
+    nothing where TensorBoard is not installed.
 
     Args:
         folder: The search's folder.
@@ -30,6 +32,6 @@ def write(folder: pathlib.Path, trial, objective: str) -> None:
     began = summary_v2.hparams_pb(values, trial_id=trial.trial_id)
     curve = enumerate({objective: value} for value in trial.curve)
     name = f"events.out.tfevents.0.{os.getpid()}.hparams"
-    path = folder / f"trial_{trial.trial_id}" / name
+    path = _keras_tuner.trial_folder(folder, trial.trial_id) / name
     path.unlink(missing_ok=True)
     append_events(path, [(0, began), *curve])

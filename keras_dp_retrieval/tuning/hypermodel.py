@@ -13,6 +13,7 @@ from keras_dp_retrieval.callbacks import (
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.model import TwoTowerRetrieval
+from keras_dp_retrieval.tuning import _keras_tuner, ranges, snippets
 from keras_dp_retrieval.tuning.progress import EpochHooks, TrialProgress
 from keras_dp_retrieval.tuning.stopping import MedianStopping
 
@@ -22,14 +23,14 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     """Models for a KerasTuner search in which every trial uses all devices.
 
     KerasTuner clears Keras' state before it builds a model, and with it the
-    distribution: every trial then trains on one device, without a word. This
-    one sets the distribution in every trial and looks where the weights are:
-    on other devices than asked for, the search ends with an error.
+    distribution: every trial then silently trains on one device. This one sets
+    the distribution in every trial and checks on which devices the weights
+    are; if not on those asked for, the search ends with an error.
 
     A trial trains on `data.train`, is measured by `RetrievalMetrics` and
-    `DistributionAwareCallback`, and is written down after every epoch: killed
-    and started again, it goes on and ends as it would have ended. For that,
-    use a tuner with `overwrite=False` and one execution per trial.
+    `DistributionAwareCallback`, and is saved after every epoch: killed and
+    started again, it continues and ends as if it had not been killed. For
+    that, use a tuner with `overwrite=False` and one execution per trial.
 
     Every trial starts from the same seed, so that trials differ by their
     hyperparameters alone, and the best one can be trained again.
@@ -47,24 +48,25 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     ```
 
     `keras_dp_retrieval.search` does more: it resumes exactly with every kind
-    of tuner, stops hopeless trials, and draws up the results.
+    of tuner, stops trials that fall behind, and reports the results.
 
     To search over a model of your own, override `make_model`.
 
     Args:
-        data: `RetrievalDataset`, or one of its children.
+        data: `RetrievalDataset`, or an instance of a subclass.
         embedding_dimension: ints to choose from, or an int.
         learning_rate: Two numbers are the ends of a range, sampled
             logarithmically; more are to choose from; a number is fixed.
         temperature: Optional, likewise: of a softmax objective.
         weight_decay: Optional, likewise: of the optimizer.
-        model_objective: What the model learns, as in `TwoTowerRetrieval`: a
-            name, or several to choose from, by the name of `objective`.
+        model_objective: str or strs. The model's `objective`, as in
+            `TwoTowerRetrieval`; of several, each trial gets one, as the
+            hyperparameter `objective`.
         optimizer: str. Name of a Keras optimizer.
         steps_per_execution: int. As in `compile`.
         ks: ints. Lengths of the lists that are measured.
         devices: Optional list of device names; all devices by default.
-        seed: int, or None to leave the trials to chance.
+        seed: int, or None for trials that are not reproducible.
     """
 
     def __init__(
@@ -86,19 +88,24 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     ):
         super().__init__(name=name, tunable=tunable)
         self.data = _checks.instance("data", data, RetrievalDataset)
-        self.embedding_dimension = [
-            _checks.positive_int("embedding_dimension", value)
-            for value in _listed("embedding_dimension", embedding_dimension)
-        ]
-        self.learning_rate = _positive("learning_rate", learning_rate)
-        self.temperature = _positive("temperature", temperature)
-        self.weight_decay = _positive("weight_decay", weight_decay)
-        self.model_objective = _objectives(model_objective, data, temperature)
+        self.embedding_dimension = ranges.positive_ints(
+            "embedding_dimension", embedding_dimension
+        )
+        self.learning_rate = ranges.positive_numbers(
+            "learning_rate", learning_rate
+        )
+        self.temperature = ranges.positive_numbers("temperature", temperature)
+        self.weight_decay = ranges.positive_numbers(
+            "weight_decay", weight_decay
+        )
+        self.model_objective = ranges.objectives(
+            model_objective, data, temperature
+        )
         self.optimizer = _checks.text("optimizer", optimizer)
         self.steps_per_execution = _checks.positive_int(
             "steps_per_execution", steps_per_execution
         )
-        self.ks = [_checks.positive_int("ks", k) for k in _listed("ks", ks)]
+        self.ks = ranges.positive_ints("ks", ks)
         distribution.require_jax("`RetrievalHyperModel`")
         self.devices = (
             None if devices is None else _checks.texts("devices", devices)
@@ -155,9 +162,15 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     def make_model(self, hp):
         """Returns a model, built and compiled; override it for your own."""
         dimension = hp.Choice("embedding_dimension", self.embedding_dimension)
-        options = {"learning_rate": _number(hp, "learning_rate", self)}
+        options = {
+            "learning_rate": ranges.sample(
+                hp, "learning_rate", self.learning_rate
+            )
+        }
         if self.weight_decay is not None:
-            options["weight_decay"] = _number(hp, "weight_decay", self)
+            options["weight_decay"] = ranges.sample(
+                hp, "weight_decay", self.weight_decay
+            )
         model = TwoTowerRetrieval.for_dataset(
             self.data, dimension, objective=self._make_objective(hp)
         )
@@ -176,7 +189,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             name = hp.Choice("objective", name)
         if self.temperature is None:
             return name
-        temperature = _number(hp, "temperature", self)
+        temperature = ranges.sample(hp, "temperature", self.temperature)
         return losses.OBJECTIVES[name](temperature=temperature)
 
     def fit(
@@ -192,7 +205,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     ):
         """Trains one trial, or what is left of it; returns its `History`."""
         self.check_devices(model)
-        hook = _tuner_hook(callbacks)
+        hook = _keras_tuner.trial_hook(callbacks)
         callbacks, progress = self._callbacks(hp, callbacks, hook, epochs)
         if progress.finished:
             return progress.history()
@@ -233,7 +246,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             devices=self.check_devices,
             compiled=compilation.seconds,
         )
-        _tell_best(others, progress.epochs)
+        _keras_tuner.restore_best_value(others, progress.epochs)
         hooks = EpochHooks(hook.tuner, hook.trial)
         first = [throughput, self._retrieval_metrics()]
         return [*first, *others, hooks, progress], progress
@@ -255,18 +268,18 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         """
         from keras_dp_retrieval._jax import devices
 
-        in_force = distribution.num_devices()
+        batches_for = distribution.num_devices()
         variables = [*model.variables, *model.optimizer.variables]
         counts = {devices.devices_of(v.value)[1] for v in variables}
-        if counts | {in_force} != {len(self._wanted)}:
+        if counts | {batches_for} != {len(self._wanted)}:
             raise keras_tuner.errors.FatalRuntimeError(
                 f"A trial must run on {len(self._wanted)} devices: "
                 f"{', '.join(self._wanted)}. Received: a model with variables "
-                f"on {sorted(counts)} devices, and batches for {in_force}. "
+                f"on {sorted(counts)} devices, and batches for {batches_for}. "
                 "KerasTuner clears the distribution before it builds a model; "
                 "it must be set in `build`, before the model is made."
             )
-        return in_force
+        return batches_for
 
     # For the reader
 
@@ -277,102 +290,9 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             values: dict. Values of the hyperparameters.
             epochs: int.
         """
-        if type(self).make_model is not RetrievalHyperModel.make_model:
-            return (
-                "import keras_tuner\n\n"
-                f"hypermodel = ...  # {type(self).__name__}, seed={self.seed}\n"
-                "hp = keras_tuner.HyperParameters()\n"
-                f"hp.values.update({values!r})\n"
-                "model = hypermodel.build(hp)\n"
-                f"model.fit(hypermodel.data.train, epochs={epochs})\n"
-            )
-        objective = values.get("objective", self.model_objective)
-        shown = f'"{objective}"'
-        if "temperature" in values:
-            kind = type(losses.get(objective)).__name__
-            shown = f"kdr.{kind}(temperature={values['temperature']!r})"
-        options = f"learning_rate={values['learning_rate']!r}"
-        if "weight_decay" in values:
-            options += f", weight_decay={values['weight_decay']!r}"
-        kind = type(keras.optimizers.get(self.optimizer)).__name__
-        seed = ""
-        if self.seed is not None:
-            seed = f"keras.utils.set_random_seed({self.seed})\n"
-        return (
-            "import keras\n"
-            "import keras_dp_retrieval as kdr\n\n"
-            f"data = ...  # {self.data!r}\n"
-            f"{seed}"
-            "kdr.data_parallel()\n"
-            "model = kdr.TwoTowerRetrieval.for_dataset(\n"
-            f"    data, {values['embedding_dimension']}, objective={shown}\n"
-            ")\n"
-            "model.compile(\n"
-            f"    optimizer=keras.optimizers.{kind}({options}),\n"
-            f"    steps_per_execution={self.steps_per_execution},\n"
-            ")\n"
-            f"model.fit(data.train, epochs={epochs})\n"
-        )
-
-
-def _listed(name: str, value) -> list:
-    values = list(value) if isinstance(value, Sequence) else [value]
-    if not values:
-        raise ValueError(
-            f"`{name}` must have a value to choose. Received: none."
-        )
-    return values
-
-
-def _positive(name: str, value) -> list[float] | None:
-    if value is None:
-        return None
-    return [
-        _checks.number_between(name, number, 0, open_low=True)
-        for number in _listed(name, value)
-    ]
-
-
-def _objectives(given, data, temperature):
-    """One name, or a list of names."""
-    given = [given] if isinstance(given, str) else given
-    names = [
-        losses.default_name(data.num_candidates)
-        if isinstance(name, str) and name == "auto"
-        else name
-        for name in _listed("model_objective", given)
-    ]
-    for name in names:
-        _checks.one_of("model_objective", name, losses.OBJECTIVES)
-        if temperature is not None and not hasattr(
-            losses.get(name), "temperature"
-        ):
-            raise ValueError(
-                "`temperature` belongs to the softmax objectives. Received: "
-                f"temperature={temperature} with model_objective={name!r}."
-            )
-    return names[0] if len(names) == 1 else names
-
-
-def _number(hp, name: str, hypermodel) -> float:
-    values = getattr(hypermodel, name)
-    if len(values) == 1:
-        return hp.Fixed(name, values[0])
-    if len(values) > 2:
-        return hp.Choice(name, values)
-    low, high = values
-    return hp.Float(name, low, high, sampling="log")
-
-
-def _tuner_hook(callbacks):
-    """The callback by which KerasTuner hears of epochs."""
-    for callback in callbacks:
-        if hasattr(callback, "tuner") and hasattr(callback, "trial"):
-            return callback
-    raise ValueError(
-        "`fit` must be called by a KerasTuner tuner, which hands over its own "
-        "callbacks. Received: none of them."
-    )
+        own = type(self).make_model is not RetrievalHyperModel.make_model
+        make = snippets.of_own_model if own else snippets.of_two_towers
+        return make(self, values, epochs)
 
 
 def _check_objective(objective, history):
@@ -382,22 +302,3 @@ def _check_objective(objective, history):
             f"Received: {', '.join(history)}. `ks` are the lengths of the "
             "lists that are measured."
         )
-
-
-def _tell_best(callbacks, epochs):
-    """Tells what keeps the best epoch how good the past ones were.
-
-    It would take the first epoch after a restart for the best, and overwrite
-    the weights of the one that was.
-    """
-    for callback in callbacks:
-        if not hasattr(callback, "best_value"):
-            continue
-        objective = callback.objective
-        values = [
-            objective.get_value(past["logs"])
-            for past in epochs
-            if objective.has_value(past["logs"])
-        ]
-        best = max if objective.direction == "max" else min
-        callback.best_value = best([callback.best_value, *values])

@@ -1,4 +1,4 @@
-"""How far a trial has come, on disk after every epoch."""
+"""The progress of a trial, saved to disk after every epoch."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def write_json(path: str | os.PathLike, content) -> None:
 
 
 def read(folder: str | os.PathLike) -> dict:
-    """What is known of the trial with this folder; of a new one, nothing."""
+    """The saved progress of the trial in this folder; empty if it is new."""
     try:
         text = (pathlib.Path(folder) / FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -31,7 +31,7 @@ def read(folder: str | os.PathLike) -> dict:
 
 
 class TrialProgress(keras.callbacks.Callback):
-    """Writes a trial down after every epoch, and goes on from there.
+    """Saves a trial after every epoch, and resumes it from there.
 
     Keras' `BackupAndRestore` makes the host wait for every step, and knows
     neither the random numbers of a Dropout, nor the epochs that `History` and
@@ -44,11 +44,11 @@ class TrialProgress(keras.callbacks.Callback):
     Args:
         folder: The trial's folder.
         identity: dict. The hyperparameters' values and whatever else makes
-            the trial what it is. What is known of another
-            trial in the same folder is left aside.
+            the trial what it is. The progress of a trial with another
+            identity in the same folder is ignored.
         throughput: `DistributionAwareCallback` in the same `fit`.
-        deciders: Callbacks that are told of the past epochs before the first
-            new one, such as `EarlyStopping`.
+        deciders: Callbacks such as `EarlyStopping`, for which the past epochs
+            are replayed before the first new one.
         devices: callable from the model to the number of its devices; raises
             if they are not those asked for.
         compiled: callable that returns seconds of compilation so far.
@@ -90,7 +90,7 @@ class TrialProgress(keras.callbacks.Callback):
         return history
 
     def restore(self, model) -> None:
-        """Puts the state after the last epoch into a model just built."""
+        """Restores the state after the last epoch in a model just built."""
         if not self.epochs:
             return
         with np.load(self._folder / self._content["state"]) as arrays:
@@ -98,7 +98,7 @@ class TrialProgress(keras.callbacks.Callback):
                 variable.assign(arrays[str(index)])
 
     def on_train_begin(self, logs=None):
-        # The others have forgotten what they knew, as `fit` tells them to.
+        # `on_train_begin` has reset the other callbacks.
         for past in self.epochs:
             for callback in self._deciders:
                 callback.on_epoch_end(past["epoch"], dict(past["logs"]))
@@ -134,7 +134,7 @@ class TrialProgress(keras.callbacks.Callback):
             "seconds": time.perf_counter() - self._since,
             "compile_seconds": self._compiled() - self._compiled_before,
             "num_devices": self._devices(model),
-            # An epoch that compiles tells little about the pace.
+            # An epoch that compiles says little about throughput.
             "is_steady": not self._throughput.history[-1]["compile_seconds"],
         }
 
@@ -162,7 +162,7 @@ def _as_numpy(variable) -> np.ndarray:
 
 
 class EpochHooks(keras.callbacks.Callback):
-    """Calls a tuner's hooks at the begin and the end of each epoch.
+    """Calls a tuner's hooks at the beginning and end of each epoch.
 
     KerasTuner's own callback has hooks on batches, too, which do nothing and
     make Keras wait for the device after every step.

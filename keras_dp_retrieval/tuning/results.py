@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -11,7 +10,7 @@ import statistics
 import keras
 
 from keras_dp_retrieval.report import text_table
-from keras_dp_retrieval.tuning import progress
+from keras_dp_retrieval.tuning import _keras_tuner, progress
 
 BEST_MODEL = "best.keras"
 BEST_SNIPPET = "best.py"
@@ -27,7 +26,7 @@ class TrialResult:
         status: str. KerasTuner's, or `"STOPPED EARLY"` of a completed trial
             that did not train all its epochs.
         score: float, the best value of the objective, or None.
-        best_epoch: int, counted from 1, or None.
+        best_epoch: int, counted from 1, or None without a score.
         curve: floats, the objective after each epoch.
         examples_per_second: float, median over the epochs that did not
             compile, or None.
@@ -53,8 +52,7 @@ class TrialResult:
     def read(cls, folder: str | os.PathLike, objective: str) -> "TrialResult":
         """Reads a trial from its folder."""
         folder = pathlib.Path(folder)
-        text = (folder / "trial.json").read_text(encoding="utf-8")
-        trial = json.loads(text)
+        trial = _keras_tuner.read_trial(folder)
         found = progress.read(folder)
         epochs = found.get("epochs", [])
         curve = tuple(past["logs"].get(objective, math.nan) for past in epochs)
@@ -66,12 +64,12 @@ class TrialResult:
         lines = (trial["message"] or "").strip().splitlines()
         return cls(
             trial_id=trial["trial_id"],
-            values=trial["hyperparameters"]["values"],
+            values=trial["values"],
             status=status,
             score=score,
             best_epoch=None if at is None else epochs[at]["epoch"] + 1,
             curve=curve,
-            examples_per_second=_pace(epochs),
+            examples_per_second=_throughput(epochs),
             compile_seconds=sum(past["compile_seconds"] for past in epochs),
             seconds=sum(past["seconds"] for past in epochs),
             num_devices=epochs[-1]["num_devices"] if epochs else None,
@@ -80,15 +78,15 @@ class TrialResult:
 
     @property
     def chosen(self) -> dict:
-        """The hyperparameters without those that KerasTuner keeps its own."""
+        """Values of the hyperparameters, without KerasTuner's own entries."""
         return {
             name: value
             for name, value in self.values.items()
-            if not name.startswith("tuner/")
+            if not _keras_tuner.is_own_value(name)
         }
 
 
-def _pace(epochs) -> float | None:
+def _throughput(epochs) -> float | None:
     steady = [past for past in epochs if past["is_steady"]] or epochs
     rates = [past["logs"].get("examples_per_second") for past in steady]
     known = [rate for rate in rates if rate and math.isfinite(rate)]
@@ -98,7 +96,7 @@ def _pace(epochs) -> float | None:
 class SearchResult:
     """The trials of a search, read from its folder.
 
-    A search that is still going on, or was broken off, has results too.
+    A search that is still running, or was interrupted, has results too.
 
     Attributes:
         folder: `pathlib.Path`, the directory and the project's name.
@@ -119,8 +117,8 @@ class SearchResult:
         self.objective = objective
         self.direction = direction
         self.trials = [
-            TrialResult.read(path.parent, objective)
-            for path in sorted(self.folder.glob("trial_*/trial.json"))
+            TrialResult.read(trial_folder, objective)
+            for trial_folder in _keras_tuner.trial_folders(self.folder)
         ]
 
     @property

@@ -1,18 +1,41 @@
-"""When a trial is not worth its time."""
+"""Stops trials that fall behind the finished ones."""
 
 import pathlib
 import statistics
 
 import keras
 
-from keras_dp_retrieval.tuning import progress
+from keras_dp_retrieval.tuning import _keras_tuner, progress
 
-# Of so few other trials the median says little.
+# The median of fewer trials says little.
 FEWEST_TRIALS = 3
 
 
+def callbacks(folder, objective, epochs, patience, median_stopping) -> list:
+    """Returns the callbacks that end a trial before its last epoch.
+
+    Args:
+        folder: The search's folder.
+        objective: `keras_tuner.Objective`.
+        epochs: int. Of a trial, at most.
+        patience: int, or None for no `EarlyStopping`.
+        median_stopping: bool.
+    """
+    name, direction = objective.name, objective.direction
+    found: list[keras.callbacks.Callback] = []
+    if patience is not None:
+        found.append(
+            keras.callbacks.EarlyStopping(
+                name, mode=direction, patience=patience
+            )
+        )
+    if median_stopping:
+        found.append(MedianStopping(folder, name, direction, epochs // 4))
+    return found
+
+
 class MedianStopping(keras.callbacks.Callback):
-    """Stops a trial that does worse than half of the finished ones.
+    """Stops a trial that is worse than half of the finished ones were.
 
     The median rule of Vizier (Golovin et al. 2017): at the end of epoch `e`,
     stop if the trial's best value so far is worse than the median, over the
@@ -40,7 +63,9 @@ class MedianStopping(keras.callbacks.Callback):
         self._best = -float("inf")
         self._others = [
             curve
-            for curve in map(self._curve, sorted(self._folder.glob("trial_*")))
+            for curve in map(
+                self._curve, _keras_tuner.trial_folders(self._folder)
+            )
             if curve
         ]
 

@@ -63,10 +63,10 @@ def _draw_scores(axis, result, name):
     y = [t.score for t in trials]
     axis.scatter(x[1:], y[1:], color="#0072B2")
     axis.scatter(x[:1], y[:1], color="#D55E00", marker="*", s=120)
-    for trial, place, score in zip(trials, x, y, strict=True):
+    for trial, value, score in zip(trials, x, y, strict=True):
         axis.annotate(
             trial.trial_id,
-            (place, score),
+            (value, score),
             textcoords="offset points",
             xytext=(4, 4),
             fontsize="x-small",

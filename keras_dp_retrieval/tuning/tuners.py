@@ -1,12 +1,12 @@
-"""KerasTuner's tuners, made to go on exactly where they were killed.
+"""KerasTuner's tuners, made to continue exactly where they were killed.
 
 KerasTuner writes its state after every trial and reads it again. What it
-leaves out makes a search that goes on differ from one that was never stopped:
+leaves out makes a resumed search differ from one that was never stopped:
 
 - `GridSearchOracle` does not save which combinations are to come: it fails
   with a `KeyError` after the first trial of the second run.
-- `BayesianOptimizationOracle` does not save its random numbers, and reads the
-  trials back in the order of the file system, which its sums depend on.
+- `BayesianOptimizationOracle` does not save its random state, and reads the
+  trials in the order of the file system, which its sums depend on.
 - Files are written in place, so a process that is killed while it writes
   leaves half a file, which cannot be read.
 """
@@ -14,34 +14,30 @@ leaves out makes a search that goes on differ from one that was never stopped:
 import os
 
 import keras_tuner
-import numpy as np
 
+from keras_dp_retrieval.tuning import _keras_tuner
 from keras_dp_retrieval.tuning.progress import write_json
 
 
-class _Resumable:
+def is_worker() -> bool:
+    """Whether this process runs trials that another one hands out."""
+    name = os.environ.get("KERASTUNER_TUNER_ID", "")
+    return "KERASTUNER_ORACLE_IP" in os.environ and "chief" not in name
+
+
+class _Resumable(_keras_tuner.OracleHooks):
     """What all oracles need; comes before KerasTuner's class."""
 
     def save(self):
-        write_json(self._get_oracle_fname(), self.get_state())
+        write_json(self.state_file, self.get_state())
 
-    def _save_trial(self, trial):
-        folder = self._get_trial_dir(trial.trial_id)
-        write_json(os.path.join(folder, "trial.json"), trial.get_state())
+    def write_trial(self, trial, path):
+        write_json(path, trial.get_state())
 
-    def _check_consecutive_failures(self):
+    def ignores_failure(self, trial):
         # Three failures in a row end a search. A trial that diverged is not
-        # one of them: that its hyperparameters will not do is an answer.
-        all_ended = self.end_order
-        self.end_order = [
-            trial_id
-            for trial_id in all_ended
-            if "FloatingPointError" not in (self.trials[trial_id].message or "")
-        ]
-        try:
-            super()._check_consecutive_failures()
-        finally:
-            self.end_order = all_ended
+        # one of them: it tells that its hyperparameters do not work.
+        return "FloatingPointError" in (trial.message or "")
 
     def reload(self):
         super().reload()
@@ -62,9 +58,7 @@ class BayesianOracle(
     """Bayesian optimization, whose random numbers depend on the trial."""
 
     def populate_space(self, trial_id):
-        self._random_state = np.random.RandomState(
-            [self.seed, len(self.trials)]
-        )
+        _keras_tuner.set_random_points(self, [self.seed, len(self.trials)])
         return super().populate_space(trial_id)
 
 
@@ -72,20 +66,11 @@ class GridOracle(_Resumable, keras_tuner.oracles.GridSearchOracle):
     """Grid search that saves which combinations are to come."""
 
     def get_state(self):
-        ids = []
-        following = self._ordered_ids._next_index[None]
-        while following is not None:
-            ids.append(self._ordered_ids._memory[following])
-            following = self._ordered_ids._next_index[following]
-        grid = {"ordered_ids": ids, "populate_next": self._populate_next}
-        return {**super().get_state(), "grid": grid}
+        return {**super().get_state(), "grid": _keras_tuner.grid_state(self)}
 
     def set_state(self, state):
         super().set_state(state)
-        self._ordered_ids = type(self._ordered_ids)()
-        for trial_id in state["grid"]["ordered_ids"]:
-            self._ordered_ids.insert(trial_id)
-        self._populate_next = state["grid"]["populate_next"]
+        _keras_tuner.set_grid_state(self, state["grid"])
 
     def end_trial(self, trial):
         super().end_trial(trial)
@@ -101,19 +86,19 @@ class _Searching:
     """
 
     def __init__(self, oracle, hypermodel, on_trial_end, **kwargs):
-        self._tell = on_trial_end
+        self._call_at_trial_end = on_trial_end
         self.first_error: Exception | None = None
         # Past Hyperband's own, which would make an oracle of its own.
         keras_tuner.Tuner.__init__(self, oracle, hypermodel, **kwargs)
 
     def save(self):
-        if not self._is_worker():
+        if not is_worker():
             self.oracle.save()
-        write_json(self._get_tuner_fname(), self.get_state())
+        write_json(_keras_tuner.tuner_file(self), self.get_state())
 
     def on_search_begin(self):
         super().on_search_begin()
-        # From the first trial on there is something to go on from.
+        # So that a search that is killed in its first trial can be resumed.
         self.save()
 
     def run_trial(self, trial, *args, **kwargs):
@@ -125,7 +110,7 @@ class _Searching:
 
     def on_trial_end(self, trial):
         super().on_trial_end(trial)
-        self._tell(trial.trial_id)
+        self._call_at_trial_end(trial.trial_id)
 
 
 class SearchTuner(_Searching, keras_tuner.Tuner):
@@ -133,7 +118,7 @@ class SearchTuner(_Searching, keras_tuner.Tuner):
 
 
 class HyperbandTuner(_Searching, keras_tuner.Hyperband):
-    """Runs the trials of Hyperband, which go on from earlier ones."""
+    """Runs the trials of Hyperband, which continue earlier ones."""
 
 
 def make(kind: str, *, objective, max_trials, epochs, seed, **kwargs):
@@ -146,7 +131,7 @@ def make(kind: str, *, objective, max_trials, epochs, seed, **kwargs):
         seed: int. 0 is a seed like any other.
         **kwargs: For the tuner.
     """
-    # KerasTuner takes 0 for "no seed".
+    # KerasTuner replaces a seed of 0 by a random one (`seed or ...`).
     options = {"objective": objective, "seed": seed or 2**31 - 1}
     if kind == "hyperband":
         oracle = HyperbandOracle(max_epochs=epochs, **options)

@@ -45,7 +45,7 @@ np.testing.assert_array_equal(
     data.candidate_vocabulary.raw_ids(predicted)[:, :3], best
 )
 
-# The loss: rows of weight 0 and filler count nowhere.
+# The loss: rows of weight 0 and padding count nowhere.
 weights = np.array([1, 1, 0, 1, 1, 1, 1.0])
 pairs = np.sum(
     users

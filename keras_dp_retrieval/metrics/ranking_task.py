@@ -1,0 +1,190 @@
+"""RankingTask: what an evaluation prepares once and runs for any model."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from keras_dp_retrieval import _checks, distribution
+from keras_dp_retrieval.data.interactions import Interactions
+from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
+from keras_dp_retrieval.data.row_padding import pad_rows
+from keras_dp_retrieval.metrics.evaluated_data import (
+    check_data,
+    check_ks,
+    held_out_pairs,
+    real_candidates,
+)
+from keras_dp_retrieval.metrics.list_metrics import (
+    ndcg_at_k,
+    popularity_percentiles,
+)
+from keras_dp_retrieval.metrics.metric_sums import MetricSums
+from keras_dp_retrieval.metrics.protocol import recommended, vectors_of
+from keras_dp_retrieval.metrics.ranker import make_ranker
+
+# A device scores its share of `USER_CHUNK_SIZE` users against
+# `CANDIDATE_CHUNK_SIZE` candidates at a time: 64 MB of float32 scores on one
+# device, and large enough matrices to keep it busy.
+USER_CHUNK_SIZE = 1024
+CANDIDATE_CHUNK_SIZE = 16_384
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RankingTask:
+    """All of an evaluation that does not depend on the model.
+
+    Worth keeping where the same split is evaluated again and again.
+
+    Attributes:
+        ks: tuple of ints, rising.
+        user_rows: int32, shape `(num_users,)`: who is evaluated.
+        num_held_out: int64, shape `(num_users,)`.
+        held_out: int64, sorted: `user row * num_candidates + candidate row` of
+            every held-out pair.
+        seen: The `Interactions` left out of the lists.
+        real: bool, shape `(num_candidates,)`: which rows are candidates.
+        percentiles: float64, shape `(num_candidates,)`, 0 for other rows.
+        user_chunk_size: int.
+        candidate_chunk_size: int.
+    """
+
+    ks: tuple[int, ...]
+    user_rows: np.ndarray
+    num_held_out: np.ndarray
+    held_out: np.ndarray
+    seen: Interactions
+    real: np.ndarray
+    percentiles: np.ndarray
+    user_chunk_size: int
+    candidate_chunk_size: int
+
+    @classmethod
+    def prepare(
+        cls,
+        data,
+        split: str,
+        ks: Sequence[int],
+        *,
+        user_chunk_size: int = USER_CHUNK_SIZE,
+        candidate_chunk_size: int = CANDIDATE_CHUNK_SIZE,
+    ) -> "RankingTask":
+        """Arguments and errors as in `evaluate`."""
+        check_data(data)
+        ks = check_ks(ks)
+        held_out = held_out_pairs(data, split)
+        users, num_held_out = np.unique(
+            held_out // data.num_candidates, return_counts=True
+        )
+        seen = data.seen_before(split)
+        # Users with lists of seen candidates of about the same length share a
+        # chunk, so that few lists are padded much.
+        order = np.argsort(-np.diff(seen.indptr)[users], kind="stable")
+        real = real_candidates(data)
+        percentiles = np.zeros(data.num_candidates)
+        percentiles[real] = popularity_percentiles(
+            data.candidate_counts("train")[real]
+        )
+        return cls(
+            ks=ks,
+            user_rows=users[order].astype("int32"),
+            num_held_out=num_held_out[order],
+            held_out=held_out,
+            seen=seen,
+            real=real,
+            percentiles=percentiles,
+            user_chunk_size=_checks.positive_int(
+                "user_chunk_size", user_chunk_size
+            ),
+            candidate_chunk_size=_checks.positive_int(
+                "candidate_chunk_size", candidate_chunk_size
+            ),
+        )
+
+    def run(self, model, vectors=None) -> dict[str, float]:
+        """Returns what `evaluate` returns for this model."""
+        sums = MetricSums.zeros(len(self.ks), len(self.real))
+        for part, rows in self._lists(model, vectors):
+            hits = self._hits(self.user_rows[part], rows)
+            num_held_out = self.num_held_out[part]
+            sums.add(self.ks, hits, num_held_out, rows, self.percentiles)
+        return sums.over_processes().means(self.ks, int(self.real.sum()))
+
+    def ndcg_of_users(self, model, k: int) -> np.ndarray:
+        """NDCG@k of each of `user_rows`, to compare models user by user.
+
+        Args:
+            model: As in `evaluate`.
+            k: int. At most the longest of `ks`.
+        """
+        values = np.zeros(len(self.user_rows))
+        for part, rows in self._lists(model):
+            hits = self._hits(self.user_rows[part], rows)
+            values[part] = ndcg_at_k(hits, self.num_held_out[part], k)
+        if distribution.process_count() == 1:
+            return values
+        from keras_dp_retrieval._jax import ranking
+
+        return ranking.sum_over_processes(values)
+
+    def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yields the users of this process, a slice of all, and their lists."""
+        rank = make_ranker(
+            *vectors_of(model, vectors),
+            recommended(model, vectors, self.real),
+            num_candidates=len(self.real),
+            # Beyond the catalogue a list would hold nothing but padding.
+            k=min(self.ks[-1], max(int(self.real.sum()), 1)),
+            chunk_size=self.candidate_chunk_size,
+        )
+        # A chunk is divided over all devices of all processes.
+        multiple = distribution.row_multiple()
+        for chunk, num_rows, width in self.chunks(multiple):
+            users = self.user_rows[chunk]
+            padded, _ = pad_rows(users[None], [len(users)], num_rows)
+            padded = padded[0]
+            share = distribution.process_rows(num_rows)
+            rows = rank(padded, self._excluded(padded[share], width))
+            first = min(share.start, len(users))
+            last = min(share.stop, len(users))
+            part = slice(chunk.start + first, chunk.start + last)
+            yield part, rows[: last - first]
+
+    def _hits(self, users, rows) -> np.ndarray:
+        """Which of the lists `rows`, `(batch, list_length)`, were held out."""
+        pairs = users.astype("int64")[:, None] * len(self.real) + rows
+        indices = np.searchsorted(self.held_out, pairs)
+        indices = np.minimum(indices, len(self.held_out) - 1)
+        return (rows >= 0) & (self.held_out[indices] == pairs)
+
+    def chunks(self, multiple: int) -> Iterator[tuple[slice, int, int]]:
+        """Divides the users into chunks of few shapes.
+
+        A shape costs a compilation, so the lists of seen candidates are padded
+        to powers of two. Where a list is longer than `candidate_chunk_size`
+        there are fewer users in the chunk, so that the lists take no more room
+        than the scores.
+
+        Args:
+            multiple: int. The number of rows is a multiple of it.
+
+        Yields:
+            `(chunk, num_rows, width)`: a slice of `user_rows`, the number of
+            rows to pad it to, and the length of the padded lists.
+        """
+        most = min(self.user_chunk_size, len(self.user_rows))
+        room = self.user_chunk_size * self.candidate_chunk_size
+        lengths = np.diff(self.seen.indptr)[self.user_rows]
+        start = 0
+        while start < len(self.user_rows):
+            width = max(16, next_power_of_two(int(lengths[start])))
+            num_rows = min(most, max(room // width, 1))
+            num_rows = distribution.round_up(num_rows, multiple)
+            yield slice(start, start + num_rows), num_rows, width
+            start += num_rows
+
+    def _excluded(self, user_rows, width: int) -> np.ndarray:
+        """Seen items of these users, int32 `(batch, width)`, padded with -1."""
+        seen = self.seen.padded(user_rows)
+        missing = ((0, 0), (0, width - seen.shape[1]))
+        return np.pad(seen, missing, constant_values=PADDING)
