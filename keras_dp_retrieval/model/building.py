@@ -7,46 +7,44 @@ of the first batch, and the file keeps what these were.
 
 import keras
 
-from keras_dp_retrieval import _checks
+from keras_dp_retrieval import _checks, losses
 from keras_dp_retrieval.model import encoding
+from keras_dp_retrieval.model.input_specs import map_spec, spec_of_shape
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
-
-# Keras turns the wide types into these when it makes tensors of arrays.
-_NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32"}
 
 # Names of the model's own weights, beside those of its layers.
 OWN_WEIGHTS = ("candidate_counts", "absent_candidates")
 
 
-class CalledWith:
-    """What a model was first called with.
+def objective(given, num_candidates: int) -> losses.Objective:
+    """The `Objective` that is given, by name or as in `losses.get`."""
+    if isinstance(given, str) and given == "auto":
+        given = losses.default_name(num_candidates)
+    return losses.get(given)
 
-    Attributes:
-        spec: dict, as `spec_of` makes it; None before the first call.
+
+def initial_stddev(given) -> float | None:
+    """The width that is given, a number above 0, or None.
+
+    Raises:
+        ValueError: If it is something else.
     """
+    if given is None:
+        return None
+    return _checks.number_between("initial_stddev", given, 0, open_low=True)
 
-    def __init__(self):
-        self.spec = None
 
-    def note(self, inputs) -> None:
-        """Keeps the spec of these inputs, if they are the first."""
-        if self.spec is None:
-            self.spec = spec_of(inputs)
+def histories(given) -> Histories | None:
+    """The `Histories` that are given, or None.
 
-    def takes_rows(self) -> bool:
-        """Whether the model was made for user rows, as far as is known."""
-        return self.spec in (None, spec_of_shape((None,)))
-
-    def input_signature(self) -> list:
-        """What `keras.Model.export` takes: by default int32 user rows."""
-        return [
-            map_spec(
-                lambda shape, dtype: keras.InputSpec(dtype, shape),
-                self.spec or spec_of_shape((None,)),
-            )
-        ]
+    Raises:
+        ValueError: If it is something else.
+    """
+    if given is None:
+        return None
+    return _checks.instance("histories", given, Histories)
 
 
 def tower(model, side: str, given) -> keras.layers.Layer:
@@ -90,6 +88,22 @@ def build_towers(model, input_shape) -> None:
         ) from error
 
 
+def build_config(model) -> dict | None:
+    """What `build_from_config` takes; None before the model is built."""
+    if not model.built:
+        return None
+    return {"inputs": model.called_with.spec, "weights": shapes_of(model)}
+
+
+def build_from_config(model, config: dict) -> None:
+    """Builds a model as the one was whose `build_config` this is."""
+    # Files of before format 3 do not say what the model was called with.
+    model.called_with.spec = config.get("inputs")
+    model.build()
+    if "weights" in config:
+        check_weights(model, config["weights"])
+
+
 def _call_towers(model, spec):
     inputs = map_spec(keras.KerasTensor, spec)
     rows = keras.KerasTensor((None,), "int32")
@@ -98,59 +112,6 @@ def _call_towers(model, spec):
         encoding.user_vectors(model, inputs),
         encoding.candidate_vectors(model, rows),
     )
-
-
-def spec_of(inputs) -> dict | None:
-    """Shapes and dtypes of nested arrays or tensors, as JSON can hold them.
-
-    Returns:
-        dict, or None where something in `inputs` has no shape or dtype. The
-        size of the first axis, the batch, is left open.
-    """
-    if isinstance(inputs, dict):
-        children = {str(key): spec_of(value) for key, value in inputs.items()}
-        return None if None in children.values() else {"dict": children}
-    if isinstance(inputs, (list, tuple)):
-        items = [spec_of(value) for value in inputs]
-        kind = "tuple" if isinstance(inputs, tuple) else "list"
-        return None if None in items else {kind: items}
-    shape = getattr(inputs, "shape", None)
-    if shape is None or not len(shape) or not hasattr(inputs, "dtype"):
-        return None
-    dtype = keras.backend.standardize_dtype(inputs.dtype)
-    return {
-        "shape": [None, *(size and int(size) for size in shape[1:])],
-        "dtype": _NARROW.get(dtype, dtype),
-    }
-
-
-def spec_of_shape(shape) -> dict:
-    """The spec of int32 inputs of a shape, or of nested shapes."""
-    if isinstance(shape, dict):
-        children = {key: spec_of_shape(value) for key, value in shape.items()}
-        return {"dict": children}
-    if all(size is None or isinstance(size, int) for size in shape):
-        return {"shape": [None, *shape[1:]], "dtype": "int32"}
-    return {"tuple": [spec_of_shape(one) for one in shape]}
-
-
-def map_spec(function, spec: dict):
-    """Calls `function(shape, dtype)` for each input of a spec.
-
-    Raises:
-        ValueError: If it is no spec.
-    """
-    kinds = {"dict", "list", "tuple", "shape"} & set(spec)
-    if len(kinds) != 1:
-        raise ValueError(f"This describes no inputs of a model: {spec!r:.80}.")
-    kind = kinds.pop()
-    if kind == "shape":
-        return function(tuple(spec["shape"]), spec["dtype"])
-    if kind == "dict":
-        children = spec["dict"].items()
-        return {key: map_spec(function, value) for key, value in children}
-    items = [map_spec(function, value) for value in spec[kind]]
-    return tuple(items) if kind == "tuple" else items
 
 
 def check_parts(model) -> None:

@@ -17,6 +17,28 @@ def initial_states(shape, dtype=None):
     return ops.cast(ops.arange(shape[0]) == 0, dtype)  # PRESENT and ABSENT.
 
 
+def add_counts(model):
+    """Adds the weight that counts the positives of training."""
+    return model.add_weight(
+        shape=(model.num_candidates,),
+        dtype="int32",
+        initializer="zeros",
+        trainable=False,
+        name="candidate_counts",
+    )
+
+
+def add_states(model):
+    """Adds the weight that holds the states."""
+    return model.add_weight(
+        shape=(model.num_candidates,),
+        dtype="int8",
+        initializer=initial_states,
+        trainable=False,
+        name="absent_candidates",
+    )
+
+
 def states_of(data) -> np.ndarray:
     """The states for a data set, `(num_candidates,)`: who is in train?"""
     is_absent = np.asarray(data.candidate_counts("train")) == 0

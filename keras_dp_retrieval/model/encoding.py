@@ -7,8 +7,13 @@ popularity adds to it is one more coordinate, the bias coordinate: 1 for users,
 
 from keras import ops
 
-from keras_dp_retrieval._keras.layers import takes_training
+from keras_dp_retrieval._keras.layers import (
+    embedding_table,
+    sublayers,
+    takes_training,
+)
 from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 
 def user_vectors(model, inputs, training=False):
@@ -27,6 +32,19 @@ def user_vectors(model, inputs, training=False):
 def candidate_vectors(model, rows, training=False):
     """Vectors of table rows, `(..., dim)`, without the bias coordinate."""
     return _scaled(model, _run(model.candidate_tower, rows, training))
+
+
+def row_tables(model) -> list:
+    """The embedding tables that the training step reads by looking up rows."""
+    towers = [model.user_tower]
+    if not model.objective.uses_all_candidates:
+        towers.append(model.candidate_tower)
+    return [
+        embedding_table(layer)
+        for tower in towers
+        for layer in sublayers(tower)
+        if isinstance(layer, RowEmbedding) and layer.trainable
+    ]
 
 
 def append_user_bias(model, vectors):

@@ -4,6 +4,36 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval.data.ratings import pair_codes
+from keras_dp_retrieval.model.candidate_states import states_of
+from keras_dp_retrieval.towers.histories import Histories
+
+
+def arguments_of(data) -> dict:
+    """What `TwoTowerRetrieval.for_dataset` tells a model of its data.
+
+    Raises:
+        ValueError: If `data` is no data set.
+    """
+    if not hasattr(data, "user_vocabulary"):
+        raise ValueError(
+            "`data` must be a `RetrievalDataset`, such as "
+            "`RetrievalDataset.from_interactions(user_ids, candidate_ids)`. "
+            f"Received: a {type(data).__name__}, {data!r:.80}."
+        )
+    return {
+        "candidate_key": data.candidate_key,
+        "rating_key": data.rating_key,
+        "histories": Histories.from_interactions(data.seen),
+    }
+
+
+def make_known(model, data) -> None:
+    """Gives a new model the ids of a data set, and which split it is of."""
+    model.user_vocabulary = data.user_vocabulary
+    model.candidate_vocabulary = data.candidate_vocabulary
+    model.candidate_titles = dict(data.candidate_titles)
+    model.trained_on = fingerprint_of(data)
+    model.absent_candidates.assign(states_of(data))
 
 
 def check_evaluation(model, data, split: str, allow_trained: bool) -> None:

@@ -13,7 +13,11 @@ from keras import ops
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.model.file_checks import check_file, read_arrays
-from keras_dp_retrieval.model.saving import INDEX_CONFIG, seed_states
+from keras_dp_retrieval.model.saving import (
+    INDEX_CONFIG,
+    seed_states,
+    without_format,
+)
 
 
 def load(cls, filepath, custom_objects, compile, safe_mode):
@@ -39,6 +43,22 @@ def load(cls, filepath, custom_objects, compile, safe_mode):
             "`keras.saving.load_model`."
         )
     return model
+
+
+def arguments_of(config: dict) -> dict:
+    """The arguments of a model whose config this is, of any format."""
+    config = without_format(config)
+    names = ("objective", "user_tower", "candidate_tower", "histories")
+    with warnings.catch_warnings():
+        # That a tower without a `build` is not built by it: the model builds
+        # its towers.
+        warnings.filterwarnings("ignore", r"`build\(\)` was called on layer")
+        layers = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in names
+            if config[name] is not None
+        }
+    return {**config, **layers}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_dp_retrieval import losses
 from keras_dp_retrieval._keras.layers import added_losses
+from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import encoding
 from keras_dp_retrieval.model.candidate_states import competes
 
@@ -51,6 +52,26 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
     for own in own_losses:
         loss = loss + ops.sum(ops.cast(own, loss.dtype))
     return loss
+
+
+def chance_alarm(model, batches) -> ChanceAlarm:
+    """The alarm for a loss that stays at the chance level, for a `fit`.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        batches: `PaddedBatches`, which the model is trained on.
+    """
+
+    def num_competitors():
+        if model.multi_positive:
+            return None  # Their losses are added up.
+        in_training = competes(model, model.candidate_counts)
+        return model.objective.num_competitors(
+            max(batches.real_rows, default=1),
+            int(ops.convert_to_numpy(in_training).sum()),
+        )
+
+    return ChanceAlarm(num_competitors)
 
 
 def _known_positives(model, x) -> dict:

@@ -1,16 +1,13 @@
 """TwoTowerRetrieval: which candidates does this user want to see?"""
 
 import types
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dp_retrieval import _checks, losses
-from keras_dp_retrieval._keras.layers import embedding_table, sublayers
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.index import CandidateIndex
-from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import (
     batch_checks,
     building,
@@ -25,8 +22,7 @@ from keras_dp_retrieval.model import (
     saving,
     training_loss,
 )
-from keras_dp_retrieval.towers.embedding import RowEmbedding
-from keras_dp_retrieval.towers.histories import Histories
+from keras_dp_retrieval.model.input_specs import CalledWith
 from keras_dp_retrieval.training import step_plan
 from keras_dp_retrieval.training.in_use import loops, reads
 from keras_dp_retrieval.training.padded_model import PaddedModel
@@ -135,14 +131,8 @@ class TwoTowerRetrieval(PaddedModel):
         self.k = _checks.table_size("k", k)
         self.candidate_key = _checks.text("candidate_key", candidate_key)
         self.rating_key = _checks.text("rating_key", rating_key)
-        if isinstance(objective, str) and objective == "auto":
-            objective = losses.default_name(self.num_candidates)
-        self.objective = losses.get(objective)
-        if initial_stddev is not None:
-            initial_stddev = _checks.number_between(
-                "initial_stddev", initial_stddev, 0, open_low=True
-            )
-        self.initial_stddev = initial_stddev
+        self.objective = building.objective(objective, self.num_candidates)
+        self.initial_stddev = building.initial_stddev(initial_stddev)
         self.user_tower = building.tower(self, "user", user_tower)
         self.candidate_tower = building.tower(
             self, "candidate", candidate_tower
@@ -150,30 +140,16 @@ class TwoTowerRetrieval(PaddedModel):
         self.embedding_updates = _checks.one_of(
             "embedding_updates", embedding_updates, step_plan.EMBEDDING_UPDATES
         )
-        if histories is not None:
-            histories = _checks.instance("histories", histories, Histories)
-        self.histories = histories
+        self.histories = building.histories(histories)
         building.check_parts(self)
-        self.called_with = building.CalledWith()
+        self.called_with = CalledWith()
         self.user_vocabulary = self.candidate_vocabulary = None
         self.candidate_titles = {}
         self.trained_on = None
         self.multi_positive = False
         self._is_exported = False
-        self.candidate_counts = self.add_weight(
-            shape=(self.num_candidates,),
-            dtype="int32",
-            initializer="zeros",
-            trainable=False,
-            name="candidate_counts",
-        )
-        self.absent_candidates = self.add_weight(
-            shape=(self.num_candidates,),
-            dtype="int8",
-            initializer=candidate_states.initial_states,
-            trainable=False,
-            name="absent_candidates",
-        )
+        self.candidate_counts = candidate_states.add_counts(self)
+        self.absent_candidates = candidate_states.add_states(self)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -197,20 +173,7 @@ class TwoTowerRetrieval(PaddedModel):
 
     @classmethod
     def from_config(cls, config):
-        config = saving.without_format(config)
-        names = ("objective", "user_tower", "candidate_tower", "histories")
-        with warnings.catch_warnings():
-            # That a tower without a `build` is not built by it: the model
-            # builds its towers.
-            warnings.filterwarnings(
-                "ignore", r"`build\(\)` was called on layer"
-            )
-            layers = {
-                name: keras.saving.deserialize_keras_object(config[name])
-                for name in names
-                if config[name] is not None
-            }
-        return cls(**{**config, **layers})
+        return cls(**loading.arguments_of(config))
 
     @classmethod
     def for_dataset(cls, data, embedding_dimension=32, **kwargs):
@@ -229,29 +192,14 @@ class TwoTowerRetrieval(PaddedModel):
         Raises:
             ValueError: If `data` is something else.
         """
-        if not hasattr(data, "user_vocabulary"):
-            raise ValueError(
-                "`data` must be a `RetrievalDataset`, such as "
-                "`RetrievalDataset.from_interactions(user_ids, "
-                "candidate_ids)`. Received: "
-                f"a {type(data).__name__}, {data!r:.80}."
-            )
-        known = {
-            "candidate_key": data.candidate_key,
-            "rating_key": data.rating_key,
-            "histories": Histories.from_interactions(data.seen),
-        }
+        known = known_data.arguments_of(data)
         model = cls(
             data.num_users,
             data.num_candidates,
             embedding_dimension,
             **{**known, **kwargs},
         )
-        model.user_vocabulary = data.user_vocabulary
-        model.candidate_vocabulary = data.candidate_vocabulary
-        model.candidate_titles = dict(data.candidate_titles)
-        model.trained_on = known_data.fingerprint_of(data)
-        model.absent_candidates.assign(candidate_states.states_of(data))
+        known_data.make_known(model, data)
         return model
 
     # Towers
@@ -281,19 +229,10 @@ class TwoTowerRetrieval(PaddedModel):
         super().build(input_shape)
 
     def get_build_config(self):
-        if not self.built:
-            return None
-        return {
-            "inputs": self.called_with.spec,
-            "weights": building.shapes_of(self),
-        }
+        return building.build_config(self)
 
     def build_from_config(self, config):
-        # Files of before format 3 do not say what the model was called with.
-        self.called_with.spec = config.get("inputs")
-        self.build()
-        if "weights" in config:
-            building.check_weights(self, config["weights"])
+        building.build_from_config(self, config)
 
     @reads
     def export(
@@ -449,29 +388,11 @@ class TwoTowerRetrieval(PaddedModel):
 
     def training_callbacks(self, batches):
         """Adds the alarm for a loss that stays at the chance level."""
-
-        def num_competitors():
-            if self.multi_positive:
-                return None  # Their losses are added up.
-            competes = candidate_states.competes(self, self.candidate_counts)
-            return self.objective.num_competitors(
-                max(batches.real_rows, default=1),
-                int(ops.convert_to_numpy(competes).sum()),
-            )
-
-        return [ChanceAlarm(num_competitors)]
+        return [training_loss.chance_alarm(self, batches)]
 
     def row_tables(self) -> list:
         """The tables that a step reads by looking up rows: `step_plan.py`."""
-        towers = [self.user_tower]
-        if not self.objective.uses_all_candidates:
-            towers.append(self.candidate_tower)
-        return [
-            embedding_table(layer)
-            for tower in towers
-            for layer in sublayers(tower)
-            if isinstance(layer, RowEmbedding) and layer.trainable
-        ]
+        return encoding.row_tables(self)
 
     def check_batch(self, x, y):
         """Raises if an id has no row: JAX would answer NaN or a wrong row.
