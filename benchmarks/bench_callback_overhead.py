@@ -93,7 +93,7 @@ def seconds_of_fit(model, inputs, callbacks):
 
 
 def interval_of_median(values, confidence=0.95, repetitions=4000):
-    """The interval of the median, by drawing the values anew many times."""
+    """The interval of the median, by bootstrap."""
     rng = np.random.default_rng(0)
     drawn = rng.choice(values, (repetitions, len(values)))
     edges = (1 - confidence) / 2, (1 + confidence) / 2

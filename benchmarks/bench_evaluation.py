@@ -46,9 +46,9 @@ class Data:
 
         def ratings(num):
             # The square makes some candidates much more popular than others.
-            place = rng.random(num) ** 2 * num_candidates
+            index = rng.random(num) ** 2 * num_candidates
             users = rng.integers(1, self.num_users, num)
-            return Ratings(users, 1 + place.astype("int32"))
+            return Ratings(users, 1 + index.astype("int32"))
 
         self.train, self.test = ratings(num_train), ratings(num_test)
         self.seen = Interactions.from_ratings(self.train, self.num_users)
@@ -101,7 +101,7 @@ def full_sort(model, data, k):
 
 
 def seconds_of(function, repeats):
-    """Median, least and most of `repeats` runs after one that warms up."""
+    """Median, minimum and maximum of `repeats` runs after one that warms up."""
     result, times = function(), []
     for _ in range(repeats):
         start = time.perf_counter()

@@ -2,7 +2,7 @@
 
     taskset -c 0,1 python benchmarks/bench_readers.py --rows 1000000 10000000
 
-Interactions are made up in the columns of MovieLens and written once, as CSV
+Synthetic interactions with MovieLens' columns are written once, as CSV
 and as Parquet, with ids that are whole numbers and with ids that are strings.
 Arrow, pandas and polars read the file into a table. Ours reads it, encodes the
 ids, divides the rows into train, validation and test, and reports leakage.

@@ -17,9 +17,9 @@ has had, and every row of the table is computed by the same functions of
 learns from train and validation and scores test, once, with settings that
 were chosen before. `--tune` looks for the peers' settings on validation.
 `--ablation` changes one thing at a time in our recipe, on validation.
-`--shapes` is made-up data of other shapes, and `--csv` files with the columns
+`--shapes` is synthetic data of other shapes, and `--csv` files with the columns
 `user_id` and `candidate_id`, such as `dependencies.py` writes: there the peers
-are tuned anew.
+are tuned again.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def check_protocol(data, protocol, seed, data_dir):
     for name, rows in zip(("train", "validation", "test"), parts, strict=True):
         ratings = data.ratings(name)
         ours = np.stack([ratings.user_rows, ratings.candidate_rows], axis=1)
-        # No pair comes twice in the file, so sets of pairs tell rows apart.
+        # No pair comes twice in the file, so sets of pairs identify rows.
         if {*map(tuple, ours)} != {*map(tuple, table[rows, :2])}:
             raise AssertionError(f"{protocol}, seed {seed}: {name} differs.")
 
@@ -108,7 +108,7 @@ def check_protocol(data, protocol, seed, data_dir):
 
 
 def best_rows(task, scores, chunk_size=512):
-    """The best `max(KS)` new candidates of each user, `(num_users, 20)`.
+    """The best `max(KS)` unseen candidates of each user, `(num_users, 20)`.
 
     By falling score, equal scores by rising row, as `evaluate` does; -1 where
     none is left.
@@ -332,7 +332,7 @@ def best_of(tried):
 
 
 def ablate(args):
-    """What each ingredient of our recipe is worth, on validation."""
+    """An ablation of our recipe, on validation."""
     overrides = dict(ABLATIONS)
     results = {}
 
@@ -352,7 +352,7 @@ def ablate(args):
 
 
 def shapes(args):
-    """Made-up data of several shapes."""
+    """Synthetic data of several shapes."""
     results = {}
     for shape in args.shapes or SHAPES:
         *sizes, options = SHAPES[shape]
@@ -389,7 +389,7 @@ def tuned_table(name, data, part):
 
 
 def versions():
-    """Of everything that has a say in the figures."""
+    """Versions of everything that affects the figures."""
     found = {"python": platform.python_version()}
     for name in ("numpy", "scipy", "implicit", "keras", "jax"):
         try:
@@ -419,7 +419,7 @@ def main():
     args = parser.parse_args()
     if args.shapes is None and not args.csv and not args.data_dir:
         parser.error("--data-dir is needed but for --shapes and --csv")
-    # Every split but one by time is told about in the README.
+    # The README describes every split but those by time.
     warnings.filterwarnings("ignore", message=".*test interactions are older")
     run = compare
     if args.tune or args.ablation:

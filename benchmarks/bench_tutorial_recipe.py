@@ -10,14 +10,14 @@ Adagrad(0.2), squared error of the dot product. The contenders:
     single       TwoTowerRetrieval, `fit`, step by step
     fused-N      the same with `compile(steps_per_execution=N)`
     fused-N-tf   the same, fed by the plain recipe's own tf.data pipeline
-    fused-N-new  the same, fed by a data set that deals every epoch anew
+    fused-N-new  the same, fed by a data set that is reshuffled every epoch
     scan         one `lax.scan` a epoch over arrays that are on the device
 
 A number of devices has a process of its own. In it all contenders start from
 the same weights and must have the same loss curve (those of one order), then
 each round times some epochs of every contender in turn, so that a busy machine
 slows all of them; ratios are within a round. `--data-dir` (or KDR_DATA_DIR)
-holds `tfds` with MovieLens 100K; without it the ratings are made up.
+holds `tfds` with MovieLens 100K; without it the ratings are synthetic.
 
 Virtual CPU devices prove correctness and overhead, never speed-up.
 """

@@ -1,7 +1,7 @@
 """Writes real interactions that anyone can get: who depends on what.
 
 Packages are the users, what they depend on are the candidates. Unlike
-MovieLens they may be passed on, and unlike made-up data nobody chose their
+MovieLens they may be passed on, and unlike synthetic data nobody chose their
 shape.
 
     npm pack dependent-packages@2.2.2 && tar xzf dependent-packages-2.2.2.tgz

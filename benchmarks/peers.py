@@ -27,7 +27,7 @@ class Unavailable(Exception):
 
 
 def matrix(data) -> scipy.sparse.csr_matrix:
-    """Who has had what: float32 `(num_users, num_candidates)`, 0 and 1."""
+    """Interactions, 0 or 1: float32 `(num_users, num_candidates)`."""
     seen = data.seen
     found = scipy.sparse.csr_matrix(
         (np.ones(len(seen), "float32"), seen.candidate_rows, seen.indptr),
@@ -59,13 +59,13 @@ def model_scores(model) -> Callable:
 
 
 def popularity(data, seed):
-    """The same for everyone: what most users have had."""
+    """The same for everyone: candidates by their number of users."""
     counts = np.asarray(matrix(data).sum(axis=0), "float32")
     return lambda rows: np.repeat(counts, len(rows), axis=0)
 
 
 def item_knn(data, seed, *, neighbours, shrink):
-    """Candidates near to what the user has had, by cosine.
+    """Candidates similar to the user's items, by cosine.
 
     Sarwar et al., Item-based collaborative filtering recommendation
     algorithms, WWW 2001; the shrinkage of small overlaps as in Bell and
@@ -80,8 +80,8 @@ def item_knn(data, seed, *, neighbours, shrink):
     # Each candidate keeps its nearest: those of row r come first in it.
     order = np.lexsort((-similar, rows))
     starts = np.searchsorted(rows[order], np.arange(data.num_candidates))
-    place = np.arange(len(order)) - starts[rows[order]]
-    order = order[place < neighbours]
+    rank = np.arange(len(order)) - starts[rows[order]]
+    order = order[rank < neighbours]
     nearest = scipy.sparse.csr_matrix(
         (similar[order], (columns[order], rows[order])), dtype="float32"
     )
@@ -226,8 +226,8 @@ class Peer:
         fit: As in the head of this file.
         grid: dict. Setting to the values that `--tune` tries, all with all.
         chosen: dict. Protocol to the settings that were best on validation.
-        small_grid: dict. As `grid`, for data that is made up: there each
-            data set has its own best, found anew in every run.
+        small_grid: dict. As `grid`, for synthetic data: there each
+            data set has its own best, found again in every run.
     """
 
     fit: Callable

@@ -73,17 +73,19 @@ def read_in_order(data_dir):
     table = table.sort_values(["user_id", "datetime"], kind="stable")
     table["weight"] = 1.0  # Every rating is an interaction.
     # RecTools sorts by time again: now no two of a user's are of one time.
-    place = table.groupby("user_id").cumcount()
-    table["datetime"] = pd.Timestamp("2000-01-01") + pd.to_timedelta(place, "s")
+    number = table.groupby("user_id").cumcount()
+    table["datetime"] = pd.Timestamp("2000-01-01") + pd.to_timedelta(
+        number, "s"
+    )
     return table.reset_index(drop=True)
 
 
 def hold_out(table, part):
     """Returns `(known, targets)`: the targets as a Series by user."""
     from_end = table.groupby("user_id").cumcount(ascending=False)
-    place = {"test": 0, "validation": 1}[part]
-    targets = table[from_end == place].set_index("user_id")["item_id"]
-    return table[from_end > place], targets
+    index = {"test": 0, "validation": 1}[part]
+    targets = table[from_end == index].set_index("user_id")["item_id"]
+    return table[from_end > index], targets
 
 
 class WithoutPadding(TransformerLightningModule):

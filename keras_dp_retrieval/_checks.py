@@ -1,8 +1,8 @@
-"""Argument checks that speak in one voice.
+"""Argument checks whose messages all have one form.
 
 Every message says the rule, what was received, and what would work. Arguments
-are checked once, at the door (constructor, factory, command line); the code
-behind the door trusts them.
+are checked once, where they come in (constructor, factory, command line); the
+code behind does not check them again.
 """
 
 import math
@@ -21,7 +21,7 @@ def positive_int(name: str, value) -> int:
     """Returns `value` as a Python int if it is a whole number of 1 or more.
 
     NumPy integers and 0-d arrays are whole numbers too: `Embedding` refuses
-    them since Keras 3.15 (keras#22718), so counts are converted at the door.
+    them since Keras 3.15 (keras#22718), so counts are converted here.
     """
     number = _whole_number(value)
     if number is None or number < 1:

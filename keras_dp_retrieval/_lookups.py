@@ -1,7 +1,7 @@
-"""How a training step gets hold of the rows that a layer looks up.
+"""How a training step intercepts the rows that a layer looks up.
 
 A step that wants the gradient of the looked-up rows, and not of the whole
-table, puts a tape into effect while the model runs; `RowEmbedding` then asks
+table, sets a tape while the model runs; `RowEmbedding` then asks
 the tape for its rows. Without a tape, layers look their rows up themselves.
 """
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Tape(Protocol):
-    """What a training step puts into effect around the model's forward pass."""
+    """What a training step sets around the model's forward pass."""
 
     def lookup(self, variable, ids):
         """Returns rows `ids` of `variable`, `(..., dim)`, or None.
@@ -21,7 +21,7 @@ class Tape(Protocol):
         """
 
 
-# A context variable and no global: two models may train in two threads.
+# A context variable, not a global: two models may train in two threads.
 _tape: contextvars.ContextVar[Tape | None] = contextvars.ContextVar(
     "lookup_tape", default=None
 )
@@ -29,7 +29,7 @@ _tape: contextvars.ContextVar[Tape | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def follow(tape: Tape):
-    """Puts `tape` into effect for the lookups inside the `with` block."""
+    """Sets `tape` for the lookups inside the `with` block."""
     token = _tape.set(tape)
     try:
         yield tape
@@ -38,6 +38,6 @@ def follow(tape: Tape):
 
 
 def lookup(variable, ids):
-    """Rows `ids` of `variable` by the tape in effect, or None without one."""
+    """Rows `ids` of `variable` from the current tape, or None without one."""
     tape = _tape.get()
     return None if tape is None else tape.lookup(variable, ids)

@@ -1,9 +1,8 @@
 """Do all processes train on the same data?
 
-Every process reads all batches and keeps its rows of each. Where they read
-different data, some train on a mixture that is no data set at all, and others
-wait for ever for a step that the rest do not take. So they compare before the
-first step.
+Every process reads all batches and keeps its rows of each. With different data
+they would train on a mixture, or wait for ever for a step that others do not
+take. So they compare what they read before the first step.
 """
 
 import itertools
@@ -19,9 +18,9 @@ _fits = itertools.count()
 
 
 def check(identity: dict) -> None:
-    """Raises, on every process, unless all bring the same `identity`.
+    """Raises, on every process, unless all have the same `identity`.
 
-    Does nothing where there is one process.
+    Does nothing if there is only one process.
 
     Args:
         identity: dict. What to compare, JSON: names to plain values; None
@@ -29,7 +28,7 @@ def check(identity: dict) -> None:
 
     Raises:
         ValueError: If the processes' values differ.
-        RuntimeError: If a process does not come within ten minutes.
+        RuntimeError: If a process does not call `fit` within ten minutes.
     """
     count = distribution.process_count()
     if count == 1:
@@ -44,7 +43,7 @@ def check(identity: dict) -> None:
     folder = f"keras_dp_retrieval/fit/{number}"
     notes = processes.gather(client, folder, index, count, text, SECONDS)
     if number and index == 0:
-        # Who came to this fit has read the notes of the one before.
+        # Processes in this `fit` have read the notes of the one before.
         processes.remove(client, f"keras_dp_retrieval/fit/{number - 1}/")
     missing = sorted(set(range(count)) - set(notes))
     if missing:
@@ -60,8 +59,8 @@ def compare(identities: dict[int, dict]) -> None:
     """Raises a ValueError unless all processes' identities are equal.
 
     Args:
-        identities: `{process: {name: value}}`. A value of None on some
-            process is not known, and equals any.
+        identities: `{process: {name: value}}`. None is an unknown value, and
+            equals any.
     """
     names = {name: None for seen in identities.values() for name in seen}
     differing = [

@@ -67,11 +67,11 @@ def require_jax(what: str) -> None:
 
 
 def reserve_threads() -> None:
-    """Sees to it that virtual devices, once they start, have enough threads.
+    """Reserves enough threads for virtual devices that JAX may start later.
 
-    Too few, and XLA can wait for ever in the middle of a step, and ends the
-    process. They are fixed when JAX starts its devices, whoever makes it do
-    so; so this is called when the package is imported. It starts nothing.
+    With too few, XLA can deadlock in the middle of a step, and then ends the
+    process. The number is fixed when JAX starts its devices, so this is called
+    when the package is imported. It does not start them.
     """
     if keras.backend.backend() == "jax":
         from keras_dp_retrieval._jax import devices
@@ -80,7 +80,7 @@ def reserve_threads() -> None:
 
 
 def check_threads() -> None:
-    """Warns, once, of virtual devices that have started with too few."""
+    """Warns once if virtual devices were started with too few threads."""
     distribution = keras.distribution.distribution()
     if distribution is None or keras.backend.backend() != "jax":
         return
@@ -94,7 +94,7 @@ def check_threads() -> None:
     warnings.warn(
         f"XLA may stop in the middle of a step and abort this program: "
         f"{need // 2} virtual devices share {threads} threads and need "
-        f"{need}. JAX started its devices before it could be told so. Import "
+        f"{need}. JAX started its devices before that was set. Import "
         "`keras_dp_retrieval` before anything lists the devices and after "
         "their number is set, or put "
         f'`os.environ["PJRT_NPROC"] = "{enough}"` at the top of the program.',
@@ -110,8 +110,8 @@ def num_devices() -> int:
     distribution = keras.distribution.distribution()
     if distribution is None or keras.backend.backend() != "jax":
         return 1
-    # The batch is split along the mesh's batch axis, which is all there is in
-    # a `DataParallel`; a `ModelParallel` has others beside it.
+    # The batch is split along the mesh's batch axis, the only one of a
+    # `DataParallel`; a `ModelParallel` has others.
     mesh = distribution.device_mesh
     axis = mesh.axis_names.index(distribution.batch_dim_name)
     return int(mesh.shape[axis])
@@ -144,20 +144,21 @@ def process_count() -> int:
 
 
 def round_up(num_rows: int, multiple: int) -> int:
-    """The least multiple of `multiple` that is no less than `num_rows`."""
+    """The smallest multiple of `multiple` that is at least `num_rows`."""
     return -(-num_rows // multiple) * multiple
 
 
 def row_multiple() -> int:
-    """The rows of a batch are a multiple of this: devices and processes.
+    """What the rows of a batch must be a multiple of.
 
-    Every device gets as many rows as the others, and so does every process,
-    also where each of them trains on its own device alone.
+    The least common multiple of the numbers of devices and processes: every
+    device gets the same number of rows, and so does every process, also if
+    each of them trains on its own device alone.
     """
     return math.lcm(num_devices(), process_count())
 
 
-# The batches of the data sets divide, too, in whosever model they are used.
+# Pads the batches of the data sets as well, for models that are not ours.
 register_padded_size(lambda num_rows: round_up(num_rows, row_multiple()))
 
 
@@ -169,8 +170,7 @@ def process_rows(num_rows: int) -> slice:
             `row_multiple()`.
 
     Raises:
-        ValueError: If the rows do not divide by the processes: some would
-            belong to none.
+        ValueError: If the rows do not divide by the number of processes.
     """
     count = process_count()
     _checks.positive_int("num_rows", num_rows)

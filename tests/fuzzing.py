@@ -108,15 +108,15 @@ class Opaque:
 def damages(whole: bytes):
     """Copies of a file's bytes: cut short, or with one byte changed."""
 
-    def flipped(place, change):
+    def flipped(index, change):
         damaged = bytearray(whole)
-        damaged[place] ^= change
+        damaged[index] ^= change
         return bytes(damaged)
 
-    places = st.integers(0, len(whole) - 1)
+    indices = st.integers(0, len(whole) - 1)
     return st.one_of(
-        st.builds(flipped, places, st.integers(1, 255)),
-        places.map(lambda place: whole[:place]),
+        st.builds(flipped, indices, st.integers(1, 255)),
+        indices.map(lambda index: whole[:index]),
     )
 
 

@@ -1,4 +1,4 @@
-"""Candidates that training does not have: nobody's negatives, and no noise."""
+"""Candidates that are not in the train part: never negatives, nor noise."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ ABSENT = [100, 101, 102]  # Raw ids that the test part alone has.
 
 
 def data_with_absent():
-    """Everyone had 6 of 9 candidates; three others are in the test alone."""
+    """Everyone has 6 of 9 candidates; the other three are only in test."""
     users = np.repeat(np.arange(NUM_USERS), 6)
     items = (users * 5 + np.tile(np.arange(6), NUM_USERS)) % NUM_KNOWN
     # User 0 is only asked for absent ones, user 1 for one of each kind.

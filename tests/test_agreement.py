@@ -1,4 +1,4 @@
-"""Processes with different data are told so, before the first step."""
+"""Processes with different data get an error before the first step."""
 
 import json
 

@@ -248,10 +248,10 @@ def test_a_process_that_went_silent_is_waited_for_once():
     assert 59_000 < first <= 60_000 and others == [1, 1]
 
 
-def notes(*places):
+def notes(*positions):
     return {
         process: {"progress": progress, "where": "training", "beat": beat}
-        for process, (progress, beat) in enumerate(places)
+        for process, (progress, beat) in enumerate(positions)
     }
 
 

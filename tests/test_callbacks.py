@@ -58,7 +58,7 @@ def compiler(monkeypatch):
 class Batches(keras.utils.PyDataset):
     """Batches of ones; fetching one takes `seconds` on the clock.
 
-    `fit` shuffles them unless it is told not to.
+    `fit` shuffles them by default.
     """
 
     def __init__(self, sizes, clock=None, seconds=0.0, weights=None):
@@ -540,9 +540,9 @@ def test_groups_of_a_keras_that_fuses_are_counted_step_by_step(
         compiler.seconds += 1.5
         return {}, state
 
-    told = []
+    calls = []
     recorder = StepRecorder(
-        clock, lambda *about: told.append(about), step_axis=0
+        clock, lambda *about: calls.append(about), step_axis=0
     )
     recorder.begin()
     for group, train_function in (
@@ -563,7 +563,7 @@ def test_groups_of_a_keras_that_fuses_are_counted_step_by_step(
         "other number of fused steps",
         "new shape",
     ]
-    assert [step for step, *_ in told] == [11]
+    assert [step for step, *_ in calls] == [11]
 
 
 def test_a_row_counts_if_any_output_weighs_it():
@@ -659,7 +659,7 @@ def test_unknown_number_of_steps():
 
 
 class Breaks(keras.callbacks.Callback):
-    """Raises where it is told to."""
+    """Raises at a given event."""
 
     def __init__(self, hook):
         super().__init__()

@@ -329,7 +329,7 @@ def test_a_step_can_be_counted():
 # The trainer
 
 
-class Doors(trainer.Trainer):
+class Hooks(trainer.Trainer):
     """Notes when Keras asks for its functions."""
 
     def __init__(self):
@@ -346,7 +346,7 @@ class Doors(trainer.Trainer):
 
 
 def test_fit_calls_the_functions_that_the_trainer_made():
-    model = Doors()
+    model = Hooks()
     model.compile("sgd", "mse")
     model.fit(X, Y, validation_data=(X, Y), verbose=0)
     assert len(model.finished) == 2, (
@@ -356,13 +356,13 @@ def test_fit_calls_the_functions_that_the_trainer_made():
     model.forget_compiled()
     model.fit(X, Y, verbose=0)
     assert len(model.finished) == 3, (
-        "`fit` no longer makes its function anew where `train_function` is "
+        "`fit` no longer makes its function again where `train_function` is "
         "None: a model that grew would run the step of its old size."
     )
 
 
 def test_a_train_function_takes_state_and_iterator():
-    model = Doors()
+    model = Hooks()
     calls = []
 
     def own(state, iterator):
@@ -379,7 +379,7 @@ def test_a_train_function_takes_state_and_iterator():
 
 
 def test_the_loss_tracker_is_behind_the_loss():
-    model = Doors()
+    model = Hooks()
     model.compile("sgd", "mse")
     loss = model.train_on_batch(X, Y)
     assert float(model.loss_tracker.result()) == pytest.approx(float(loss)), (
@@ -389,14 +389,14 @@ def test_the_loss_tracker_is_behind_the_loss():
 
 def test_a_model_knows_that_it_is_not_compiled():
     with pytest.raises(ValueError, match="compile") as caught:
-        Doors().check_compiled("fit")
+        Hooks().check_compiled("fit")
     assert "_assert_compile_called" not in str(caught.value), (
         "`Trainer._assert_compile_called` is gone."
     )
 
 
 def test_weights_are_reattached_inside_fit():
-    model = Doors()
+    model = Hooks()
     model.compile("sgd", "mse")
     seen = []
 
@@ -415,7 +415,7 @@ def test_weights_are_reattached_inside_fit():
 
 
 def test_the_loss_and_its_updates_are_stateless():
-    model = Doors()
+    model = Hooks()
     model.compile("sgd", "mse")
     model(X)
     table = model.table.variables[0]
@@ -444,7 +444,7 @@ def test_the_loss_and_its_updates_are_stateless():
 
 
 def test_a_failing_loop_loses_the_weights_but_for_us():
-    model = Doors()
+    model = Hooks()
     model.compile("sgd", "mse")
     model(X)
 
@@ -526,8 +526,8 @@ def test_jax_tells_one_trace_from_another():
 
     jax.lax.scan(body, 0.0, np.ones(2))
     assert all(state != outside for state in inside), (
-        "`get_opaque_trace_state` no longer tells a scan's body from what is "
-        "around it: lookups inside it would be taken for lookups outside."
+        "`get_opaque_trace_state` no longer distinguishes a scan's body from "
+        "what is around it: lookups inside would be taken for lookups outside."
     )
 
 
@@ -760,10 +760,10 @@ def test_hyperband_keeps_its_rounds_among_the_values(tmp_path):
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 # What may name what a library does not export: folders, or one file.
-DOORS = ("_keras/", "_jax/", "tuning/_keras_tuner.py")
+PRIVATE = ("_keras/", "_jax/", "tuning/_keras_tuner.py")
 # Of Python's own library, and documented there.
 PYTHON = {"_exit", "_getframe", "_current_frames", "_replace", "_asdict"}
-# Public by name, but in no reference: the door stands for them too.
+# Public by name, but in no reference.
 ORACLES = (
     keras_tuner.oracles.RandomSearchOracle,
     keras_tuner.oracles.GridSearchOracle,
@@ -816,7 +816,7 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 OURS = {name for tree in TREES.values() for name in defined(tree)}
 
 
-def test_private_names_stay_behind_their_doors():
+def test_private_names_stay_in_their_files():
     model, table = small_model()
     objects = [
         model,
@@ -835,7 +835,7 @@ def test_private_names_stay_behind_their_doors():
     upstream = {name for one in objects for name in dir(one)}
     found = []
     for path, tree in TREES.items():
-        if is_behind(path, DOORS):
+        if is_behind(path, PRIVATE):
             continue
         own = set(defined(tree))
         for line, name in private_uses(tree):
@@ -843,28 +843,28 @@ def test_private_names_stay_behind_their_doors():
             if name not in own | PYTHON and foreign:
                 found.append(f"{path.relative_to(PACKAGE)}:{line} {name}")
     assert not found, (
-        f"Private names of other libraries belong into {', '.join(DOORS)}, "
+        f"Private names of other libraries belong into {', '.join(PRIVATE)}, "
         f"with a reason and a contract test: {found}"
     )
 
 
 @pytest.mark.parametrize(
-    ("module", "door"),
+    ("module", "home"),
     [
         ("keras.src", "_keras/"),
         ("jax._src", "_jax/"),
         ("keras_tuner.src", "tuning/_keras_tuner.py"),
     ],
 )
-def test_private_modules_are_imported_behind_their_door(module, door):
+def test_private_modules_are_imported_in_their_files(module, home):
     found = [
         f"{path.relative_to(PACKAGE)}:{node.lineno}"
         for path, tree in TREES.items()
         for node in ast.walk(tree)
-        if not is_behind(path, door)
+        if not is_behind(path, home)
         and any(f"{name}.".startswith(f"{module}.") for name in modules(node))
     ]
-    assert not found, f"`{module}` is named outside of `{door}`: {found}"
+    assert not found, f"`{module}` is named outside of `{home}`: {found}"
 
 
 def modules(node):
@@ -893,7 +893,9 @@ def test_nothing_private_is_overridden_elsewhere():
     found = []
     for module in pkgutil.walk_packages([str(PACKAGE)], "keras_dp_retrieval."):
         path = module.name.partition(".")[2].replace(".", "/")
-        if path == "__main__" or f"{path}.py".startswith(("_keras", DOORS[2])):
+        if path == "__main__" or f"{path}.py".startswith(
+            ("_keras", PRIVATE[2])
+        ):
             continue
         for one in vars(importlib.import_module(module.name)).values():
             if not isinstance(one, type) or one.__module__ != module.name:

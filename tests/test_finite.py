@@ -71,8 +71,8 @@ def test_training_may_go_on_with_one_warning():
         history = model.fit(
             *interactions(40), epochs=4, verbose=0, non_finite="warn"
         )
-    told = [w for w in caught if "finite numbers" in str(w.message)]
-    assert len(told) == 1
+    ours = [w for w in caught if "finite numbers" in str(w.message)]
+    assert len(ours) == 1
     assert len(history.history["loss"]) == 4
     with pytest.raises(ValueError, match="`non_finite` must be one of 'raise'"):
         model.fit(*interactions(4), verbose=0, non_finite="ignore")
@@ -106,7 +106,7 @@ def test_nothing_is_said_of_a_training_that_goes_well(on_devices, num_devices):
     model.fit(*interactions(50), epochs=2, verbose=0)
 
 
-# At the door
+# Where values come in
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF, -1.0, 1e39])

@@ -124,7 +124,7 @@ def test_data_does_not_know_the_devices():
     ("library", "home"),
     [("jax", "_jax"), ("tensorflow", "data"), ("keras_tuner", "tuning")],
 )
-def test_libraries_stay_behind_their_door(library, home):
+def test_libraries_stay_in_their_folder(library, home):
     users = {
         module_name(path)
         for path in FILES

@@ -127,7 +127,7 @@ def test_a_run_at_the_level_of_guessing_is_called_out():
 
 
 def uneven_data(most, seed=0):
-    """User 0 had `most` of 1,500 items, eleven others ten each."""
+    """User 0 has `most` of 1,500 items, eleven others ten each."""
     rng = np.random.default_rng(seed)
     sizes = [most] + [10] * 11
     users = np.repeat(np.arange(12), sizes)

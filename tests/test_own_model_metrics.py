@@ -1,4 +1,4 @@
-"""Full-catalogue metrics of a model and a pipeline that know nothing of us."""
+"""Full-catalogue metrics of models and pipelines without this package."""
 
 import json
 

@@ -13,7 +13,7 @@ def synthetic(**options):
 
 
 def popularity_ndcg(data):
-    """NDCG@10 of recommending to everyone what most people had."""
+    """NDCG@10 of recommending the most popular items to everyone."""
 
     class Popularity:
         def user_vectors(self, rows):
@@ -166,7 +166,7 @@ def test_a_rating_weight_that_would_count_nowhere_is_refused(
 
 
 def test_the_last_is_left_out_by_the_order_of_the_rows_too():
-    # Everyone goes through the items in turn, from a place of their own.
+    # Everyone goes through the items in turn, from an index of their own.
     users = np.repeat(np.arange(60), 8)
     items = (users * 7 + np.tile(np.arange(8), 60)) % 20
     data = kdr.RetrievalDataset.from_interactions(
@@ -386,7 +386,7 @@ def test_popularity_is_chosen_where_it_is_all_there_is():
 
 def test_the_former_name_of_popularity_weight_is_an_override_too():
     options = {"epochs": 1, "embedding_dimension": 4, "tune": False}
-    with pytest.warns(FutureWarning, match="`popularity_weight` now") as told:
+    with pytest.warns(FutureWarning, match="`popularity_weight` now") as caught:
         model = kdr.fit_recipe(synthetic(), popularity_offset=0.5, **options)
     assert model.popularity_weight == 0.5
-    assert any(warning.filename == __file__ for warning in told)
+    assert any(warning.filename == __file__ for warning in caught)

@@ -84,8 +84,8 @@ def test_later_callbacks_time_is_added_to_its_epoch(tmp_path):
     closed = {"kind": "epoch_closed", "epoch": 0}
     closed |= {"callbacks_seconds": 4.0, "seconds": 6.75}
     path = write(tmp_path / "run.jsonl", begin(0), ended(0), closed, ended(1))
-    for place in (path, tmp_path, str(tmp_path)):
-        first, second = report.read_run(place)["epochs"]
+    for given in (path, tmp_path, str(tmp_path)):
+        first, second = report.read_run(given)["epochs"]
         assert (first["callbacks_seconds"], first["seconds"]) == (4.0, 6.75)
         assert second["callbacks_seconds"] == 0.125
 

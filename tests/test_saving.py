@@ -249,7 +249,7 @@ def test_dropout_goes_on_with_the_numbers_that_come_next(tmp_path):
 
 @pytest.fixture(scope="module")
 def saved_on(tmp_path_factory):
-    """Files by number of devices, and how one device's training goes on."""
+    """Files by number of devices, and how training continues on one device."""
     folder, weights = tmp_path_factory.mktemp("saved_on"), {}
     names = keras.distribution.list_devices()
     for count in (8, 4, 2, 1):
@@ -575,9 +575,9 @@ def put(name, values):
     return weights_edited(change)
 
 
-def set_one(name, place, value):
+def set_one(name, index, value):
     def change(weights):
-        weights[name][place] = value
+        weights[name][index] = value
 
     return weights_edited(change)
 
@@ -734,9 +734,9 @@ def test_every_cut_and_every_flipped_byte_is_noticed(
         with pytest.raises(ValueError, match=r"damaged.keras' is damaged"):
             kdr.TwoTowerRetrieval.load(path)
     noticed = 0
-    for place in np.linspace(0, len(whole) - 1, num_flips, dtype=int):
+    for index in np.linspace(0, len(whole) - 1, num_flips, dtype=int):
         damaged = bytearray(whole)
-        damaged[place] ^= 0xFF
+        damaged[index] ^= 0xFF
         path.write_bytes(damaged)
         try:
             model = kdr.TwoTowerRetrieval.load(path)
@@ -756,11 +756,11 @@ def test_a_file_of_an_earlier_format_gives_what_it_gave(version, tmp_path):
     file = FIXTURE.with_stem(f"format_{version}")
     path = shutil.copy(file, tmp_path)
     # Not as errors: Keras passes over those of attributes that it reads.
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FutureWarning)
         model = keras.saving.load_model(path)
         model.save(tmp_path / "again.keras")
-    assert "popularity_offset" not in " ".join(str(w.message) for w in told)
+    assert "popularity_offset" not in " ".join(str(w.message) for w in caught)
     stored = json.loads(file.with_suffix(".json").read_text())
     assert model.popularity_weight == stored.get(
         "popularity_weight", stored.get("popularity_offset", 0.0)

@@ -1,4 +1,4 @@
-"""Interactions of one time are dealt anew; everything else stays."""
+"""Interactions of equal time are shuffled; everything else stays."""
 
 import keras
 import numpy as np
@@ -39,17 +39,17 @@ def test_only_what_has_one_user_and_one_time_changes_places():
     timeline = timeline_of(data)
     given = timeline.candidate_rows.copy()
     np.testing.assert_array_equal(given, data.seen.candidate_rows)
-    dealt = []
+    shuffled = []
     for epoch in (0, 1, 0):
         timeline.shuffle_ties(epoch)
-        dealt.append(timeline.candidate_rows.copy())
+        shuffled.append(timeline.candidate_rows.copy())
         for user in np.unique(timeline.user_rows):
             for time in np.unique(times):
                 here = (timeline.user_rows == user) & (times == time)
-                assert set(dealt[-1][here]) == set(given[here])
-    assert (dealt[0] != given).mean() > 0.3
-    assert (dealt[0] != dealt[1]).mean() > 0.3
-    np.testing.assert_array_equal(dealt[0], dealt[2])
+                assert set(shuffled[-1][here]) == set(given[here])
+    assert (shuffled[0] != given).mean() > 0.3
+    assert (shuffled[0] != shuffled[1]).mean() > 0.3
+    np.testing.assert_array_equal(shuffled[0], shuffled[2])
     timeline.restore_order()
     np.testing.assert_array_equal(timeline.candidate_rows, given)
 
@@ -81,7 +81,7 @@ class Watcher(keras.callbacks.Callback):
             )
 
 
-def test_targets_and_histories_are_dealt_alike_in_every_epoch():
+def test_targets_and_histories_are_shuffled_alike_in_every_epoch():
     data = tied_data()
     model = kdr.TwoTowerRetrieval.for_dataset(
         data, 4, user_tower=RecencyTower(data.num_candidates, 4)

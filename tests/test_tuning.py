@@ -1,4 +1,4 @@
-"""Searches on all devices, which go on where they were killed."""
+"""Searches on all devices, which resume where they were killed."""
 
 import gc
 import json
@@ -169,7 +169,7 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
     }
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
         pytest.param("grid", 4, [(1, 1), (1, 2)], marks=pytest.mark.slow),
         # It draws at random from the seventh trial on.
         pytest.param("bayesian", 8, [(7, 1)], marks=pytest.mark.slow),
-        # The fourth trial goes on from the second epoch of an earlier one.
+        # The fourth trial continues from the second epoch of an earlier one.
         pytest.param(
             *("hyperband", 4, [(1, 0), (2, 2)]), marks=pytest.mark.slow
         ),
@@ -345,7 +345,7 @@ def test_one_failure_does_not_end_the_search(search, data):
 
 
 def test_trials_that_diverge_fail_and_the_search_goes_on(search):
-    # More in a row than KerasTuner bears of other failures.
+    # More in a row than KerasTuner allows of other failures.
     result = search(
         tuner="grid",
         learning_rate=(1e30, 1e31, 1e32, 1e33, 0.1),
@@ -518,7 +518,7 @@ def test_ranges_are_checked(data, options, message):
         tuning.RetrievalHyperModel(data, **options)
 
 
-# Hopeless trials
+# Trials that fall behind
 
 
 def median_stopping_stops_at(folder, curve, finished, direction="max"):
@@ -590,6 +590,6 @@ def test_chief_and_two_workers(tmp_path):
     result = tuning.SearchResult(tmp_path / "search", "val_ndcg_at_10", "max")
     assert [t.num_devices for t in result.trials] == [2, 2, 2]
     # Every trial ran in one of the workers, and both did some.
-    told = ["\n".join(s.splitlines()[:-1]).count("] ") for s in said[1:]]
-    assert sum(told) == 3 and min(told) >= 1
+    printed = ["\n".join(s.splitlines()[:-1]).count("] ") for s in said[1:]]
+    assert sum(printed) == 3 and min(printed) >= 1
     assert result.best_model.count_params() > 0

@@ -1,4 +1,4 @@
-"""The one door to what Keras does not export.
+"""What we use of Keras that it does not export, in one place.
 
 Names of `keras.src`, underscore attributes of Keras' objects and overrides of
 its trainer's internals stand here and nowhere else; each says why it is

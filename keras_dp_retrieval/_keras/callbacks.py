@@ -1,4 +1,4 @@
-"""What a `keras.callbacks.Callback` keeps to itself.
+"""Private parts of `keras.callbacks.Callback`.
 
 Of `keras/src/callbacks/callback.py`.
 """

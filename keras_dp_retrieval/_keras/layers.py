@@ -1,4 +1,4 @@
-"""What layers keep to themselves: sublayers, tables, and losses they add.
+"""Private parts of layers: sublayers, tables, and losses they add.
 
 All names but one are of `keras/src/layers/layer.py`.
 """

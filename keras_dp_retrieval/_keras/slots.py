@@ -1,4 +1,4 @@
-"""What an optimizer keeps to itself: slots, clipping and the step counter.
+"""Private parts of optimizers: slots, clipping and the step counter.
 
 A row-sparse step updates some rows of a table and of its slots where
 `Optimizer.apply` would compute whole tables. All of this goes when Keras'

@@ -1,4 +1,4 @@
-"""What `keras.Model` keeps to itself of how it trains on JAX.
+"""Private parts of `keras.Model`: how it trains on JAX.
 
 `Trainer` overrides what `fit` calls to make its compiled functions. Names are
 of `keras/src/trainers/trainer.py` and `keras/src/backend/jax/trainer.py`.
@@ -14,13 +14,13 @@ from keras_dp_retrieval._keras import variables
 
 
 class Trainer(keras.Model):
-    """A `keras.Model` with doors where Keras has none."""
+    """A `keras.Model` with hooks where Keras has none."""
 
     @property
     def loss_tracker(self):
         """The `keras.metrics.Mean` behind the log entry `loss`.
 
-        `Model.metrics` has it too, at a place that depends on the others.
+        `Model.metrics` has it too, at an index that depends on the others.
         Keras counts padding rows in it, so our steps update it themselves.
         """
         return self._loss_tracker
@@ -64,12 +64,12 @@ class Trainer(keras.Model):
             self.test_function = self.finish_function(self.test_function)
 
     def forget_compiled(self) -> None:
-        """Has the next call of `fit`, `evaluate` or `predict` compile anew."""
+        """Makes the next `fit`, `evaluate` or `predict` compile again."""
         self.train_function = self.test_function = self.predict_function = None
 
     @contextlib.contextmanager
     def keep_weights(self):
-        """Puts the weights back when a loop over the data fails.
+        """Restores the weights when a loop over the data fails.
 
         Keras detaches them before it asks for the first batch, and loses them
         when that fails: only `fit` reattaches them then (keras#21019), and

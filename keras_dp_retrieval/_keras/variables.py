@@ -1,4 +1,4 @@
-"""What a `keras.Variable` keeps to itself.
+"""Private parts of `keras.Variable`.
 
 All names are of `keras/src/backend/common/variables.py`.
 """

@@ -84,11 +84,11 @@ def fit_recipe(
     if recipe.order == "recency" and not _has_next_items(whole):
         num_interactions = len(whole.ratings("train"))
         raise ValueError(
-            f"With split={data.split!r} the recipe learns what users had "
-            "next, so one of them must have two interactions to learn from. "
+            f"With split={data.split!r} the recipe predicts the next item, so "
+            "at least one user must have two interactions in the train part. "
             f"Received: {num_interactions:,} interactions in the train part, "
-            "each of another user. Use data with more interactions a user, or "
-            "`order='ignored'`, which learns who had what."
+            "each of another user. Use data with more interactions per user, "
+            "or `order='ignored'`."
         )
     if tune and not {"temperature", "popularity_weight"} <= set(overrides):
         recipe = _with_trials(

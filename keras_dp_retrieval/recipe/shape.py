@@ -123,10 +123,10 @@ def _check_rating_weight(data, options):
         return
     reason = None
     if options["order"] == "recency":
-        reason = "order='recency', which learns what came next"
+        reason = "order='recency', which predicts the next item"
     elif options["objective"] == "in_batch_softmax":
         reason = (
-            "objective='in_batch_softmax', which takes every interaction alike"
+            "objective='in_batch_softmax', which weighs all interactions alike"
         )
     elif not _has_ratings(data):
         reason = "data without ratings"

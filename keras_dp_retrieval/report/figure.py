@@ -12,15 +12,15 @@ from keras_dp_retrieval.report.summary import (
     typical_items,
 )
 
-# Okabe and Ito's colours: told apart with any colour vision.
+# Okabe and Ito's palette, for all kinds of colour vision.
 PART_COLORS = ("#0072B2", "#D55E00", "#E69F00", "#009E73", "#999999")
-# Lines and ticks beyond this are no longer told apart.
+# More lines and ticks than this cannot be distinguished.
 _MOST_LINES = 8
 _MOST_BARS = 16
 # Lines closer than this lie on top of each other in the figure.
 _ALIKE = 0.05
-# An epoch that took so many times the longest of the others (the first, which
-# compiles) is cut off in the figure, lest the others become invisible.
+# An epoch that took so many times as long as the others (the first, which
+# compiles) is cut off in the figure, so that the others stay visible.
 _CUT_OFF = 3.0
 
 

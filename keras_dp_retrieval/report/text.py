@@ -20,7 +20,7 @@ from keras_dp_retrieval.report.text_table import (
 )
 
 # Why a step was compiled again, as the record has it, in words. The first step
-# must be compiled, and one shorter group of fused steps is nobody's mistake.
+# must be compiled, and one shorter group of fused steps is expected.
 _COMPILED_AGAIN = {
     "new shape": (
         ", because a batch came in a new shape. Pad every batch to one size"
@@ -186,8 +186,8 @@ def _remarks(run) -> list[str]:
         again = [
             f"epoch {r['epoch']} step {step}"
             for r in epochs
-            for step, told in _compiled_steps(r)
-            if told == reason
+            for step, cause in _compiled_steps(r)
+            if cause == reason
         ]
         if again:
             remarks.append(
@@ -223,7 +223,7 @@ def _remarks(run) -> list[str]:
 def _compiled_steps(record) -> list[tuple]:
     """The steps of an epoch that compiled, each with the reason."""
     steps = record["compiled_steps"] or []
-    told = record.get("compile_reasons")
-    if told is None:  # An older record: only where it was no epoch's first.
+    causes = record.get("compile_reasons")
+    if causes is None:  # An older record: only where it was no epoch's first.
         return [(step, "not recorded") for step in steps if step > 0]
-    return list(zip(steps, told, strict=True))
+    return list(zip(steps, causes, strict=True))

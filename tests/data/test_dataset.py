@@ -135,7 +135,7 @@ def test_order_of_an_epoch_is_a_function_of_seed_and_epoch():
 def test_a_pass_that_is_broken_off_does_not_count():
     data = made_up()
     first = real_rows(made_up().train)
-    # Keras looks at one batch to build a model, then starts anew.
+    # Keras looks at one batch to build a model, then starts again.
     next(iter(data.train))
     for _ in zip(range(5), data.train, strict=False):
         pass
@@ -696,7 +696,7 @@ def test_parquet_ids_with_gaps_are_refused_and_not_rounded(tmp_path):
 
 
 class Plain(keras.Model):
-    """Somebody's model, which knows nothing of this package."""
+    """A plain Keras model, not of this package."""
 
     def __init__(self, data):
         super().__init__()

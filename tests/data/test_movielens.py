@@ -126,7 +126,7 @@ def test_tfds_order_is_the_one_tfds_gives(data_dir):
 
 @pytest.mark.realdata
 def test_tutorial_batches_are_those_of_its_pipeline(data_dir):
-    # The tutorial's first batch, by a pipeline written anew.
+    # The tutorial's first batch, by an independent pipeline.
     import tensorflow as tf
 
     data = MovieLensRetrievalDataset(data_dir=data_dir, split="tutorial")

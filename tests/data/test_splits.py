@@ -96,7 +96,7 @@ def test_tutorial_split_is_what_its_pipeline_gives():
     import keras
     import tensorflow as tf
 
-    # Written anew: all rows through tf.data's shuffle, then take and skip.
+    # Independently: all rows through tf.data's shuffle, then take and skip.
     tf.random.set_seed(None)
     rows = tf.data.Dataset.range(100_000).shuffle(
         100_000, seed=42, reshuffle_each_iteration=False

@@ -1,4 +1,4 @@
-"""Made-up ratings: the same for the same seed, and shaped like MovieLens."""
+"""Synthetic ratings: the same for the same seed, and shaped like MovieLens."""
 
 import numpy as np
 import pytest

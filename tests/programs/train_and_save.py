@@ -1,4 +1,4 @@
-"""Loads a model, goes on training and saves it; one of N processes.
+"""Loads a model, continues training and saves it; one of N processes.
 
 Usage: train_and_save.py MODEL.keras OUTPUT.keras PORT NUM_PROCESSES PROCESS_ID
 
