@@ -102,8 +102,10 @@ class Batches:
         batches = np.arange(start, stop)
         sizes = np.where(batches == self.num_batches - 1, self._in_last, size)
         # Behind the last example stands any other: it is padded over.
-        examples = batches[:, None] * size + np.arange(size)
-        indices = order[np.minimum(examples, self._num_examples - 1)]
+        indices = np.resize(
+            order[start * size : stop * size], (len(sizes), size)
+        )
+        # The indices are padded, so that the columns are looked up once.
         indices, weights = pad_rows(
             indices,
             sizes,

@@ -51,11 +51,24 @@ def pad_rows(columns, sizes, num_rows: int, weights=None) -> tuple:
         `(columns, weights)`, of shape `(steps, num_rows, ...)`; weights are
         float32.
     """
-    indices, mask = pad_indices(sizes, num_rows)
-    steps = np.arange(len(indices))[:, None]
-    padded = keras.tree.map_structure(
-        lambda rows: rows[steps, indices], columns, none_is_leaf=False
-    )
+    sizes = np.asarray(sizes)
+    longest = min(keras.tree.flatten(columns)[0].shape[1], num_rows)
+    # Most batches are as long as the longest: copying them costs less than
+    # looking up each of their rows.
+    short = np.flatnonzero(sizes < longest)
+    indices, mask = pad_indices(sizes[short], longest)
+
+    def pad(rows):
+        padded = np.empty((len(rows), num_rows, *rows.shape[2:]), rows.dtype)
+        padded[:, :longest] = rows[:, :longest]
+        padded[:, longest:] = rows[:, :1]
+        padded[short, :longest] = rows[short[:, None], indices]
+        return padded
+
     if weights is None:
-        return padded, mask.astype("float32")
-    return padded, np.where(mask, weights[steps, indices], np.float32(0))
+        weights = np.ones((len(sizes), num_rows), np.float32)
+    else:
+        weights = pad(weights)
+    weights[:, longest:] = 0
+    weights[short, :longest] = np.where(mask, weights[short, :longest], 0)
+    return keras.tree.map_structure(pad, columns, none_is_leaf=False), weights
