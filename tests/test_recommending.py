@@ -44,6 +44,65 @@ def history_model(kind="numbers", **kwargs):
     return model_of(kind, user_tower=tower)
 
 
+# What is left out
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+@pytest.mark.parametrize("kind", ["numbers", "names"])
+def test_what_is_excluded_by_the_request_is_left_out_too(kind, indexed):
+    model = model_of(kind)
+    if indexed:
+        model.build_index()
+    users, movies = model.user_vocabulary.ids, model.candidate_vocabulary.ids
+    everything, scores = model.recommend(users, k=4, exclude_seen=False)
+    exclude = [movies[:n] for n in (0, 1, 2, 4, 3)]
+    for exclude_seen in (False, True):
+        ids, kept = model.recommend(
+            users, k=4, exclude_seen=exclude_seen, exclude=exclude
+        )
+        for row, user in enumerate(users):
+            seen = [m for u, m in zip(USERS, MOVIES, strict=True) if u == user]
+            if kind == "names":
+                seen = [
+                    NAMES[m]
+                    for u, m in zip(USERS, MOVIES, strict=True)
+                    if f"user {u}" == user
+                ]
+            out = {*exclude[row], *(seen if exclude_seen else [])}
+            left = [id for id in everything[row] if id not in out]
+            assert ids[row, : len(left)].tolist() == left
+            assert np.isneginf(kept[row, len(left) :]).all()
+            np.testing.assert_allclose(
+                kept[row, : len(left)],
+                [
+                    s
+                    for id, s in zip(everything[row], scores[row], strict=True)
+                    if id not in out
+                ],
+                rtol=1e-6,
+            )
+
+
+def test_what_the_model_does_not_know_may_be_excluded():
+    model = model_of()
+    ids, _ = model.recommend([50], k=4, exclude=[[7, 1000, 99]])
+    assert sorted(ids[0].tolist()) == [-1, -1, 2000, 3000]  # Has seen 4000.
+    tower = history_model()
+    ids, _ = tower.recommend(
+        histories=[[1000], []], k=4, exclude=[[2000], [3000, 4000]]
+    )
+    assert sorted(ids[0].tolist()) == [-1, -1, 3000, 4000]
+    assert sorted(ids[1].tolist()) == [-1, -1, 1000, 2000]
+
+
+@pytest.mark.parametrize(
+    "exclude", [5, [1000], [[1000]], [[1000], 5], {10: [1000]}, ["ab", "cd"]]
+)
+def test_what_is_excluded_is_one_list_a_user(exclude):
+    with pytest.raises(ValueError, match=r"`exclude` must be a list of lists"):
+        model_of().recommend([10, 20], exclude=exclude)
+
+
 # Rows and ids
 
 

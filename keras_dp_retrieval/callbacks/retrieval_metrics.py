@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from keras_dp_retrieval import _checks, metrics
+from keras_dp_retrieval.data.sampled_users import of_some_users
 
 # Keras' own prefix of what was measured on validation data.
 PREFIXES = {"validation": "val_", "test": "test_", "train": "train_"}
@@ -71,6 +72,9 @@ class RetrievalMetrics(keras.callbacks.Callback):
         vectors: Optional function of the model that returns
             `(encode_users, candidate_vectors)`, for a model without the
             methods that `evaluate` wants.
+        max_users: Optional int. Evaluates so many users at most, the same in
+            every epoch. Streamed data needs it.
+        seed: int. Of their draw.
 
     Raises:
         ValueError: If the data has no ratings in that split.
@@ -86,6 +90,8 @@ class RetrievalMetrics(keras.callbacks.Callback):
         split: str = "validation",
         every: int = 1,
         vectors: Callable | None = None,
+        max_users: int | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         self.data = data
@@ -93,7 +99,11 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self.every = _checks.positive_int("every", every)
         metrics.check_function(vectors)
         self.vectors = vectors
-        self._task = metrics.RankingTask.prepare(data, split, ks)
+        self.max_users, self.seed = max_users, seed
+        metrics.check_data(data)
+        self._task = metrics.RankingTask.prepare(
+            of_some_users(data, split, max_users, seed), split, ks
+        )
         self.ks = self._task.ks
 
     def on_train_begin(self, logs=None):
@@ -130,6 +140,8 @@ class RetrievalMetrics(keras.callbacks.Callback):
             "ks": list(self.ks),
             "split": self.split,
             "every": self.every,
+            "max_users": self.max_users,
+            "seed": self.seed,
             "vectors": vectors,
         }
 

@@ -5,6 +5,7 @@ from keras_dp_retrieval.metrics.chance import (
     chance_level,
     warn_if_at_chance,
 )
+from keras_dp_retrieval.metrics.evaluated_data import check_data
 from keras_dp_retrieval.metrics.evaluation import evaluate
 from keras_dp_retrieval.metrics.list_metrics import (
     hit_rate_at_k,
@@ -21,6 +22,7 @@ __all__ = [
     "ChanceAlarm",
     "RankingTask",
     "chance_level",
+    "check_data",
     "check_function",
     "check_protocol",
     "evaluate",

@@ -8,6 +8,7 @@ were divided over devices and processes.
 
 from collections.abc import Callable, Sequence
 
+from keras_dp_retrieval.data.sampled_users import of_some_users
 from keras_dp_retrieval.metrics.evaluated_data import check_data
 from keras_dp_retrieval.metrics.protocol import check_protocol
 from keras_dp_retrieval.metrics.ranking_task import (
@@ -25,6 +26,8 @@ def evaluate(
     *,
     vectors: Callable | None = None,
     allow_trained: bool = False,
+    max_users: int | None = None,
+    seed: int = 0,
     user_chunk_size: int = USER_CHUNK_SIZE,
     candidate_chunk_size: int = CANDIDATE_CHUNK_SIZE,
 ) -> dict[str, float]:
@@ -102,6 +105,10 @@ def evaluate(
             another way then. A `TwoTowerRetrieval` made `for_dataset` knows.
             Interactions that the data set's own train part repeats are no
             reason to refuse: they are left out of the lists.
+        max_users: Optional int. Evaluates so many users at most, drawn at
+            random; by default all. Of streamed data the files are read once,
+            for what these users have in the split and before it.
+        seed: int. Of that draw: the same users for every model.
         user_chunk_size: int. Users ranked at a time, over all devices.
         candidate_chunk_size: int. Candidates scored at a time.
 
@@ -117,6 +124,7 @@ def evaluate(
     """
     check_protocol(model, vectors)
     check_data(data)
+    data = of_some_users(data, split, max_users, seed)
     check = getattr(model, "check_evaluation", None)
     if check is not None:
         check(data, split, allow_trained=allow_trained)

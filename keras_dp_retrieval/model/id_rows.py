@@ -34,6 +34,16 @@ def candidate_rows(model, candidate_ids) -> np.ndarray:
     )
 
 
+def known_candidate_rows(model, candidate_ids) -> np.ndarray:
+    """The same of those that the model knows, in any order."""
+    if not len(candidate_ids):
+        return np.zeros(0, "int32")
+    if model.candidate_vocabulary is None:
+        return candidate_rows(model, candidate_ids)
+    rows = model.candidate_vocabulary.rows(candidate_ids)
+    return rows[rows > 0]
+
+
 def candidate_ids(model, rows) -> np.ndarray:
     """Ids of table rows, of the same shape; -1 or `""` for the row -1."""
     if model.candidate_vocabulary is None:

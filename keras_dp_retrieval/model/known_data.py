@@ -4,12 +4,21 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval.data.ratings import pair_codes
+from keras_dp_retrieval.data.streaming.not_in_memory import (
+    NotInMemory,
+    needs_memory,
+)
 from keras_dp_retrieval.model.candidate_states import states_of
+from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.histories import Histories
 
 
-def arguments_of(data) -> dict:
+def arguments_of(data, given) -> dict:
     """What `TwoTowerRetrieval.for_dataset` tells a model of its data.
+
+    Args:
+        data: A data set.
+        given: dict. The arguments of the model that are given.
 
     Raises:
         ValueError: If `data` is no data set.
@@ -20,11 +29,27 @@ def arguments_of(data) -> dict:
             "`RetrievalDataset.from_interactions(user_ids, candidate_ids)`. "
             f"Received: a {type(data).__name__}, {data!r:.80}."
         )
-    return {
+    known = {
         "candidate_key": data.candidate_key,
         "rating_key": data.rating_key,
-        "histories": Histories.from_interactions(data.seen),
     }
+    if "histories" not in given:
+        known["histories"] = _histories_of(data, given.get("user_tower"))
+    return known
+
+
+def _histories_of(data, user_tower) -> Histories | None:
+    """The interaction histories of a train part; None if it is streamed.
+
+    Args:
+        data: A data set.
+        user_tower: Optional layer, which may need them.
+    """
+    if not isinstance(data, NotInMemory):
+        return Histories.from_interactions(data.seen)
+    if isinstance(user_tower, HistoryTower):
+        raise needs_memory(f"A {type(user_tower).__name__}")
+    return None
 
 
 def make_known(model, data) -> None:

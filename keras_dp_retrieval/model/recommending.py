@@ -32,18 +32,21 @@ USERS_PER_CHUNK = 1024
 CANDIDATES_PER_CHUNK = DEFAULT_CHUNK_SIZE
 
 
-def recommend(model, user_ids, k, exclude_seen, histories):
+def recommend(model, user_ids, k, exclude_seen, histories, exclude):
     """What `TwoTowerRetrieval.recommend` says."""
     k = check_k(k, model.num_candidates)
     _checks.one_of("exclude_seen", exclude_seen, (True, False))
     users = _users(model, user_ids, histories)
+    also_excluded = _excluded(model, exclude, len(users))
     index = model.candidate_index
     search = _index_search(model, index) if index else _tower_search(model)
     found = []
     for part in _parts(len(users), USERS_PER_CHUNK):
         vectors = model.user_vectors(users.inputs(part))
         check_vectors("user", vectors)
-        excluded_rows = users.seen(part) if exclude_seen else None
+        excluded_rows = _joined(
+            users.seen(part) if exclude_seen else None, also_excluded[part]
+        )
         found.append(search(vectors, k, excluded_rows))
     ids, scores = map(np.concatenate, zip(*found, strict=True))
     return ids, scores
@@ -174,6 +177,38 @@ def _users(model, user_ids, histories) -> "_Users":
         [id_rows.candidate_rows(model, history) for history in histories],
         model.user_tower.max_length,
     )
+
+
+def _excluded(model, exclude, num_users) -> list[np.ndarray]:
+    """Rows of the candidates to leave out for each user; [] without any."""
+    if exclude is None:
+        return []
+    lists = list(exclude) if _checks.is_listed(exclude) else None
+    if (
+        lists is None
+        or len(lists) != num_users
+        or not all(map(_checks.is_listed, lists))
+    ):
+        raise ValueError(
+            "`exclude` must be a list of lists of candidate ids, one for each "
+            f"of the {num_users} users. Received: "
+            f"{_checks.shown(exclude):.80}."
+        )
+    return [id_rows.known_candidate_rows(model, ids) for ids in lists]
+
+
+def _joined(seen, also_excluded) -> np.ndarray | None:
+    """Two lists of rows to leave out for each user as one, or None."""
+    if not len(also_excluded):
+        return seen
+    more = _padded(also_excluded)
+    if seen is None:
+        return more
+    width = next_power_of_two(seen.shape[1] + more.shape[1])
+    joined = np.full((len(seen), width), PADDING, "int32")
+    joined[:, : seen.shape[1]] = seen
+    joined[:, seen.shape[1] : seen.shape[1] + more.shape[1]] = more
+    return joined
 
 
 class _KnownUsers:

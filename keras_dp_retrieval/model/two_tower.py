@@ -180,7 +180,9 @@ class TwoTowerRetrieval(PaddedModel):
         """Returns a model of the size of a data set, which knows its ids.
 
         Args:
-            data: `RetrievalDataset`, or one of its children.
+            data: `RetrievalDataset`, or one of its children. A model of a
+                streamed one does not know what users have seen: `recommend`
+                takes it as `exclude`.
             embedding_dimension: int.
             **kwargs: As in the class.
 
@@ -192,7 +194,7 @@ class TwoTowerRetrieval(PaddedModel):
         Raises:
             ValueError: If `data` is something else.
         """
-        known = known_data.arguments_of(data)
+        known = known_data.arguments_of(data, kwargs)
         model = cls(
             data.num_users,
             data.num_candidates,
@@ -500,7 +502,13 @@ class TwoTowerRetrieval(PaddedModel):
 
     @reads
     def recommend(
-        self, user_ids=None, k=10, exclude_seen=True, *, histories=None
+        self,
+        user_ids=None,
+        k=10,
+        exclude_seen=True,
+        *,
+        histories=None,
+        exclude=None,
     ):
         """Returns the k candidates with the highest scores for each user.
 
@@ -513,6 +521,10 @@ class TwoTowerRetrieval(PaddedModel):
             histories: Instead of `user_ids`, for each user a list of
                 candidate ids, oldest first; nobody need have seen the users
                 before. Needs a user tower that takes histories.
+            exclude: Optional, for each user a list of candidate ids that are
+                left out as well, such as what was seen since the model was
+                trained. Those that the model does not know are in no list
+                anyway.
 
         Returns:
             `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
@@ -527,7 +539,7 @@ class TwoTowerRetrieval(PaddedModel):
                 NaN or infinite, as after a training that diverged.
         """
         return recommending.recommend(
-            self, user_ids, k, exclude_seen, histories
+            self, user_ids, k, exclude_seen, histories, exclude
         )
 
     @property

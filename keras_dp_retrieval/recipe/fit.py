@@ -8,6 +8,7 @@ import numpy as np
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.callbacks import ShuffleTies
 from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import trials
@@ -68,6 +69,7 @@ def fit_recipe(
     ```
     """
     distribution.require_jax("`fit_recipe`")
+    refuse_streamed("`fit_recipe`", data)
     _checks.instance("data", data, RetrievalDataset)
     seed = _checks.non_negative_int("seed", seed)
     _checks.flag("tune", tune)

@@ -12,6 +12,7 @@ from keras_dp_retrieval.callbacks import (
     RetrievalMetrics,
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.tuning import _keras_tuner, ranges, snippets
 from keras_dp_retrieval.tuning.progress import EpochHooks, TrialProgress
@@ -87,6 +88,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         tunable: bool = True,
     ):
         super().__init__(name=name, tunable=tunable)
+        refuse_streamed("`RetrievalHyperModel`", data)
         self.data = _checks.instance("data", data, RetrievalDataset)
         self.embedding_dimension = ranges.positive_ints(
             "embedding_dimension", embedding_dimension

@@ -12,7 +12,7 @@ class NotInMemory:
     """The methods of a data set that need all interactions at once."""
 
     def ratings(self, split: str) -> NoReturn:
-        """Raises a ValueError; see `sample`."""
+        """Raises a ValueError; `evaluate` takes `max_users`."""
         raise needs_memory(
             "`ratings`", "`evaluate(..., max_users=...)` looks at some users."
         )
@@ -25,7 +25,7 @@ class NotInMemory:
         )
 
     def seen_before(self, split: str) -> NoReturn:
-        """Raises a ValueError; see `sample`."""
+        """Raises a ValueError; `evaluate` takes `max_users`."""
         raise needs_memory(
             "`seen_before`",
             "`evaluate(..., max_users=...)` looks at some users.",

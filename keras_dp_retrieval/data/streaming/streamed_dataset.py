@@ -12,6 +12,7 @@ from keras_dp_retrieval.data import arguments, dataset_options, pipelines
 from keras_dp_retrieval.data.parts import PARTS
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.row_padding import padded_size
+from keras_dp_retrieval.data.sampled_users import SampledUsers, chosen_users
 from keras_dp_retrieval.data.streaming.block_columns import BlockColumns
 from keras_dp_retrieval.data.streaming.id_lookup import IdLookup
 from keras_dp_retrieval.data.streaming.moments import Moments, find_moments
@@ -26,6 +27,9 @@ from keras_dp_retrieval.data.streaming.streamed_batches import (
     StreamedBatches,
 )
 from keras_dp_retrieval.data.streaming.survey import IDS, survey
+from keras_dp_retrieval.data.streaming.user_sample import (
+    interactions_of_users,
+)
 from keras_dp_retrieval.data.streaming.window_reader import PartReader
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
@@ -345,6 +349,33 @@ class StreamedDataset(NotInMemory):
             made = self.batches(split).as_dataset()
             self._made[split] = (num_rows, made)
         return self._made[split][1]
+
+    def of_some_users(
+        self, split: str, max_users: int, seed: int = 0
+    ) -> SampledUsers:
+        """Returns what an evaluation reads, of some users of a part.
+
+        The files are read once.
+
+        Args:
+            split: str. The part.
+            max_users: int. How many of its users at most.
+            seed: int. Of their draw.
+        """
+        part = PARTS.index(_checks.one_of("split", split, PARTS))
+        rows = np.flatnonzero(self.user_counts(split))
+        is_chosen = np.zeros(self.num_users, bool)
+        is_chosen[chosen_users(rows, max_users, seed)] = True
+        up_to = self._survey.block_counts[:, : part + 1]
+        ratings, seen = interactions_of_users(
+            self._columns,
+            self._moments,
+            self._lookups,
+            is_chosen,
+            np.flatnonzero(up_to.any(axis=1)),
+            part,
+        )
+        return SampledUsers(self, split, ratings, seen)
 
     # Where it comes from and goes to.
 

@@ -1,0 +1,55 @@
+"""Trains on a streamed folder and writes down what came out.
+
+Usage: train_streamed.py FOLDER OUTPUT.npz PORT NUM_PROCESSES PROCESS_ID
+"""
+
+import os
+import sys
+
+folder, output, port, num_processes, process_id = sys.argv[1:]
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+
+import keras
+import numpy as np
+
+if int(num_processes) > 1:
+    keras.distribution.initialize(
+        f"localhost:{port}", int(num_processes), int(process_id)
+    )
+
+import keras_dp_retrieval as kdr
+from keras_dp_retrieval.data.streaming.window_reader import PartReader
+
+keras.utils.set_random_seed(1)
+kdr.data_parallel()
+data = kdr.RetrievalDataset.from_parquet(
+    folder,
+    streaming=True,
+    timestamp_column="timestamp",
+    # Padded for 1, 2 and 3 processes, and in the last batch.
+    batch_size=32,
+)
+model = kdr.TwoTowerRetrieval.for_dataset(data, 8)
+model.compile(keras.optimizers.Adagrad(0.5), steps_per_execution=4)
+model.build()
+pieces = []
+plain = PartReader.read
+PartReader.read = lambda self, found: (
+    pieces.extend(found),
+    plain(self, found),
+)[1]
+history = model.fit(data.train, epochs=2, verbose=0).history
+num_read = len(pieces)
+history |= model.fit(
+    data.train, validation_data=data.validation, verbose=0
+).history
+metrics = kdr.evaluate(model, data, max_users=30)
+np.savez(
+    output,
+    num_read=num_read,
+    loss=history["loss"],
+    val_loss=history["val_loss"],
+    metrics=list(metrics.values()),
+    users=model.encode_users(data.user_vocabulary.ids),
+)
