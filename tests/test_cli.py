@@ -76,8 +76,8 @@ def test_saved_model_recommends(synthetic_training):
             ("train", "--objective", "rating", "--learning-rate", "0"),
             "`--learning-rate` must be a finite number in (0",
         ),
-        (("train", "--data-dir", "/nowhere"), "`data_dir` must exist"),
-        (("train", "--version", "2k"), "`version` must be one of '100k'"),
+        (("train", "--data-dir", "/nowhere"), "`--data-dir` must exist"),
+        (("train", "--version", "2k"), "`--version` must be one of '100k'"),
         (("devices", "--virtual-devices", "0"), "must be a whole number"),
     ],
 )
@@ -110,6 +110,26 @@ def test_train_falls_back_to_synthetic_data_and_says_so(
 # Options
 
 
+OWN_DATA = [
+    ("--interactions", "nowhere.csv"),
+    ("--interactions", ""),
+    ("--interactions", "a_file", "--version", "100k"),
+    ("--interactions", "a_file", "--source", "tfds"),
+    ("--interactions", "a_file", "--data-dir", "folder.keras"),
+    ("--user-column", "user"),
+    ("--filter", "event=purchase"),
+    ("--candidates", "a_file"),
+    ("--interactions", "a_file", "--candidates", "nowhere.csv"),
+    ("--interactions", "a_file", "--title-column", "title"),
+    ("--interactions", "a_file", "--filter", "purchase"),
+    ("--interactions", "a_file", "--filter", "=purchase"),
+    ("--interactions", "a_file", "--repeated", "often"),
+    ("--interactions", "a_file", "--repeated", "sum"),
+    ("--interactions", "a_file", "--rating-range", "1"),
+    ("--interactions", "a_file", "--rating-range", "5", "1"),
+    ("--interactions", "a_file", "--rating-range", "1", "nan"),
+    ("--interactions", "a_file", "--split", "tomorrow"),
+]
 NONSENSE = {
     "train": [
         *[("--epochs", value) for value in ("-1", "0", "many", "1.5")],
@@ -130,6 +150,7 @@ NONSENSE = {
         ("--log-dir", ""),
         ("--objective", "fun"),
         ("--colour", "red"),
+        *OWN_DATA,
     ],
     "tune": [
         *[("--max-trials", value) for value in ("0", "-1")],
@@ -144,15 +165,26 @@ NONSENSE = {
         ("--plot", "trials"),
         ("--plot", "nowhere/trials.png"),
         ("--directory", "a_file"),
+        *OWN_DATA,
     ],
     "evaluate": [
         (),
         ("a_file", "--batch-size", "0"),
         ("a_file", "--seed", "-1"),
         ("nowhere.keras",),
+        *(("a_file", *options) for options in OWN_DATA),
     ],
     "recommend": [
         ("a_file",),
+        ("a_file", "1", "--history", "1"),
+        ("a_file", "--history"),
+        ("a_file", "--users", "nowhere"),
+        ("a_file", "1", "--users", "a_file"),
+        ("a_file", "1", "--user-column", "user"),
+        *[
+            ("a_file", "1", "--output", output)
+            for output in ("lists.txt", "lists", "", "a_file/lists.csv")
+        ],
         ("nowhere.keras", "1"),
         ("a_file", "1", "-k", "0"),
         ("a_file", "1", "-k", "x"),

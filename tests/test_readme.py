@@ -4,6 +4,7 @@ import functools
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval import cli
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
@@ -53,6 +55,49 @@ def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
     np.testing.assert_array_equal(ids, names["ids"])
     np.testing.assert_allclose(scores, names["scores"], rtol=1e-6)
     assert names["throughput"].history[0]["num_devices"] == 8
+
+
+def test_the_commands_run_on_a_file_of_ones_own(
+    monkeypatch, on_devices, tmp_path, capsys
+):
+    section = README.read_text().split("## On the command line")[1]
+    commands = re.findall(
+        r"^    keras-dp-retrieval (.*shop.*|recommend.*)$", section, re.M
+    )
+    assert len(commands) == 5
+    write_shop(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kdr, "data_parallel", lambda: on_devices(1))
+    monkeypatch.setattr(
+        kdr,
+        "fit_recipe",
+        functools.partial(kdr.fit_recipe, epochs=1, embedding_dimension=8),
+    )
+    for command in commands:
+        assert cli.main(shlex.split(command)) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "filters kept 90 of 180 rows" in said
+    assert len(re.findall("^Recommended for", said, re.M)) == 1 + 3
+    assert re.search(r" tea  Tea of the house$", said, re.M)
+    assert (tmp_path / "lists.parquet").exists()
+
+
+def write_shop(folder):
+    """The files that the commands read."""
+    things = ["tea", "jam", "oats", "rye", "milk", "eggs", "salt", "soap"]
+    names = [f"{kind}{n}" for n in range(9) for kind in ("ann", "bob")]
+    names = ["ann", "bob", *names][:18]
+    rng = np.random.default_rng(0)
+    rows = [
+        f"{names[n % 18]},{rng.choice(things)},{event},2026-03-{1 + n // 6:02}"
+        for n in range(90)
+        for event in ("view", "purchase")
+    ]
+    header = "user,item,event,date"
+    (folder / "shop.csv").write_text("\n".join([header, *rows]))
+    titles = [f"{one},{one.title()} of the house" for one in things]
+    (folder / "products.csv").write_text("\n".join(["id,name", *titles]))
+    (folder / "users.csv").write_text("user\nann\nbob\n")
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.cli import (
+    data_arguments,
     devices_command,
     evaluate_command,
     options,
@@ -20,7 +21,8 @@ from keras_dp_retrieval.cli import (
 
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
-# Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`.
+# Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`; and
+# `check(args)` where options have to go together.
 COMMANDS = {
     "train": train_command,
     "evaluate": evaluate_command,
@@ -50,12 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     was not understood, with one line on `stderr` that says why; 130 where it
     was interrupted, with one that says what is left.
     """
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     warnings.showwarning = _print_warning
     if hasattr(sys.stdout, "reconfigure"):
         # Also in a file, what is done is seen when it is done.
         sys.stdout.reconfigure(line_buffering=True)
     try:
+        args.check(args)
         options.check(args)
         _use_virtual_devices(args.virtual_devices)
         return args.run(args)
@@ -69,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_error(message: str):
-    one_line = " ".join(message.split())
+    one_line = " ".join(data_arguments.in_flags(message).split())
     print(f"keras-dp-retrieval: {one_line}", file=sys.stderr)
 
 
@@ -77,6 +80,20 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message):
         """Says it in one line; argparse would put all options before it."""
         self.exit(2, f"{self.prog}: {message}. See `{self.prog} --help`.\n")
+
+
+def _parse(argv) -> argparse.Namespace:
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    # Before Python 3.12, an argument that may be absent is taken for absent
+    # where an option comes before it.
+    if rest and not any(word.startswith("-") for word in rest):
+        if getattr(args, "user_ids", None) is not None:
+            args.user_ids += rest
+            return args
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args
 
 
 def _parser() -> _Parser:
@@ -96,13 +113,14 @@ def _parser() -> _Parser:
         command = commands.add_parser(
             name, parents=[everywhere], help=module.HELP
         )
-        command.set_defaults(run=module.run)
+        check = getattr(module, "check", lambda _: None)
+        command.set_defaults(run=module.run, check=check)
         module.add_arguments(command)
     return parser
 
 
 def _print_warning(message, *_):
-    print(f"Note: {message}")
+    print(f"Note: {data_arguments.in_flags(str(message))}")
 
 
 def _use_virtual_devices(count: int | None):

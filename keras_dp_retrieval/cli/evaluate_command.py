@@ -2,7 +2,10 @@
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.cli import inputs, printing
-from keras_dp_retrieval.cli.data_arguments import add_data_arguments
+from keras_dp_retrieval.cli.data_arguments import (
+    add_data_arguments,
+    check_data_arguments,
+)
 
 HELP = "metrics of a saved model"
 
@@ -11,8 +14,8 @@ def add_arguments(parser):
     parser.add_argument("model", help="a file that `train` saved")
     add_data_arguments(
         parser,
-        version_default=None,
-        split_help="which test part; that which `train` held out by default",
+        "which test part; that which `train` held out by default, as all else "
+        "about the data but the name of the file",
     )
     parser.add_argument("--seed", type=int, help="likewise")
     parser.add_argument(
@@ -22,10 +25,14 @@ def add_arguments(parser):
     )
 
 
+def check(args) -> None:
+    check_data_arguments(args, known=True)
+
+
 def run(args) -> int:
     model = inputs.load_model(args.model)
     data = _load_data_of(model, args)
-    print(f"Data: {data.description}")
+    printing.print_data(data)
     metrics = kdr.evaluate(
         model, data, split="test", allow_trained=args.allow_trained
     )
@@ -36,7 +43,30 @@ def run(args) -> int:
 def _load_data_of(model, args):
     """The data set that the model was made for, unless told otherwise."""
     known = model.trained_on or {}
-    if "version" not in known:
+    # A model that was made in Python may call the candidates otherwise.
+    options = {"candidate_key": model.candidate_key}
+    if args.interactions is None:
+        _choose_movielens(known, args)
+        options = {}
+    if args.seed is None:
+        args.seed = known.get("seed", 42)
+    for name in ("test_fraction", "validation_fraction"):
+        if name in known:
+            options[name] = known[name]
+    split = args.split or known.get("split")
+    return inputs.load_data(args, split, known.get("file"), **options)
+
+
+def _choose_movielens(known, args):
+    """Completes the options by what a model says of its data."""
+    if known and "version" not in known:
+        name = known.get("file", {}).get("name", "FILE")
+        raise ValueError(
+            "A model must be evaluated on the data that it was trained on. "
+            f"Received: a model of {known['data']}, and MovieLens. Name the "
+            f"file with `--interactions {name}`."
+        )
+    if not known:
         print(
             "Note: the file does not say which split of MovieLens it was "
             "trained on, so that nobody can tell whether it was trained on "
@@ -45,13 +75,4 @@ def _load_data_of(model, args):
     # The order of the rows, and so a random split, depends on the source.
     if args.source is None and args.data_dir is None:
         args.source = known.get("source")
-    args.version = args.version or known.get("version", "100k")
-    if args.seed is None:
-        args.seed = known.get("seed", 42)
-    fractions = {
-        name: known[name]
-        for name in ("test_fraction", "validation_fraction")
-        if name in known
-    }
-    split = args.split or known.get("split", "random")
-    return inputs.load_data(args, split, **fractions)
+    args.version = args.version or known.get("version")

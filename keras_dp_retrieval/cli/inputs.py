@@ -4,37 +4,82 @@ import os
 import pathlib
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval.cli.data_arguments import in_flags
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
+from keras_dp_retrieval.data.file_dataset import FileReading, dataset_from_file
+from keras_dp_retrieval.data.readers.id_files import read_user_ids
+from keras_dp_retrieval.data.readers.text_conditions import parse_conditions
 
 
 def load_model(path):
     return kdr.TwoTowerRetrieval.load(path)
 
 
-def load_data(args, split: str, **fractions):
-    """The data set asked for, or else the best one that is there."""
+def read_users(path, user_column: str | None):
+    """The ids of the users of a file, `(n,)`, in their order."""
+    return read_user_ids(path, user_column or "auto")
+
+
+def load_data(args, split: str | None = None, reading=None, **options):
+    """The data set asked for: of a file, or of MovieLens.
+
+    Args:
+        args: `argparse.Namespace` of `data_arguments.add_data_arguments`.
+        split: Optional str. By default what suits the data.
+        reading: Optional dict. How the file was read before, for what is not
+            in `args`.
+        **options: As in `RetrievalDataset`.
+    """
     _import_tensorflow_quietly()
     options = {
-        "data_dir": args.data_dir,
         "batch_size": args.batch_size or 1000,
         "seed": args.seed,
-        "split": split,
-        **fractions,
+        **options,
     }
+    if args.interactions is None:
+        return _load_movielens(args, split=split or "random", **options)
+    told = {
+        **vars(args),
+        "conditions": args.filter and parse_conditions("--filter", args.filter),
+    }
+    return dataset_from_file(
+        args.interactions,
+        FileReading.of(told, otherwise=reading or {}),
+        candidates=args.candidates,
+        title_column=args.title_column or "auto",
+        split=split,
+        **options,
+    )
+
+
+def check_ratings(data, objectives) -> None:
+    """Raises a ValueError if a rating is to be learned and there is none."""
+    if "rating" in objectives and data.ratings("train").ratings is None:
+        raise ValueError(
+            "`--objective rating` learns from ratings. Received: data without "
+            "ratings that differ. Name their column with `--rating-column "
+            "NAME`, or use another objective."
+        )
+
+
+def _load_movielens(args, **options):
+    """MovieLens, or else the best that is there."""
+    version = args.version or "100k"
+    options["data_dir"] = args.data_dir
     source = args.source or _source_of(args.data_dir)
-    data = kdr.MovieLensRetrievalDataset(args.version, source=source, **options)
+    data = kdr.MovieLensRetrievalDataset(version, source=source, **options)
     try:
         data.num_users  # noqa: B018, reads the ratings.
     except RuntimeError as error:
         if args.source or args.data_dir:
             raise  # Asked for by name: nothing else will do.
         print(
-            f"MovieLens could not be reached: {error}\n"
+            f"MovieLens could not be reached: {in_flags(str(error))}\n"
             "Going on with SYNTHETIC data of the same shape. Every figure "
             "below is about made-up ratings, not about MovieLens."
         )
         data = kdr.MovieLensRetrievalDataset(
-            args.version, source="synthetic", **options
+            version, source="synthetic", **options
         )
     return data
 

@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 from keras_dp_retrieval import _checks, report
+from keras_dp_retrieval.cli import list_files
 
 # XLA takes more, but every device has threads of its own.
 MOST_VIRTUAL_DEVICES = 1024
@@ -22,7 +23,7 @@ def check(args) -> None:
     """
     for name, rule in _RULES.items():
         given = getattr(args, name, None)
-        option = "-k" if name == "k" else "--" + name.replace("_", "-")
+        option = _FLAGS.get(name, "--" + name.replace("_", "-"))
         for value in given if isinstance(given, list) else [given]:
             if value is not None:
                 rule(option, value)
@@ -111,6 +112,20 @@ def _try_to_write(option, path, folder, prefix="", suffix=""):
         ) from error
 
 
+def _lists_file(option, path):
+    suffix = os.path.splitext(path)[1]
+    if suffix not in list_files.SUFFIXES:
+        raise ValueError(
+            f"`{option}` must be a file that ends in "
+            f"{' or '.join(list_files.SUFFIXES)}. Received: {path!r}."
+        )
+    target = _target(option, path)
+    _try_to_write(option, path, target.parent, f".{target.stem}.", suffix)
+
+
+# Those that are not called as what they become.
+_FLAGS = {"k": "-k", "lists": "--output"}
+
 _RULES = {
     "virtual_devices": _virtual_devices,
     "epochs": _checks.positive_int,
@@ -123,6 +138,7 @@ _RULES = {
     "learning_rate": _positive_number,
     "temperature": _positive_number,
     "output": _model_file,
+    "lists": _lists_file,
     "figure": _figure_file,
     "plot": _figure_file,
     "log_dir": _folder,

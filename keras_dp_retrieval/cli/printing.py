@@ -1,21 +1,37 @@
-"""Metrics and recommendations as lines of text."""
+"""Data, metrics and recommendations as lines of text."""
 
 import numpy as np
 
 
+def print_data(data):
+    """What the data are, and what was done to read and split them."""
+    print("Data: " + data.description.replace("; ", "\n      "))
+
+
 def print_metrics(metrics: dict, data):
     mark = synthetic_mark(data)
-    print(f"Test part, whole catalogue, seen movies left out{mark}:")
+    print(f"Test part, whole catalogue, seen items left out{mark}:")
     for name, value in metrics.items():
         print(f"  {name:32} {value:.4f}")
 
 
 def print_list(model, user, ids, scores, mark=""):
-    print(f"Recommended for user {user}{mark}:")
-    for candidate, score in zip(ids, scores, strict=True):
-        if np.isfinite(score):
-            title = model.candidate_titles.get(candidate, "")
-            print(f"  {score:7.3f}  {candidate:>6}  {title}")
+    """One list; what fills it up has no score.
+
+    Args:
+        model: `TwoTowerRetrieval`, for the titles.
+        user: The user's id, or how to call them.
+        ids: `(k,)`.
+        scores: `(k,)`.
+        mark: str. What else to say in the heading.
+    """
+    print(f"Recommended for {user}{mark}:")
+    found = np.isfinite(scores)
+    ids, scores = np.asarray(ids)[found].tolist(), scores[found]
+    width = max([6, *(len(str(one)) for one in ids)])
+    for one, score in zip(ids, scores, strict=True):
+        title = model.candidate_titles.get(one, "")
+        print(f"  {score:7.3f}  {one!s:>{width}}  {title}".rstrip())
 
 
 def synthetic_mark(data) -> str:

@@ -1,4 +1,4 @@
-"""`train`: trains on MovieLens, evaluates, and saves the model."""
+"""`train`: trains on your file or on MovieLens, and saves the model."""
 
 import sys
 
@@ -7,14 +7,22 @@ import numpy as np
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.cli import inputs, printing
-from keras_dp_retrieval.cli.data_arguments import add_data_arguments
+from keras_dp_retrieval.cli.data_arguments import (
+    SPLIT_HELP,
+    add_data_arguments,
+    check_data_arguments,
+)
 from keras_dp_retrieval.cli.interruption import LastWholeEpoch
 
-HELP = "train on MovieLens and save the model"
+HELP = "train on your interactions, or on MovieLens, and save the model"
 
 
 def add_arguments(parser):
-    add_data_arguments(parser)
+    add_data_arguments(
+        parser,
+        SPLIT_HELP + "; of MovieLens the tutorial's own with `--objective "
+        "rating`",
+    )
     parser.add_argument(
         "--objective",
         choices=["recipe", "rating", "full_softmax", "in_batch_softmax"],
@@ -34,25 +42,32 @@ def add_arguments(parser):
     parser.add_argument("--log-dir", help="for TensorBoard and `report`")
     parser.add_argument(
         "--output",
-        default="movies.keras",
         metavar="FILE",
-        help="movies.keras by default; Ctrl-C saves what the last whole epoch "
-        "left as movies.interrupted.keras instead",
+        help="model.keras by default, of MovieLens movies.keras; Ctrl-C saves "
+        "what the last whole epoch left as model.interrupted.keras instead",
     )
 
 
-def run(args) -> int:
+def check(args) -> None:
+    check_data_arguments(args)
+    if args.output is None:
+        is_movielens = args.interactions is None
+        args.output = "movies.keras" if is_movielens else "model.keras"
     if args.objective == "recipe" and args.steps_per_execution is not None:
         raise ValueError(
             "`--steps-per-execution` goes with an `--objective` other than "
             "`recipe`, which chooses its own. Received: "
             f"--steps-per-execution {args.steps_per_execution}."
         )
+
+
+def run(args) -> int:
     data = inputs.load_data(args, _split_of(args))
+    inputs.check_ratings(data, [args.objective])
     keras.utils.set_random_seed(args.seed)
     mesh = kdr.data_parallel().device_mesh
     print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")
-    print(f"Data: {data.description}")
+    printing.print_data(data)
     throughput = kdr.DistributionAwareCallback(log_dir=args.log_dir)
     last_epoch = LastWholeEpoch()
     fit = _fit_recipe if args.objective == "recipe" else _fit_objective
@@ -115,12 +130,14 @@ def _fit_objective(data, args, callbacks):
     return model
 
 
-def _split_of(args) -> str:
+def _split_of(args) -> str | None:
     """The split asked for; the tutorial's recipe has its own."""
-    if args.split:
-        return args.split
-    is_tutorial = args.objective == "rating" and args.version == "100k"
-    return "tutorial" if is_tutorial else "random"
+    is_tutorial = (
+        args.interactions is None
+        and args.objective == "rating"
+        and args.version in (None, "100k")
+    )
+    return args.split or ("tutorial" if is_tutorial else None)
 
 
 def _print_recommendations(model, data, num_users: int):
@@ -132,5 +149,9 @@ def _print_recommendations(model, data, num_users: int):
     ids, scores = model.recommend(users, k=10)
     for user, user_ids, user_scores in zip(users, ids, scores, strict=True):
         printing.print_list(
-            model, user, user_ids, user_scores, printing.synthetic_mark(data)
+            model,
+            f"user {user}",
+            user_ids,
+            user_scores,
+            printing.synthetic_mark(data),
         )

@@ -2,8 +2,11 @@
 
 import pathlib
 
-from keras_dp_retrieval.cli import inputs
-from keras_dp_retrieval.cli.data_arguments import add_data_arguments
+from keras_dp_retrieval.cli import inputs, printing
+from keras_dp_retrieval.cli.data_arguments import (
+    add_data_arguments,
+    check_data_arguments,
+)
 
 HELP = "search for good hyperparameters"
 
@@ -70,10 +73,16 @@ def _add_search_arguments(parser):
     )
 
 
+def check(args) -> None:
+    check_data_arguments(args)
+
+
 def run(args) -> int:
-    # Choosing by the test part would make its figures too good.
-    data = inputs.load_data(args, args.split or "random")
-    print(f"Data: {data.description}")
+    # Not the tutorial's split: choosing by the test part would make its
+    # figures too good.
+    data = inputs.load_data(args, args.split)
+    inputs.check_ratings(data, args.objective)
+    printing.print_data(data)
     # Importing it takes seconds.
     from keras_dp_retrieval import tuning
 

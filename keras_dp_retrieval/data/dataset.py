@@ -141,7 +141,8 @@ class RetrievalDataset(SplitDataset):
         return self._raw_data
 
     def _shown(self) -> str:
-        return f"{len(self._raw_data.interactions):,} interactions"
+        of_file = f" of {self._origin['name']}" if self._origin else ""
+        return f"{len(self._raw_data.interactions):,} interactions{of_file}"
 
     # Where it comes from and goes to.
 
@@ -390,6 +391,13 @@ class RetrievalDataset(SplitDataset):
         raw, note = read
         made = cls._from_raw(raw, options)
         made._source_note = note
+        return made
+
+    @classmethod
+    def _of_file(cls, raw: RawRatings, origin: Mapping, note: str, options):
+        """A data set from a file, for `file_dataset`, which chose the rest."""
+        made = cls._from_table((raw, note), options)
+        made._origin = origin
         return made
 
     @classmethod

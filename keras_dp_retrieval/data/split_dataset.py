@@ -43,6 +43,7 @@ class SplitDataset:
     rating_range: tuple[float, float]
     is_synthetic: bool
     _source_note = ""  # What was done to a file, for the description.
+    _origin: Mapping | None = None  # How a file was read, for the fingerprint.
 
     def _set_options(self, **options):
         for name, value in dataset_options.checked_options(**options).items():
@@ -159,12 +160,14 @@ class SplitDataset:
         """Which interactions these are and how they are split, for JSON.
 
         `"data"` says in words where they are from; `"train"` is a hash of the
-        rows that are learned from; the others are arguments of the class.
+        rows that are learned from; `"file"`, where there is one, how it was
+        read by the command line; the others are arguments of the class.
         Models made `for_dataset` keep it as `trained_on`.
         """
-        return descriptions.fingerprint(
+        told = descriptions.fingerprint(
             self.ratings("train"), self._shown(), self._options()
         )
+        return told if self._origin is None else {**told, "file": self._origin}
 
     def candidate_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_candidates,)` int64: interactions of each row."""

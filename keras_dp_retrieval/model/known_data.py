@@ -83,8 +83,7 @@ def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
             f"{split!r} part were trained on, so that the figures would be "
             f"too good. The model was trained on {describe(model.trained_on)}."
             f" Received: {describe(fingerprint_of(data))}. Evaluate on the "
-            "split that it was trained on, or pass `allow_trained=True` "
-            "(`--allow-trained`)."
+            "split that it was trained on, or pass `allow_trained=True`."
         )
 
 

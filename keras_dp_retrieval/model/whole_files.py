@@ -16,8 +16,8 @@ from keras_dp_retrieval import distribution
 # How long the other processes wait for process 0 to write the file.
 TIMEOUT_SECONDS = 600.0
 
-# The end of a temporary file's name.
-_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.tmp\.keras")
+# A temporary file's name, between that of the file and the suffix.
+_LEFTOVER = re.compile(r"\.[0-9a-f]{12}\.tmp")
 
 # How often each path has been saved to: the processes run the same program,
 # so their numbers agree.
@@ -25,13 +25,18 @@ _saves: collections.defaultdict = collections.defaultdict(itertools.count)
 
 
 @contextlib.contextmanager
-def renamed_when_whole(filepath):
-    """Gives a temporary path, whose file takes the place of `filepath`."""
+def renamed_when_whole(filepath, suffix: str = ".keras"):
+    """Gives a temporary path, whose file takes the place of `filepath`.
+
+    Args:
+        filepath: Path.
+        suffix: str. The end of the temporary path.
+    """
     target = pathlib.Path(os.path.realpath(filepath))
-    _remove_leftovers(target)
+    _remove_leftovers(target, suffix)
     # In the same folder: a file cannot be renamed on to another disk.
     temporary = target.with_name(
-        f".{target.stem}.{uuid.uuid4().hex[:12]}.tmp.keras"
+        f".{target.stem}.{uuid.uuid4().hex[:12]}.tmp{suffix}"
     )
     # What nobody else may read must not be readable for a moment either.
     mode = target.stat().st_mode & 0o7777 if target.exists() else None
@@ -54,12 +59,14 @@ def renamed_when_whole(filepath):
         _flush(target.parent)
 
 
-def _remove_leftovers(target: pathlib.Path):
-    """Removes what processes left that were killed while they saved."""
+def _remove_leftovers(target: pathlib.Path, suffix: str):
+    """Removes what processes left that were killed while they wrote."""
     if os.name != "posix":
         return  # Without locks, nobody can tell them from those in use.
-    for path in target.parent.glob(f".{glob.escape(target.stem)}.*.tmp.keras"):
-        if not _LEFTOVER.fullmatch(path.name.removeprefix(f".{target.stem}")):
+    before = f".{target.stem}"
+    for path in target.parent.glob(f"{glob.escape(before)}.*.tmp{suffix}"):
+        middle = path.name.removeprefix(before).removesuffix(suffix)
+        if not _LEFTOVER.fullmatch(middle):
             continue
         with contextlib.suppress(OSError):  # In use, or not ours.
             handle = os.open(path, os.O_RDONLY)

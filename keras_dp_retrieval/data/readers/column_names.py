@@ -26,6 +26,10 @@ _KNOWN = {
         *("unixreviewtime", "eventtime", "createdat"),
     ),
     "weights": ("weight", "weights", "sampleweight"),
+    "titles": (
+        *("title", "titles", "name", "candidatetitle", "itemtitle", "itemname"),
+        *("producttitle", "productname", "movietitle", "booktitle"),
+    ),
 }
 _KEYWORDS = {
     "user_ids": "user_column",
@@ -33,7 +37,12 @@ _KEYWORDS = {
     "ratings": "rating_column",
     "timestamps": "timestamp_column",
     "weights": "weight_column",
+    "titles": "title_column",
 }
+_REMEDY = (
+    "Name them with `user_column=...`, `candidate_column=...`, "
+    "`rating_column=...`, `timestamp_column=...` and `weight_column=...`."
+)
 
 
 def named_columns(*names) -> dict:
@@ -84,7 +93,8 @@ def found_columns(
             continue
         if name == AUTO:
             taken = [*columns.values(), *wanted.values()]
-            name = _find(key, [one for one in there if one not in taken], what)
+            left = [one for one in there if one not in taken]
+            name = find_column(key, left, what)
             if name is None and key in ("user_ids", "candidate_ids"):
                 name = _KNOWN[key][0]  # Missing, as is said below.
             elif name is None:
@@ -96,7 +106,17 @@ def found_columns(
     return wanted, f"found {', '.join(notes)}" if notes else ""
 
 
-def _find(key: str, there: list, what: str):
+def find_column(key: str, there: Sequence, what: str):
+    """Returns the column that is called as such columns are, or None.
+
+    Args:
+        key: str. `"user_ids"` or another of the columns, or `"titles"`.
+        there: The names of all columns that there are.
+        what: str. How errors call where they are.
+
+    Raises:
+        ValueError: If there are several, none of them of the usual name.
+    """
     usual, *others = _KNOWN[key]
     if usual in there:
         return usual
@@ -115,22 +135,23 @@ def _find(key: str, there: list, what: str):
     return found[0] if found else None
 
 
-def check_names(wanted: Iterable, there: Sequence, what: str) -> None:
+def check_names(
+    wanted: Iterable, there: Sequence, what: str, remedy: str = _REMEDY
+) -> None:
     """Raises a ValueError unless each column that is wanted is there once.
 
     Args:
         wanted: The names of the columns that are wanted.
         there: The names of all columns.
         what: str. How the error calls where they are.
+        remedy: str. What would work.
     """
     wanted, there = list(wanted), list(there)
     missing = [name for name in wanted if name not in there]
     if missing:
         raise ValueError(
             f"{what} must have the columns {wanted}. Missing: "
-            f"{missing}. There are: {there}. Name them with `user_column=...`, "
-            "`candidate_column=...`, `rating_column=...`, "
-            "`timestamp_column=...` and `weight_column=...`."
+            f"{missing}. There are: {there}. {remedy}"
         )
     twice = [name for name in wanted if there.count(name) > 1]
     if twice:

@@ -161,12 +161,24 @@ def _exact(text: str) -> int | float:
         return float(text)
 
 
+class _Texts(_Column):
+    """Texts as they are, those that are empty included."""
+
+    def add(self, column) -> None:
+        self._texts.append(column)
+
+    def finish(self):
+        chunks = [chunk for one in self._texts for chunk in one.chunks]
+        return pyarrow.chunked_array(chunks, pyarrow.string())
+
+
 BUILDERS = {
     "user_ids": _Ids,
     "candidate_ids": _Ids,
     "ratings": _Ratings,
     "timestamps": _Timestamps,
     "weights": _Ratings,
+    "titles": _Texts,
 }
 
 

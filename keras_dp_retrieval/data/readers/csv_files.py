@@ -13,7 +13,6 @@ from pyarrow import csv as arrow_csv
 from keras_dp_retrieval.data.raw_data import RawRatings
 from keras_dp_retrieval.data.readers.column_names import (
     AUTO,
-    check_names,
     found_columns,
 )
 from keras_dp_retrieval.data.readers.csv_columns import BUILDERS
@@ -52,10 +51,10 @@ def from_csv(
         `(raw, notes)`: the interactions, and what was done to get them.
     """
     with open_text(path) as pieces:
-        separator, header = _header(pieces.first_line(), columns)
+        separator, header = header_of(pieces.first_line(), columns)
         wanted, *notes = found_columns(columns, header, pieces.what)
         if row_filter is not None:
-            check_names(row_filter.names, header, pieces.what)
+            row_filter.check_names(header, pieces.what)
         table = Table(wanted, header, separator, row_filter)
         read = table.read(pieces)
         if row_filter is not None:
@@ -63,8 +62,14 @@ def from_csv(
     return RawRatings(**read, name=str(path)), notes
 
 
-def _header(first: str, columns: Mapping) -> tuple[str, list[str]]:
-    """Returns the separator of a file, and the names of its columns."""
+def header_of(first: str, columns: Mapping) -> tuple[str, list[str]]:
+    """Returns the separator of a file, and the names of its columns.
+
+    Args:
+        first: str. Its first line.
+        columns: dict. Its values are the names that must be there, or None or
+            `"auto"`.
+    """
     wanted = {name for name in columns.values() if name not in (None, AUTO)}
     found = [
         (separator, next(csv.reader([first], delimiter=separator), []))

@@ -11,7 +11,6 @@ from keras_dp_retrieval.data.encoded_ids import encode_both
 from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
 from keras_dp_retrieval.data.readers import limits
 from keras_dp_retrieval.data.readers.column_names import (
-    check_names,
     found_columns,
 )
 from keras_dp_retrieval.data.readers.row_filters import RowFilter
@@ -40,7 +39,7 @@ def from_parquet(
         wanted, *notes = found_columns(columns, source.schema.names, what)
         expression = None
         if row_filter is not None:
-            check_names(row_filter.names, source.schema.names, what)
+            row_filter.check_names(source.schema.names, what)
             expression = row_filter.expression()
         before = _states(source)
         _check_size(source, set(wanted.values()), path, before)

@@ -1,8 +1,10 @@
 """Which rows of a file or frame are read, as Arrow and pandas say it."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from keras_dp_retrieval.data.readers.column_names import check_names
 
 _OPERATORS = ("==", "=", "!=", "<", ">", "<=", ">=", "in", "not in")
 
@@ -23,6 +25,15 @@ class RowFilter:
     def __init__(self, filters):
         self._conditions = _conditions(filters)
         self.names = list(dict.fromkeys(name for name, *_ in self._conditions))
+
+    def check_names(self, there: Sequence, what: str) -> None:
+        """Raises a ValueError unless each column is there once.
+
+        Args:
+            there: The names of all columns.
+            what: str. How the error calls where they are.
+        """
+        check_names(self.names, there, what, "Correct `filters`.")
 
     def expression(self):
         """Returns all conditions as one expression of Arrow."""

@@ -11,7 +11,6 @@ import numpy as np
 from keras_dp_retrieval.data.columns import as_array
 from keras_dp_retrieval.data.raw_data import RawRatings
 from keras_dp_retrieval.data.readers.column_names import (
-    check_names,
     found_columns,
     named_columns,
 )
@@ -72,7 +71,7 @@ def _filtered(frame, names, columns: dict, row_filter: RowFilter):
     """The rows of columns that are kept, and a note on how many."""
     import pyarrow
 
-    check_names(row_filter.names, names, "The frame")
+    row_filter.check_names(names, "The frame")
     try:
         compared = pyarrow.table(
             {name: _as_arrow(frame[name]) for name in row_filter.names}

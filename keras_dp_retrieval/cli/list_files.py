@@ -1,0 +1,132 @@
+"""Lists of recommendations as a file: Parquet, CSV or JSON lines."""
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from keras_dp_retrieval.model.whole_files import renamed_when_whole
+
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+
+def write(path, model, lists: Iterable[tuple]) -> tuple[int, int]:
+    """Writes lists to a file, which is there when it is whole.
+
+    A row is a candidate of a user: `user_id` (nothing for somebody new),
+    `rank` (from 1), `candidate_id`, `title` (nothing without one) and `score`.
+    What only fills up a list that is too short is left out.
+
+    Args:
+        path: Path. Its suffix, one of `SUFFIXES`, says what is written.
+        model: `TwoTowerRetrieval`, for ids and titles.
+        lists: `(users, candidate_ids, scores)`, some users at a time: ids
+            `(batch,)` or None, `(batch, k)`, `(batch, k)`.
+
+    Returns:
+        `(num_users, num_rows)`.
+    """
+    suffix = os.path.splitext(path)[1]
+    lists = iter(lists)
+    first = next(lists)  # What is wrong with the question is said before.
+    num_users = num_rows = 0
+    with renamed_when_whole(path, suffix) as temporary:
+        with _WRITERS[suffix](temporary, _schema(model)) as write_table:
+            for users, ids, scores in _chained(first, lists):
+                table = _table(users, ids, scores, model)
+                write_table(table)
+                num_users += len(ids)
+                num_rows += len(table)
+    return num_users, num_rows
+
+
+def _chained(first, rest) -> Iterator[tuple]:
+    yield first
+    yield from rest
+
+
+def _schema(model):
+    import pyarrow
+
+    def of(vocabulary):
+        is_text = vocabulary is not None and vocabulary.ids.dtype.kind == "U"
+        return pyarrow.string() if is_text else pyarrow.int64()
+
+    return pyarrow.schema(
+        {
+            "user_id": of(model.user_vocabulary),
+            "rank": pyarrow.int32(),
+            "candidate_id": of(model.candidate_vocabulary),
+            "title": pyarrow.string(),
+            "score": pyarrow.float32(),
+        }
+    )
+
+
+def _table(users, ids, scores, model):
+    """Some lists as an Arrow table of `_schema`."""
+    import pyarrow
+
+    found = np.isfinite(scores)
+    ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)
+    candidates = ids[found].tolist()
+    if users is None:
+        of_rows = [None] * len(candidates)
+    else:
+        of_rows = np.repeat(users, found.sum(1)).tolist()
+    titles = model.candidate_titles
+    columns = [
+        of_rows,
+        ranks[found],
+        candidates,
+        [titles.get(one) for one in candidates],
+        scores[found],
+    ]
+    schema = _schema(model)
+    return pyarrow.table(
+        [
+            pyarrow.array(column, field.type)
+            for column, field in zip(columns, schema, strict=True)
+        ],
+        schema=schema,
+    )
+
+
+@contextlib.contextmanager
+def _parquet(path, schema) -> Iterator[Callable]:
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(path, schema) as writer:
+        yield writer.write_table
+
+
+@contextlib.contextmanager
+def _csv(path, schema) -> Iterator[Callable]:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(schema.names)
+        yield lambda table: writer.writerows(_rows(table))
+
+
+@contextlib.contextmanager
+def _json_lines(path, schema) -> Iterator[Callable]:
+    def write_table(table):
+        for *row, score in _rows(table):
+            values = dict(zip(schema.names, [*row, float(score)], strict=True))
+            file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    with open(path, "w", encoding="utf-8") as file:
+        yield write_table
+
+
+def _rows(table) -> Iterator[tuple]:
+    """Rows of a table, scores as the shortest texts that mean them."""
+    *columns, scores = table.columns
+    texts = scores.cast("string")
+    return zip(*(one.to_pylist() for one in (*columns, texts)), strict=True)
+
+
+_WRITERS = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}
