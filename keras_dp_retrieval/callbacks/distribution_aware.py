@@ -34,11 +34,11 @@ from keras_dp_retrieval.callbacks.timed_train_function import (
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class DistributionAwareCallback(keras.callbacks.Callback):
-    """Measures where the time of `fit` goes, device by device.
+    """Measures the throughput and time of `fit`, in total and by device.
 
     Works in any `model.fit`, on one device or many, in one process or many,
     and never makes the host wait for the step just started. Put it first in
-    the list: the logs it adds are then seen by every other callback.
+    the list of callbacks, so that the others see the logs that it adds.
 
     Training is a model's `fit`, or a loop of `train_on_batch` that calls the
     callback as `fit` does, `on_train_batch_begin` before every step included.
@@ -76,17 +76,18 @@ class DistributionAwareCallback(keras.callbacks.Callback):
       `input_wait_seconds` (fetching the batch and handing it to the devices).
       `validation_compile_seconds` is the part of validation that compiled.
     - `devices`: `name`, `process`, `examples`, `examples_per_second`,
-      `memory_bytes` (where the backend tells) and `finish_lag_seconds`: how
-      much longer a device's part of a step took than the parts waited for
-      before it; the mean over the windows, the order rotating. Devices meet in
-      the gradients' sum, so what one loses before it, all lose: the lag shows
-      what comes after. `slowest_device` names a device that clearly lags.
+      `memory_bytes` (where the backend reports it) and `finish_lag_seconds`:
+      how much later a device finished its part of a step than the devices that
+      the host waited for before it, in rotating order; the mean over the
+      windows. All devices wait for each other where gradients are summed, so
+      the lag shows only what is slow after that. `slowest_device` names a
+      device that clearly lags.
     - `processes`: `process`, `examples`, its times, and
       `outside_step_seconds`: training time its main thread spent outside the
-      step, on input and batch hooks. `slowest_process` is the one that
-      clearly spends most there, since for it the others wait inside the step.
-      A process takes part if it has this callback too. `missing_processes`
-      do, and did not answer at the epoch's end.
+      step, on input and batch hooks. `slowest_process` is the one that clearly
+      spends most there: the others wait for it inside the step. Only processes
+      with this callback are listed; `missing_processes` are those of them that
+      did not report at the epoch's end.
     - `unknown`: why a figure is None, by its name. On other backends than JAX
       most are, and compilation counts in the rates; PyTorch's first batch is
       fetched before training begins.
@@ -109,8 +110,8 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         stalled_seconds: float. With several processes: how long one may make
             no progress before the others name it.
         when_stalled: `"report"` names the process in the log and in
-            `stalls`, and goes on waiting; `"abort"` then ends this process,
-            whose main thread nothing else can free from a collective.
+            `stalls`, and keeps waiting; `"abort"` then ends this process, since
+            nothing else can free its main thread from a collective operation.
         clock: Optional callable without arguments that returns seconds;
             `time.perf_counter` by default.
     """

@@ -14,12 +14,11 @@ PREFIXES = {"validation": "val_", "test": "test_", "train": "train_"}
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class RetrievalMetrics(keras.callbacks.Callback):
-    """Puts exact full-catalogue metrics into the logs of `fit`.
+    """Adds exact full-catalogue metrics to the logs of `fit`.
 
-    At the end of an epoch every user of the split is served from the whole
-    catalogue, as `keras_dp_retrieval.evaluate` does it, and the results enter
-    the epoch's logs as `val_recall_at_10`, `val_ndcg_at_10` and so on: plain
-    floats. Callbacks later in the list see them, so put `EarlyStopping`,
+    At the end of an epoch all candidates are ranked for every user of the
+    split, as in `keras_dp_retrieval.evaluate`, and the epoch's logs get
+    `val_recall_at_10`, `val_ndcg_at_10` and so on, as floats. Callbacks later in the list see them, so put `EarlyStopping`,
     `ModelCheckpoint` and `CSVLogger` after this one. `History`, the progress
     bar and KerasTuner see them anyway; for KerasTuner name the direction:
     `keras_tuner.Objective("val_recall_at_10", "max")`.
@@ -67,11 +66,11 @@ class RetrievalMetrics(keras.callbacks.Callback):
         split: str. `"validation"`, or `"test"` or `"train"`, whose log names
             begin with `test_` and `train_` instead of `val_`. Choosing a model
             by the test part makes its test figures too good.
-        every: int. The first epoch is evaluated, then every so many epochs,
-            and the last. In the epochs between, the logs have no such keys.
+        every: int. The first and the last epoch are evaluated, and between
+            them every `every`-th. The logs of other epochs lack these keys.
         vectors: Optional function of the model that returns
             `(encode_users, candidate_vectors)`, for a model without the
-            methods that `evaluate` wants.
+            methods that `evaluate` needs.
         max_users: Optional int. Evaluates so many users at most, the same in
             every epoch. Streamed data needs it.
         seed: int. Of their draw.

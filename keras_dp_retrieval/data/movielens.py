@@ -36,13 +36,13 @@ class MovieLensRetrievalDataset(RetrievalDataset):
     Args:
         version: str. `"100k"`, `"1m"`, `"20m"`, `"25m"` or `"latest-small"`.
         source: str. `"tfds"`: TensorFlow Datasets, which downloads what is
-            not there. `"files"`: what GroupLens publishes, unpacked or as it
-            is (`.zip`). `"synthetic"`: made-up ratings of the same shape,
-            with known structure, for when there is no network; figures on
-            them say nothing about MovieLens.
-        data_dir: Path. For `"tfds"` the folder TFDS keeps its data in, its
-            own by default. For `"files"` the unpacked folder, the archive, or
-            the folder that holds one of them.
+            missing. `"files"`: the archive that GroupLens publishes, as a
+            `.zip` or unpacked. `"synthetic"`: synthetic ratings of the same
+            shape, for use without network; metrics on them say nothing about
+            MovieLens.
+        data_dir: Path. For `"tfds"` the folder of its prepared data, by default
+            that of TFDS. For `"files"` the unpacked folder, the archive, or the
+            folder that holds one of them.
         split: str. `"random"`: 20 % test, and 10 % of the rest validation.
             `"tutorial"`: the shuffle and the 80,000/20,000 of the Keras
             tutorial, in which validation and test are the same 20,000 rows

@@ -55,10 +55,11 @@ class ScoredBatch:
 class Objective(keras.layers.Layer):
     """Base class of objectives: computes one loss per example of a batch.
 
-    To implement your own objective, subclass it and override `call`. An
-    objective is a layer, so that it can own weights, such as a learned
-    temperature, which are trained and saved with the model. Create them in
-    `__init__`, as `build` is not called.
+    To implement your own objective, subclass it and override `call(batch)`,
+    which gets a `ScoredBatch` and returns the losses, float32 `(batch,)`. The
+    model averages them over the real examples. An objective is a layer, so that
+    it can own weights, such as a learned temperature, which are trained and
+    saved with the model. Create them in `__init__`, as `build` is not called.
 
     Example:
 

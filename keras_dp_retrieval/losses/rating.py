@@ -31,6 +31,15 @@ class RatingError(Objective):
 class PairwiseObjective(Objective):
     """Computes any Keras loss between rating and dot product.
 
+    Example:
+
+    ```python
+    objective = PairwiseObjective(keras.losses.Huber(delta=0.1))
+    model = kdr.TwoTowerRetrieval.for_dataset(data, 32, objective=objective)
+    ```
+
+    `objective=keras.losses.Huber(delta=0.1)` does the same.
+
     Args:
         loss: A `keras.losses.Loss`, its config or class name, such as
             `"MeanAbsoluteError"`. Register a custom loss with

@@ -180,7 +180,7 @@ class TwoTowerRetrieval(PaddedModel):
         """Returns a model of the size of a data set, which knows its ids.
 
         Args:
-            data: `RetrievalDataset`, or one of its children. A model of a
+            data: `RetrievalDataset`, or of a subclass. A model of a
                 streamed one does not know what users have seen: `recommend`
                 takes it as `exclude`.
             embedding_dimension: int.
@@ -296,13 +296,14 @@ class TwoTowerRetrieval(PaddedModel):
         return outputs
 
     def user_vectors(self, user_rows):
-        """Vectors `(batch, dim)` of users, a tensor.
+        """Returns the vectors of users, a tensor `(batch, dim)`.
 
-        With a `popularity_weight`, `(batch, dim + 1)`.
+        With a `popularity_weight` they have `dim + 1` columns: the last is 1,
+        and multiplies the popularity bias in `candidate_vectors`.
 
         Args:
-            user_rows: Table rows `(batch,)`, or anything else that the model
-                may be called with.
+            user_rows: int `(batch,)`. Table rows, or any other inputs that the
+                model is called with.
         """
         self.called_with.note(user_rows)
         self._in_use.refuse_others("user_vectors")
@@ -650,16 +651,17 @@ class TwoTowerRetrieval(PaddedModel):
 
     @reads
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
-        """Saves all of the model into one file, or leaves things as they were.
+        """Saves the whole model to one file, atomically.
 
         The file is written beside `filepath` under a hidden name that ends in
-        `.tmp.keras`, and renamed when it is whole and on the disk. Whatever
-        happens in between, `filepath` is the old file or the new one, which
-        has the old one's permissions. A process that is killed may leave a
+        `.tmp.keras`, and renamed when it is complete and on the disk. If the
+        save fails or is killed, `filepath` is still the old file. A new file
+        gets the permissions of the old one. A killed process may leave its
         hidden file; the next save to `filepath` removes it.
 
-        Where several processes train together, all of them call this. Process
-        0 writes, the others return when the file is there.
+        If several processes train together, all must call this. Process 0
+        writes; the others return when the file is there. Warns if weights are
+        NaN or infinite: the file is written all the same.
 
         Args:
             filepath: Path that ends in `.keras`. Where Keras accepts others
@@ -667,9 +669,6 @@ class TwoTowerRetrieval(PaddedModel):
             overwrite: bool. If False, asks before a file is replaced.
             zipped: As in `keras.Model.save`.
             **kwargs: As in `keras.Model.save`.
-
-        Warns where weights are NaN or infinite: the file is written, but is of
-        no use.
 
         Raises:
             ValueError: If `filepath` ends in `.h5`, or a tower has no

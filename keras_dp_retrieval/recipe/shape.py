@@ -20,10 +20,17 @@ OBJECTIVES = ("full_softmax", "in_batch_softmax")
 class Recipe:
     """The hyperparameters of `fit_recipe`, which takes each as an override.
 
+    Example:
+
+    ```python
+    model = kdr.fit_recipe(data, epochs=20, temperature=0.1)
+    ```
+
     Args:
-        order: `"ignored"` predicts the items of users in any order (with an
-            `IdHistoryTower`), `"recency"` the next item (with a
-            `RecencyTower`).
+        order: `"ignored"`: the model is an `IdHistoryTower`, and is trained to
+            predict each item of a user from the others, in whatever order they
+            came. `"recency"`: it is a `RecencyTower`, and is trained to predict
+            the next item from those before it.
         objective: `"full_softmax"` or `"in_batch_softmax"`.
         embedding_dimension: int. Length of the vectors.
         temperature: float. Temperature of the softmax.
@@ -32,8 +39,9 @@ class Recipe:
         batch_size: int. Users per batch with `order="ignored"` and
             `objective="full_softmax"`, else interactions.
         epochs: int. Epochs over the training data.
-        item_dropout: float. Dropout rate of the items of a history.
-        query_dropout: float. Dropout rate of the user vectors.
+        item_dropout: float. Rate at which items of a history are dropped in
+            training.
+        query_dropout: float. Dropout rate of the user vectors in training.
         rating_weight: float. `rating_weight` of `FullSoftmax`; 0 if there are
             no ratings to learn from.
         popularity_weight: float. `popularity_weight` of `TwoTowerRetrieval`.

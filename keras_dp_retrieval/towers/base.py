@@ -18,8 +18,8 @@ class HistoryTower(keras.layers.Layer):
     - `histories`, `(batch, length)`, candidate rows, oldest first, padded at
       the end with -1.
 
-    The model looks the histories up, for new users in what `recommend` is
-    given.
+    The model looks up the histories of its users; those of new users are given
+    to `recommend`.
 
     Args:
         num_candidates: int. Rows of the candidate table.

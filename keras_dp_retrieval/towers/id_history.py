@@ -55,7 +55,12 @@ class IdHistoryTower(HistoryTower):
         self.built = True
 
     def call(self, inputs, training=False):
-        """Returns `(batch, dim)` for `(user_rows, histories)`."""
+        """Returns user vectors, float32 `(batch, dim)`.
+
+        Args:
+            inputs: `(user_rows, histories)`, as in `HistoryTower`.
+            training: bool. Whether dropout is applied.
+        """
         user_rows, histories = inputs
         kept = self._kept(histories, training)
         length = ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1.0)

@@ -73,7 +73,13 @@ class RecencyTower(HistoryTower):
         self.built = True
 
     def call(self, inputs, training=False):
-        """Returns `(batch, dim)` for `(user_rows, histories)`."""
+        """Returns user vectors, float32 `(batch, dim)`.
+
+        Args:
+            inputs: `(user_rows, histories)`, as in `HistoryTower`. The rows are
+                not used.
+            training: bool. Whether dropout is applied.
+        """
         _, histories = inputs
         present = ops.cast(histories > 0, "float32")
         kept = self._kept(histories, training)

@@ -162,7 +162,11 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         return model
 
     def make_model(self, hp):
-        """Returns a model, built and compiled; override it for your own."""
+        """Returns a model, built and compiled; override it for your own.
+
+        Args:
+            hp: `keras_tuner.HyperParameters` of the trial.
+        """
         dimension = hp.Choice("embedding_dimension", self.embedding_dimension)
         options = {
             "learning_rate": ranges.sample(
@@ -261,12 +265,12 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
     # Devices
 
     def check_devices(self, model) -> int:
-        """Returns how many devices a model is on.
+        """Returns the number of devices that a model's variables are on.
 
         Raises:
-            keras_tuner.errors.FatalRuntimeError: If they are not those asked
-                for, or a batch would not be divided over them; it ends the
-                search.
+            keras_tuner.errors.FatalRuntimeError: If it differs from the number
+                of `devices`, or from the number that a batch is divided over.
+                The error ends the search.
         """
         from keras_dp_retrieval._jax import devices
 

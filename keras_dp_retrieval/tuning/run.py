@@ -47,11 +47,20 @@ def search(
     which order trials end then depends on how fast the workers are, and so
     does what the search tries next and stops early.
 
+    Example:
+
+    ```python
+    result = kdr.search(data, max_trials=12, learning_rate=(0.01, 1.0))
+    print(result.table())
+    model = result.best_model
+    ```
+
     Args:
         data: `RetrievalDataset`, or an instance of a subclass.
-        tuner: `"random"`, `"bayesian"`, `"hyperband"` (which decides itself
-            how many epochs a trial gets, and when it stops) or `"grid"` (for
-            which `learning_rate` is better a list than a range).
+        tuner: str. `"random"`, `"bayesian"`, `"hyperband"` (which decides
+            itself how many epochs a trial gets; `patience` and
+            `median_stopping` have no effect) or `"grid"` (which tries all
+            combinations, so give the values of `learning_rate`, not a range).
         max_trials: int. The largest number of trials.
         epochs: int. The largest number of epochs of a trial.
         directory: Folder of all searches.
