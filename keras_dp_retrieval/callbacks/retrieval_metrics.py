@@ -18,9 +18,10 @@ class RetrievalMetrics(keras.callbacks.Callback):
 
     At the end of an epoch all candidates are ranked for every user of the
     split, as in `keras_dp_retrieval.evaluate`, and the epoch's logs get
-    `val_recall_at_10`, `val_ndcg_at_10` and so on, as floats. Callbacks later in the list see them, so put `EarlyStopping`,
-    `ModelCheckpoint` and `CSVLogger` after this one. `History`, the progress
-    bar and KerasTuner see them anyway; for KerasTuner name the direction:
+    `val_recall_at_10`, `val_ndcg_at_10` and so on, as floats. Callbacks later
+    in the list see them, so put `EarlyStopping`, `ModelCheckpoint` and
+    `CSVLogger` after this one. `History`, the progress bar and KerasTuner see
+    them anyway; for KerasTuner name the direction:
     `keras_tuner.Objective("val_recall_at_10", "max")`.
 
     The callback has no hook on batches: one that has makes Keras wait for the
