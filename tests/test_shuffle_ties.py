@@ -74,7 +74,7 @@ class Watcher(keras.callbacks.Callback):
         starts = np.asarray(histories.starts)
         rows = np.asarray(histories.candidate_rows)
         self.seen.append(rows)
-        for x, y in self.dataset:
+        for x, y, *_ in self.dataset:
             indices = starts[x["user_id"].numpy()] + x["length"].numpy()
             np.testing.assert_array_equal(
                 rows[indices], y["candidate_id"].numpy()

@@ -9,6 +9,7 @@ from keras_dp_retrieval.data.orders import user_order
 from keras_dp_retrieval.data.padding import PADDING, pad_indices
 from keras_dp_retrieval.data.pipelines import EpochShuffle
 from keras_dp_retrieval.data.ratings import Ratings
+from keras_dp_retrieval.data.row_padding import pad_rows, padded_size
 from keras_dp_retrieval.data.timeline import Timeline
 
 
@@ -97,63 +98,100 @@ def shuffled(
 ):
     """Returns a `tf.data.Dataset` that shuffles the examples in every pass.
 
+    Batches have one size, as those of `.train`: where examples are too few
+    for it, they are padded with rows of weight 0, and every batch of the data
+    set has weights.
+
     Args:
         look_up: Function from indices `(batch,)` to columns `(batch, ...)`.
         example: Function from the columns of a batch to `(x, y)`.
         epochs: `EpochShuffle` of the examples. A pass counts when its last
             batch is handed over.
-        batch_size: int. The last batch of a pass may be smaller.
+        batch_size: int. Real examples in each batch but the last; no more
+            than there are.
         timeline: Optional `Timeline` that `look_up` reads.
 
     It is registered with its `BatchSource`.
     """
     tf = import_tensorflow()
-    num_batches = -(-epochs.num_examples // batch_size)
-    none = look_up(np.zeros(0, "int32"))
+    batches = _LookedUp(look_up, example, epochs.num_examples, batch_size)
+    last = batches.num_batches - 1
 
     def columns_of(number):
         order = epochs.order(epochs.next)
-        if number == num_batches - 1:
+        if number == last:
             epochs.next += 1
-        return look_up(order[number * batch_size : (number + 1) * batch_size])
+        return batches.columns(order, number)
+
+    kinds = batches.columns(np.zeros(1, "int32"), 0)
 
     def batch(number):
         parts = tf.numpy_function(
-            columns_of, [number], [column.dtype for column in none]
+            columns_of, [number], [column.dtype for column in kinds]
         )
-        for part, column in zip(parts, none, strict=True):
-            part.set_shape([None, *column.shape[1:]])
-        return example(*parts)
+        for part, column in zip(parts, kinds, strict=True):
+            part.set_shape([batches.num_rows, *column.shape[1:]])
+        return batches.example(parts)
 
-    dataset = tf.data.Dataset.range(num_batches).map(batch)
+    dataset = tf.data.Dataset.range(batches.num_batches).map(batch)
     options = tf.data.Options()
     # A batch made in advance would not have been handed over.
     options.experimental_optimization.inject_prefetch = False
     dataset = dataset.with_options(options)
-    source = _LookUpSource(look_up, example, epochs, batch_size)
+    source = _LookUpSource(look_up, batches, epochs)
     source.timeline = timeline
     batch_sources.register(dataset, source)
     return dataset
 
 
+class _LookedUp:
+    """Batches of one size; see `shuffled`."""
+
+    def __init__(self, look_up, example, num_examples: int, batch_size: int):
+        self._look_up = look_up
+        self._example = example
+        self.batch_size = min(batch_size, num_examples)
+        self.num_rows = padded_size(self.batch_size)
+        self.num_batches = -(-num_examples // self.batch_size)
+        in_last = (num_examples - 1) % self.batch_size + 1
+        self._is_padded = in_last < self.num_rows
+
+    def columns(self, order, number: int) -> list[np.ndarray]:
+        """The columns of a batch, and its weights if there is padding."""
+        start = number * self.batch_size
+        indices = order[start : start + self.batch_size]
+        if not self._is_padded:
+            return self._look_up(indices)
+        (indices,), (weights,) = pad_rows(
+            indices[None], [len(indices)], self.num_rows
+        )
+        return [*self._look_up(indices), weights]
+
+    def example(self, columns) -> tuple:
+        """`(x, y)` or `(x, y, sample_weight)`, as Keras takes it."""
+        if not self._is_padded:
+            return self._example(*columns)
+        *columns, weights = columns
+        return (*self._example(*columns), weights)
+
+
 class _LookUpSource(batch_sources.BatchSource):
     """Of `shuffled`; see there."""
 
-    def __init__(self, look_up, example, epochs: EpochShuffle, batch_size: int):
+    def __init__(self, look_up, batches: _LookedUp, epochs: EpochShuffle):
         self._look_up = look_up
-        self._example = example
+        self._batches = batches
         self._epochs = epochs
-        self._batch_size = batch_size
 
     def identity(self):
         epochs = self._epochs
-        order = np.array([epochs.seed, epochs.next, self._batch_size])
+        order = np.array([epochs.seed, epochs.next, self._batches.batch_size])
         everything = self._look_up(np.arange(epochs.num_examples))
         return epochs.num_examples, digest(order, everything)
 
     def first_batch(self):
         order = self._epochs.order(self._epochs.next)
-        return self._example(*self._look_up(order[: self._batch_size]))
+        return self._batches.example(self._batches.columns(order, 0))
 
     def start_at_epoch(self, epoch: int) -> None:
         self._epochs.start_at(epoch)

@@ -228,7 +228,8 @@ class SplitDataset:
         candidates of each `(batch, positives)`, padded with -1, and their
         ratings. A softmax objective learns from them all against one row of
         logits, so an epoch costs users x candidates, not interactions x
-        candidates. Shuffled in every epoch, as `train`.
+        candidates. Shuffled in every epoch, and padded to batches of one size
+        with rows of weight 0, as `train`.
 
         `positives` is the most that a user has. A batch of so many rows is
         smaller than its logits, unless interactions are repeated often.
@@ -241,7 +242,8 @@ class SplitDataset:
         A `tf.data.Dataset` of `x`, `{"user_id": user rows (batch,), "length":
         (batch,)}`: users, and the length of the history prefix that is known;
         and `y`, the candidate that came next. Every interaction but a user's
-        first is one example. Shuffled in every epoch, as `train`.
+        first is one example. Shuffled in every epoch, and padded to batches
+        of one size with rows of weight 0, as `train`.
 
         Interactions of a user with one timestamp stand in the order they came
         in. The callback `ShuffleTies(dataset)` shuffles them in every epoch.

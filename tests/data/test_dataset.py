@@ -734,6 +734,35 @@ def test_a_distribution_may_be_set_after_the_data_set(on_devices):
         assert real == len(data.ratings(part))
 
 
+@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize("batch_size", [6, 10**9])
+def test_users_and_next_items_are_padded_as_train_is(
+    on_devices, num_devices, batch_size
+):
+    """So that anybody's model takes them: batches of one size that divides."""
+    data = made_up()
+    for method in ("by_user", "next_items"):
+        on_devices(1)
+        examples = [
+            tuple(rows[0] for rows in keras.tree.flatten(x))
+            for x, _ in getattr(data, method)(1).as_numpy_iterator()
+        ]
+        on_devices(num_devices)
+        dataset = getattr(data, method)(batch_size)
+        size = -(-min(batch_size, len(examples)) // num_devices) * num_devices
+        found = []
+        for x, y, *weights in dataset.as_numpy_iterator():
+            columns = keras.tree.flatten(x)
+            assert {len(rows) for rows in [*columns, *y.values()]} == {size}
+            real = weights[0] == 1 if weights else np.ones(size, bool)
+            assert not weights or np.all(weights[0][~real] == 0)
+            found += zip(*(rows[real] for rows in columns), strict=True)
+        assert sorted(found) == sorted(examples)
+        assert dataset.element_spec[1]["candidate_id"].shape[0] == size
+        source = source_of(dataset)
+        assert len(keras.tree.flatten(source.first_batch())[0]) == size
+
+
 def test_a_batch_larger_than_the_data_is_as_large_as_the_data(on_devices):
     on_devices(4)
     data = RetrievalDataset.from_synthetic(30, 20, 300, batch_size=10**9)
