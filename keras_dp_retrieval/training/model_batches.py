@@ -9,11 +9,8 @@ from keras import ops
 from keras_dp_retrieval import _checks, agreement, distribution
 from keras_dp_retrieval._keras.adapters import train_validation_split
 from keras_dp_retrieval.training import step_plan
-from keras_dp_retrieval.training.padded_batches import (
-    NO_ROWS,
-    PaddedBatches,
-    read_by_keras,
-)
+from keras_dp_retrieval.training.keras_data import read_by_keras
+from keras_dp_retrieval.training.padded_batches import NO_ROWS, PaddedBatches
 from keras_dp_retrieval.training.row_weights import row_weights
 
 

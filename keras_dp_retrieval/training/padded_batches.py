@@ -6,9 +6,7 @@ Here every batch is padded to one fixed number of rows that divides, with real
 rows of sample weight 0 (`data/row_padding.py`).
 """
 
-import contextlib
 import itertools
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -37,6 +35,7 @@ from keras_dp_retrieval.training.batch_groups import (
     stacked,
     without_padding,
 )
+from keras_dp_retrieval.training.keras_data import single_process_adapter
 from keras_dp_retrieval.training.row_weights import with_weights
 
 # The arguments of `fit` that hold data.
@@ -78,7 +77,7 @@ class PaddedBatches(DataAdapter):
         if data.get("batch_size") is not None:  # Keras takes 0 for 32.
             _checks.positive_int("batch_size", data["batch_size"])
         self._data = data
-        self._inner = _single_process_adapter(data)
+        self._inner = single_process_adapter(data)
         self._source: BatchSource | None = None
         if isinstance(self._inner, TFDatasetAdapter):
             self._source = source_of(self._inner.get_tf_dataset())
@@ -280,31 +279,3 @@ class PaddedBatches(DataAdapter):
                 elements = self._in_tensorflow.as_numpy_iterator()
                 return itertools.starmap(with_weights, elements)
         return stacked(self._inner.get_jax_iterator(), steps)
-
-
-@contextlib.contextmanager
-def read_by_keras():
-    """Says what data can be, where Keras cannot read what it was given."""
-    try:
-        yield
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        raise ValueError(
-            "The data must be arrays with one entry for each row, dicts of "
-            "such arrays, a `tf.data.Dataset`, a `PyDataset` or a generator "
-            f"of `(x, y)` batches. Keras could not read it: {error}"
-        ) from error
-
-
-def _single_process_adapter(data: dict) -> DataAdapter:
-    """Keras' own adapter, which must not know of other processes or devices."""
-    current = keras.distribution.distribution()
-    keras.distribution.set_distribution(None)
-    try:
-        with warnings.catch_warnings():
-            # `fit` shuffles by default; that a data set orders itself is no
-            # news to whoever passed one.
-            warnings.filterwarnings("ignore", "`shuffle=True` was passed")
-            with read_by_keras():
-                return adapters.get_data_adapter(**data)
-    finally:
-        keras.distribution.set_distribution(current)
