@@ -100,6 +100,29 @@ def write_shop(folder):
     (folder / "users.csv").write_text("user\nann\nbob\n")
 
 
+def test_the_layout_names_every_module():
+    tree = README.read_text().split("## What is where")[1].split("\n## ")[0]
+    named = set(re.findall(r"^ {6}(\S+)", tree, re.M))
+    package = pathlib.Path(kdr.__file__).parent
+    there = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in package.iterdir()
+        if path.name not in ("__pycache__", "_version.py", "py.typed")
+    }
+    assert named == there
+
+
+def test_versions_are_those_that_are_declared():
+    declared = (README.parent / "setup.cfg").read_text()
+    section = README.read_text().split("## Versions")[1].split("\n## ")[0]
+    (bounds,) = re.findall(r"^ +(keras >= .*)$", declared, re.M)
+    assert f"`{bounds}`" in section
+    lowest = re.search(r"\| lowest \|.*", section)[0]
+    for name in ("keras", "jax", "tensorflow", "numpy"):
+        bound = re.search(rf"^ +{name} >= ([\d.]+)", declared, re.M)[1]
+        assert f" {bound}." in lowest, name
+
+
 @pytest.mark.slow
 @pytest.mark.realdata
 def test_examples_run(data_dir, tmp_path):
