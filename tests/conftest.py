@@ -48,8 +48,9 @@ from jax.experimental.compilation_cache import compilation_cache
 # it a few random rows, or a split that is quick to make.
 ADVISED_AGAINST = (
     "test_agreement test_cli test_end_to_end test_export test_finite "
-    "test_known_data test_metrics test_padded_batches test_public_api "
-    "test_readme test_recipe test_saving test_towers test_tuning"
+    "test_known_data test_metrics test_new_interactions test_padded_batches "
+    "test_public_api test_readme test_recipe test_saving test_towers "
+    "test_tuning"
 ).split()
 ADVICE = [
     r"[\d,]+ of [\d,]+ test interactions are also in the train part",

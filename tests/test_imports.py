@@ -36,7 +36,7 @@ LAYERS = {
     "data.raw_data": 1,
     "data.row_padding": 0.25,
     "data.sampled_users": 1,
-    "data.timeline": 1,
+    "data.timeline": 1.125,
     "data.timestamps": 0.5,
     "data.vocabulary": 1,
     "training": 2,

@@ -48,9 +48,13 @@ def fingerprint(train: Ratings, source: str, options: Mapping) -> dict:
         rows.update(column.astype("int32").tobytes())
     if train.weights is not None:
         rows.update(train.weights.tobytes())
+    newest = None
+    if train.timestamps is not None:
+        newest = int(train.timestamps.max())
     return {
         "data": source,
         "train": rows.hexdigest(),
+        "newest": newest,
         **{name: options[name] for name in _OF_FINGERPRINT},
     }
 

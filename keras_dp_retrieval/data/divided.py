@@ -38,6 +38,8 @@ class Divided:
         num_candidates: int. Rows of the candidate table.
         note: str. What the split has to say.
         validation_is_test: bool. Whether both are the same rows.
+        earlier: Optional `Interactions` that a model was trained on before:
+            they come before the train part.
     """
 
     parts: Mapping[str, Ratings]
@@ -45,6 +47,7 @@ class Divided:
     num_candidates: int
     note: str = ""
     validation_is_test: bool = False
+    earlier: Interactions | None = None
 
     def ratings(self, split: str) -> Ratings:
         """Returns the interactions of a part."""
@@ -59,26 +62,36 @@ class Divided:
 
     @functools.cached_property
     def seen(self) -> Interactions:
-        """The interaction histories in the train part."""
-        return Interactions.from_ratings(self.parts["train"], self.num_users)
+        """The interaction histories in the train part, and before it."""
+        return self._histories(self.parts["train"])
 
     def seen_before(self, split: str) -> Interactions:
         """The interaction histories before a part, by user.
 
         For the test part that is train and validation, or train where both
         are the same rows; for the validation part it is train, and before the
-        train part there is nothing.
+        train part there is nothing. What is `earlier` comes before all parts.
         """
         train = self.ratings("train")
         if _checks.one_of("split", split, PARTS) == "train":
-            nothing = train.take(slice(0))
-            return Interactions.from_ratings(nothing, self.num_users)
+            return self._histories(train.take(slice(0)))
         if split == "validation" or self.validation_is_test:
             return self.seen
-        both = train.concatenate(self.ratings("validation"))
-        return Interactions.from_ratings(both, self.num_users)
+        return self._histories(train.concatenate(self.ratings("validation")))
+
+    def _histories(self, ratings: Ratings) -> Interactions:
+        found = Interactions.from_ratings(ratings, self.num_users)
+        if self.earlier is None:
+            return found
+        return self.earlier.followed_by(found)
 
     def candidate_counts(self, split: str = "train") -> np.ndarray:
-        """Returns `(num_candidates,)` int64: interactions of each row."""
+        """Returns `(num_candidates,)` int64: interactions of each row.
+
+        Those of the train part have what is `earlier` in them.
+        """
         rows = self.ratings(split).candidate_rows
-        return np.bincount(rows, minlength=self.num_candidates)
+        counts = np.bincount(rows, minlength=self.num_candidates)
+        if split == "train" and self.earlier is not None:
+            counts += self.earlier.candidate_counts(self.num_candidates)
+        return counts

@@ -77,12 +77,9 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
 
     def look_up(indices):
         return [
-            column[later[indices]]
-            for column in (
-                timeline.user_rows,
-                timeline.lengths,
-                timeline.candidate_rows,
-            )
+            timeline.user_rows[later[indices]],
+            timeline.lengths[later[indices]],
+            timeline.candidate_rows[timeline.places[later[indices]]],
         ]
 
     epochs = EpochShuffle(len(later), epochs_seed)

@@ -63,6 +63,36 @@ class Interactions:
         indptr = np.concatenate([[0], np.cumsum(lengths)])
         return cls(indptr, ratings.candidate_rows[order])
 
+    def followed_by(self, later: "Interactions") -> "Interactions":
+        """Returns each user's interactions, and then the later ones.
+
+        Who is in one of the two alone has no interactions in the other.
+        """
+        num_users = max(self.num_users, later.num_users)
+        first, second = (
+            np.pad(one.indptr, (0, num_users - one.num_users), "edge")
+            for one in (self, later)
+        )
+        rows = np.empty(len(self) + len(later), np.int32)
+        # An entry moves by the number of the other's that stand before it.
+        moved = np.arange(len(self)) + np.repeat(second[:-1], np.diff(first))
+        rows[moved] = self.candidate_rows
+        moved = np.arange(len(later)) + np.repeat(first[1:], np.diff(second))
+        rows[moved] = later.candidate_rows
+        return Interactions(first + second, rows)
+
+    def latest(self, num: int) -> "Interactions":
+        """Returns the last `num` interactions of each user, or all there are.
+
+        Args:
+            num: int, at least 0.
+        """
+        lengths = np.diff(self.indptr)
+        dropped = np.repeat(np.maximum(lengths - num, 0), lengths)
+        places = np.arange(len(self)) - np.repeat(self.indptr[:-1], lengths)
+        indptr = np.concatenate([[0], np.cumsum(np.minimum(lengths, num))])
+        return Interactions(indptr, self.candidate_rows[places >= dropped])
+
     @property
     def num_users(self) -> int:
         """Number of user rows, those without interactions included."""

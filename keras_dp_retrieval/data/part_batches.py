@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import examples, pipelines
+from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.row_padding import padded_size
 from keras_dp_retrieval.data.timeline import Timeline
@@ -23,6 +24,7 @@ class PartBatches:
         rating_key: str. Key of the ratings in `y`.
         rating_range: The ratings that become 0 and 1.
         seed: int. Of the order of the epochs.
+        earlier: Optional `Interactions` that come before the train part.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class PartBatches:
         rating_key: str,
         rating_range: tuple[float, float],
         seed: int,
+        earlier: Interactions | None = None,
     ):
         self._parts = parts
         self._train = parts["train"]
         self._num_users = num_users
+        self._earlier = earlier
         self._keys = candidate_key, rating_key
         self._rating_range = rating_range
         self._seed = seed
@@ -108,7 +112,7 @@ class PartBatches:
             )
         self._warn_of_weights("next_items")
         return examples.next_items(
-            Timeline(self._train, self._num_users, self._seed),
+            Timeline(self._train, self._num_users, self._seed, self._earlier),
             lambda users, lengths, candidates: (
                 {"user_id": users, "length": lengths},
                 {self._keys[0]: candidates},

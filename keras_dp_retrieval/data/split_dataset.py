@@ -1,6 +1,7 @@
 """SplitDataset: interactions as parts, vocabularies and batches."""
 
 import copy
+import dataclasses
 import functools
 import warnings
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ class SplitDataset:
 
     rating_range: tuple[float, float]
     is_synthetic: bool
+    # What a model was trained on before; see `in_rows_of`.
+    _earlier: Interactions | None = None
     _source_note = ""  # What was done to a file, for the description.
     _origin: Mapping | None = None  # How a file was read, for the fingerprint.
 
@@ -130,6 +133,7 @@ class SplitDataset:
             self.num_candidates,
             note,
             validation_is_test=self.split == "tutorial",
+            earlier=self._earlier,
         )
 
     def ratings(self, split: str) -> Ratings:
@@ -160,9 +164,10 @@ class SplitDataset:
         """Which interactions these are and how they are split, for JSON.
 
         `"data"` says in words where they are from; `"train"` is a hash of the
-        rows that are learned from; `"file"`, where there is one, how it was
-        read by the command line; the others are arguments of the class.
-        Models made `for_dataset` keep it as `trained_on`.
+        rows that are learned from, `"newest"` the last of their timestamps;
+        `"file"`, where there is one, how it was read by the command line; the
+        others are arguments of the class. Models made `for_dataset` keep it
+        as `trained_on`.
         """
         told = descriptions.fingerprint(
             self.ratings("train"), self._shown(), self._options()
@@ -208,6 +213,7 @@ class SplitDataset:
             rating_key=self.rating_key,
             rating_range=self.rating_range,
             seed=self.seed,
+            earlier=self._earlier,
         )
 
     def by_interaction(self, batch_size: int | None = None):
@@ -304,6 +310,40 @@ class SplitDataset:
             self._divided.note,
         )
         return smaller
+
+    def in_rows_of(
+        self,
+        user_vocabulary: Vocabulary,
+        candidate_vocabulary: Vocabulary,
+        earlier: Interactions | None = None,
+    ) -> "SplitDataset":
+        """Returns this data set with other rows for its ids, same parts.
+
+        `TwoTowerRetrieval.add_interactions` makes it for a model that knows
+        others, too. Its `get_config` is that of the data set it came from.
+
+        Args:
+            user_vocabulary: `Vocabulary` that has all ids of this data set.
+            candidate_vocabulary: Likewise.
+            earlier: Optional `Interactions` in these rows, which come before
+                the parts: `seen` and `seen_before` have them, too.
+        """
+        other = self._without_parts()
+        other.user_vocabulary = user_vocabulary
+        other.candidate_vocabulary = candidate_vocabulary
+        other._earlier = earlier
+        users = user_vocabulary.rows(self.user_vocabulary.ids)
+        candidates = candidate_vocabulary.rows(self.candidate_vocabulary.ids)
+        parts = {
+            part: dataclasses.replace(
+                ratings,
+                user_rows=users[ratings.user_rows - 1],
+                candidate_rows=candidates[ratings.candidate_rows - 1],
+            )
+            for part, ratings in self._divided.parts.items()
+        }
+        other._divided = other._with_parts(parts, self._divided.note)
+        return other
 
     def _without_parts(self) -> "SplitDataset":
         """A copy that has not been divided into parts."""

@@ -48,7 +48,8 @@ def add_users(model, ids, seed) -> None:
     seed = _checks.seed("seed", seed)
     num_new, vocabulary = _extended("user", model.user_vocabulary, ids)
     if num_new:
-        _grow(model, "user", num_new, None, seed)
+        with undone_on_error() as undo:
+            grow(model, {"user": num_new}, seed, undo)
         model.user_vocabulary = vocabulary
 
 
@@ -61,7 +62,8 @@ def add_candidates(model, ids, vectors, seed) -> int:
     if vectors is not None:
         vectors = _start_vectors(model, vectors, num_new)
     if num_new:
-        _grow(model, "candidate", num_new, vectors, seed)
+        with undone_on_error() as undo:
+            grow(model, {"candidate": num_new}, seed, undo, vectors)
         model.candidate_vocabulary = vocabulary
     return num_new
 
@@ -84,36 +86,67 @@ def _start_vectors(model, vectors, num_new) -> np.ndarray:
     return vectors
 
 
-def _grow(model, side, num_new, vectors, seed):
-    model.build()
-    size = f"num_{side}s"
-    old = getattr(model, size)
-    tables = _tables(model, side, old)
-    _check_other_weights(model, side, old)
+@contextlib.contextmanager
+def undone_on_error():
+    """Gives a stack of what takes changes back, which is done on an error."""
     with contextlib.ExitStack() as undo:
-        for table in tables:
-            _grow_table(table, old + num_new, vectors, seed, undo)
-        for layer in sublayers(model):
-            if side == "user" and isinstance(layer, Histories):
-                starts = ops.convert_to_numpy(layer.starts)
-                longer = np.pad(starts, (0, num_new), "edge")
-                _resize(layer.starts, longer, undo)
-            if getattr(layer, size, None) == old:
-                undo.callback(setattr, layer, size, old)
-                setattr(layer, size, old + num_new)
-        if side == "candidate":
-            counts = ops.convert_to_numpy(model.candidate_counts)
-            longer = np.pad(counts, (0, num_new))
-            _resize(model.candidate_counts, longer, undo)
-            absent = ops.convert_to_numpy(model.absent_candidates)
-            new = ABSENT if vectors is None else ABSENT_WITH_VECTOR
-            longer = np.pad(absent, (0, num_new), constant_values=new)
-            _resize(model.absent_candidates, longer, undo)
-        _check_new_vectors(model, side, old, num_new)
-        _grow_slots(getattr(model, "optimizer", None), undo)
+        yield undo
         undo.pop_all()  # All went well: nothing is undone.
+
+
+def grow(model, num_new, seed, undo, vectors=None) -> None:
+    """Gives a model new rows at the end of its tables.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        num_new: dict from `"user"` and `"candidate"`, or one of them, to how
+            many.
+        seed: int. Of the new rows.
+        undo: As `undone_on_error` gives it.
+        vectors: Optional float `(num_new["candidate"], dim)`.
+
+    Raises:
+        ValueError: If a table cannot grow.
+    """
+    model.build()
+    old = {side: getattr(model, f"num_{side}s") for side in num_new}
+    # Of both sides before either grows, which may make them equally long.
+    tables = {side: _tables(model, side, old[side]) for side in num_new}
+    for side in num_new:
+        _check_other_weights(model, side, old[side])
+    for side, number in num_new.items():
+        of_side = vectors if side == "candidate" else None
+        for table in tables[side]:
+            _grow_table(table, old[side] + number, of_side, seed, undo)
+        _grow_layers(model, side, old[side], number, undo)
+    if "candidate" in num_new:
+        counts = ops.convert_to_numpy(model.candidate_counts)
+        longer = np.pad(counts, (0, num_new["candidate"]))
+        resize(model.candidate_counts, longer, undo)
+        absent = ops.convert_to_numpy(model.absent_candidates)
+        longer = np.pad(
+            absent,
+            (0, num_new["candidate"]),
+            constant_values=ABSENT if vectors is None else ABSENT_WITH_VECTOR,
+        )
+        resize(model.absent_candidates, longer, undo)
+    for side, number in num_new.items():
+        _check_new_vectors(model, side, old[side], number)
+    _grow_slots(getattr(model, "optimizer", None), undo)
     # They were compiled for the old shapes.
     model.forget_compiled()
+
+
+def _grow_layers(model, side, old, num_new, undo):
+    """Tells the layers of a model how many there are now."""
+    size = f"num_{side}s"
+    for layer in sublayers(model):
+        if side == "user" and isinstance(layer, Histories):
+            starts = ops.convert_to_numpy(layer.starts)
+            resize(layer.starts, np.pad(starts, (0, num_new), "edge"), undo)
+        if getattr(layer, size, None) == old:
+            undo.callback(setattr, layer, size, old)
+            setattr(layer, size, old + num_new)
 
 
 def _check_other_weights(model, side, num_rows):
@@ -141,11 +174,11 @@ def _check_new_vectors(model, side, old, num_new):
     """Refuses a tower that has no vectors for the new rows."""
     if side == "user" and not model.called_with.takes_rows():
         return
-    rows = ops.arange(old, old + num_new, dtype="int32")
-    if side == "user":
-        vectors = encoding.user_vectors(model, rows)
-    else:
-        vectors = encoding.candidate_vectors(model, rows)
+    vectors_of = getattr(encoding, f"{side}_vectors")
+    # Tables are too short at their ends, and a look-up of all the histories
+    # would take much memory.
+    rows = np.unique([old, old + num_new - 1]).astype("int32")
+    vectors = vectors_of(model, ops.convert_to_tensor(rows))
     if np.isfinite(ops.convert_to_numpy(vectors)).all():
         return
     tower = getattr(model, f"{side}_tower")
@@ -227,7 +260,7 @@ def _grow_table(table, num_rows, vectors, seed, undo):
         drawn = initializer(shape, dtype=variable.dtype)
         vectors = ops.convert_to_numpy(drawn)[len(old) :]
     longer = np.concatenate([old, vectors.astype(old.dtype)])
-    _resize(variable, longer, undo)
+    resize(variable, longer, undo)
 
 
 def _seeded(initializer, seed):
@@ -255,10 +288,10 @@ def _grow_slots(optimizer, undo):
         if slot.shape != start.shape:
             rows = np.array(ops.convert_to_numpy(start))
             rows[: slot.shape[0]] = ops.convert_to_numpy(slot)
-            _resize(slot, rows, undo)
+            resize(slot, rows, undo)
 
 
-def _resize(variable: keras.Variable, value: np.ndarray, undo):
+def resize(variable: keras.Variable, value: np.ndarray, undo) -> None:
     """Gives a variable another shape and value; `undo` can take it back.
 
     In place, because layers, models and optimizers know their variables by

@@ -60,6 +60,9 @@ def make_known(model, data) -> None:
     model.trained_on = fingerprint_of(data)
     model.absent_candidates.assign(states_of(data))
 
+# In `model.trained_on`: the fingerprints of earlier data, oldest first.
+EARLIER = "earlier"
+
 
 def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
     """Raises a ValueError where figures on this data would be wrong.
@@ -71,7 +74,7 @@ def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
         allow_trained: bool. Whether interactions of the part may have been
             trained on.
     """
-    _check_key(model, data)
+    check_key(model, data)
     for side in ("user", "candidate"):
         _check_ids(model, data, side)
     if allow_trained or split == "train":
@@ -87,6 +90,19 @@ def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
         )
 
 
+def all_fingerprints(model) -> list[dict]:
+    """The fingerprints of all that a model was trained on, oldest first."""
+    if model.trained_on is None:
+        return []
+    last = {k: v for k, v in model.trained_on.items() if k != EARLIER}
+    return [*model.trained_on.get(EARLIER, []), last]
+
+
+def is_continued(model) -> bool:
+    """Whether a model was given interactions after it had been made."""
+    return EARLIER in (model.trained_on or {})
+
+
 def fingerprint_of(data) -> dict | None:
     """What a data set says of its interactions and their split, if it can."""
     return getattr(data, "fingerprint", None)
@@ -97,6 +113,8 @@ def describe(fingerprint: dict | None) -> str:
     if fingerprint is None:
         return "data that do not say how they were split"
     more = ", validation in train" * fingerprint["validation_in_train"]
+    if fingerprint.get(EARLIER):
+        more += f", and {len(fingerprint[EARLIER])} data sets before"
     return (
         f"{fingerprint['data']}, split={fingerprint['split']!r}, "
         f"seed={fingerprint['seed']}, "
@@ -105,7 +123,8 @@ def describe(fingerprint: dict | None) -> str:
     )
 
 
-def _check_key(model, data):
+def check_key(model, data) -> None:
+    """Raises a ValueError if the candidates have another name in the data."""
     key = getattr(data, "candidate_key", None)
     if key in (None, model.candidate_key):
         return
@@ -137,7 +156,7 @@ def _check_ids(model, data, side):
         f"The rows of the model and of the data must stand for the same "
         f"{side}s. Received: {len(known.ids)} ids in the model and "
         f"{len(given.ids)} in the data, which differ. Evaluate on the data "
-        "that the model was made for."
+        "that the model was made for, or that `add_interactions` returned."
     )
 
 

@@ -8,6 +8,7 @@ from keras_dp_retrieval._keras.layers import added_losses
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import encoding
 from keras_dp_retrieval.model.candidate_states import competes
+from keras_dp_retrieval.model.known_data import is_continued
 
 
 def compute_loss(model, x, y, user_vectors, sample_weight, training):
@@ -39,8 +40,7 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
         ),
         candidate_counts=ops.cast(model.candidate_counts, "float32"),
         competes=competes(model, counts),
-        # Rows with several positives bring them along.
-        **({} if model.multi_positive else _known_positives(model, x)),
+        **_known_positives(model, x),
     )
     with added_losses(model.objective) as added:
         per_example = model.objective(batch) * weights
@@ -82,6 +82,8 @@ def _known_positives(model, x) -> dict:
     """
     if model.histories is None or not model.objective.mask_known_positives:
         return {}
+    if model.multi_positive and not is_continued(model):
+        return {}  # The rows of such a batch have all of them.
     if isinstance(x, dict) and "length" in x:
         args = x["user_id"], x["length"]
     elif not keras.tree.is_nested(x) and len(x.shape) == 1:

@@ -18,6 +18,7 @@ from keras_dp_retrieval.model import (
     id_rows,
     known_data,
     loading,
+    new_interactions,
     recommending,
     saving,
     training_loss,
@@ -81,7 +82,8 @@ class TwoTowerRetrieval(PaddedModel):
         trained_on: Optional dict, which is saved with the model: the
             `fingerprint` of the data set that it was made for, that is which
             interactions, and how they were split. `evaluate` refuses a part
-            that was trained on.
+            that was trained on. After `add_interactions` it is that of the
+            new data, and `"earlier"` lists those before, oldest first.
 
     Example:
 
@@ -646,6 +648,58 @@ class TwoTowerRetrieval(PaddedModel):
         """
         if growth.add_candidates(self, ids, vectors, seed):
             self._drop_index()
+
+    @reads
+    def add_interactions(self, data, *, keep_latest=None, seed=0):
+        """Prepares the model for training on new interactions.
+
+        New users and candidates get rows at the end of the tables, in the
+        order of the data set's own rows; known ones keep theirs. The
+        interactions of the train part are appended to the histories, and so
+        are seen items from now on. What has been learned stays as it is, the
+        optimizer's slots and the candidates' counts included. `fit` then
+        trains on what is returned:
+
+        ```python
+        today = kdr.RetrievalDataset.from_csv("monday.csv")
+        data = model.add_interactions(today)
+        model.fit(data.train, epochs=1)
+        ```
+
+        New interactions come after all earlier ones, whatever their times,
+        as the model keeps the order of histories and not their times; where
+        the two data sets tell that some are older, a warning says so. They
+        must not have been added before. Candidates of the train part become
+        negatives and can be recommended, as in a model made `for_dataset`.
+        The titles of the data replace those of the same ids. Where several
+        processes train together, all of them call this, with the same data.
+
+        Args:
+            data: `RetrievalDataset`, or one of its children. Its
+                `candidate_key` must be that of the model, and so must its
+                `rating_key` if it has ratings.
+            keep_latest: Optional int. Drops what is old: of the earlier
+                interactions of each user only so many, the latest, stay in
+                the histories. Others are no seen items any more, can be
+                recommended again, and `evaluate` does not know that they were
+                trained on.
+            seed: int. Seeds the new rows, which the tables' initializers draw.
+
+        Returns:
+            `data`, with the same parts, in the rows of the model: `.train` and
+            the other batches are for `fit`, and all of it for `evaluate` and
+            `RetrievalMetrics`. Its `seen` and `seen_before` begin with the
+            earlier histories. `by_user` has the new positives of a user; the
+            earlier ones are no negatives.
+
+        Raises:
+            ValueError: If the model has no vocabularies, so that its ids are
+                rows, or does not fit the data, the tables cannot grow, or the
+                interactions were added before. The model stays as it was.
+        """
+        today = new_interactions.add(self, data, keep_latest, seed)
+        self._drop_index()
+        return today
 
     # Saving
 
