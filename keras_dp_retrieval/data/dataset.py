@@ -15,7 +15,7 @@ from keras_dp_retrieval.data import (
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.split_dataset import SplitDataset
-from keras_dp_retrieval.data.streaming import streamed_dataset
+from keras_dp_retrieval.data.streaming import stream_files, streamed_dataset
 from keras_dp_retrieval.data.streaming.streamed_dataset import StreamedDataset
 
 
@@ -266,6 +266,29 @@ class RetrievalDataset(SplitDataset):
             repeated=repeated,
         )
         return cls._from_table(tables.from_parquet(path, request), options)
+
+    @staticmethod
+    def from_stream(source, folder, **options) -> StreamedDataset:
+        """Makes a streamed data set of any source of columns.
+
+        The source is read once and written to `folder`, as Parquet: what can
+        only be read from its beginning cannot be shuffled, shared among
+        processes or resumed. From there it is read as `from_parquet(folder,
+        streaming=True)` reads it, also the next time.
+
+        Args:
+            source: A `tf.data.Dataset`, `keras.utils.PyDataset`, data set of
+                Grain, or any iterable, of dicts of columns: batches of rows
+                that are not split yet, such as `{"user_id": (batch,),
+                "candidate_id": (batch,), "timestamp": (batch,)}`.
+            folder: Path that is not there yet. All columns are written there;
+                nothing is if the source fails. Where several processes train,
+                one of them writes it before the others read it.
+            **options: As in `from_parquet(..., streaming=True)`.
+        """
+        return streamed_dataset.from_options(
+            stream_files.write_stream(source, folder), options
+        )
 
     @classmethod
     def from_csv(
