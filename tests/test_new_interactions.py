@@ -322,7 +322,7 @@ def test_what_came_next_follows_what_came_before():
     data = model.add_interactions(day(2, split="leave_last_out"))
     found = set()
     examples = data.next_items(8)
-    for x, y in examples.as_numpy_iterator():
+    for x, y, *_ in examples.as_numpy_iterator():
         rows = np.asarray(model.histories(x["user_id"], x["length"]))
         for user, length, row, item in zip(
             x["user_id"], x["length"], rows, y["item"], strict=True

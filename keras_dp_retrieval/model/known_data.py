@@ -12,6 +12,9 @@ from keras_dp_retrieval.model.candidate_states import states_of
 from keras_dp_retrieval.towers import HistoryTower
 from keras_dp_retrieval.towers.histories import Histories
 
+# In `model.trained_on`: the fingerprints of earlier data, oldest first.
+EARLIER = "earlier"
+
 
 def arguments_of(data, given) -> dict:
     """What `TwoTowerRetrieval.for_dataset` tells a model of its data.
@@ -59,9 +62,6 @@ def make_known(model, data) -> None:
     model.candidate_titles = dict(data.candidate_titles)
     model.trained_on = fingerprint_of(data)
     model.absent_candidates.assign(states_of(data))
-
-# In `model.trained_on`: the fingerprints of earlier data, oldest first.
-EARLIER = "earlier"
 
 
 def check_evaluation(model, data, split: str, allow_trained: bool) -> None:
