@@ -3,9 +3,9 @@
     taskset -c 0,1 python benchmarks/bench_streaming.py --rows 100000000
     python benchmarks/bench_streaming.py --rows 1000000 --readers ours tf
 
-A Parquet folder is made up once: int32 users, candidates and time stamps, a
-twentieth as many users as rows and a two-hundredth as many candidates, row
-groups of a million rows. Then, each in a process of its own:
+A synthetic Parquet folder is written once: int32 users, candidates and time
+stamps, a twentieth as many users as rows and a two-hundredth as many
+candidates, row groups of a million rows. Then, each in a process of its own:
 
 - `ours`: the data set is made (the passes over the files), and one epoch of its
   train part becomes batches, without a model;
