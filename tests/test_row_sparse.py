@@ -26,7 +26,7 @@ def test_repeated_ids_become_one_row_with_the_summed_gradient():
     assert found == {3: [11.0, 22.0], 0: [5.0, 0.0]}
 
 
-def test_places_without_a_row_lie_beyond_the_table_and_hold_zeros():
+def test_entries_without_a_row_lie_beyond_the_table_and_hold_zeros():
     touched = row_sparse.merge(jnp.array([2, 2, 2, 1]), jnp.ones((4, 2)), 5)
     rows = np.array(touched.rows)
     assert len(set(rows)) == 4
