@@ -189,6 +189,15 @@ NONSENSE = {
         ("a_file", "1", "-k", "0"),
         ("a_file", "1", "-k", "x"),
     ],
+    "inspect": [
+        ("a_file", "--seed", "-1"),
+        ("a_file", "--figure", "figure.xyz"),
+        ("a_file", "--figure", "nowhere/figure.png"),
+        ("nowhere.csv",),
+        ("a_file", "a_file"),
+        ("a_file", "--version", "100k"),
+        ("--filter", "event=purchase"),
+    ],
     "report": [
         (),
         ("nowhere",),

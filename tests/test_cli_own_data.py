@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
-from keras_dp_retrieval.cli import recommend_command
+from keras_dp_retrieval.cli import inputs, recommend_command
 
 NUM_USERS, NUM_PRODUCTS = 24, 18
 
@@ -302,6 +302,56 @@ def test_a_file_of_lists_is_replaced_when_it_is_whole(
     assert cli.main([*map(str, command), "ann01", "ann02"]) == 130
     assert path.read_text() == "older lists"
     assert [one.name for one in tmp_path.iterdir()] == ["lists.csv"]
+
+
+@pytest.mark.parametrize("output", ["lists.txt", "lists", ".csv", "no/l.csv"])
+def test_a_file_that_cannot_be_written_is_refused_at_once(
+    output, shop, monkeypatch, tmp_path, capsys
+):
+    def load(*_):
+        pytest.fail("The options were not checked first.")
+
+    monkeypatch.setattr(inputs, "load_model", load)
+    monkeypatch.chdir(tmp_path)
+    command = ("recommend", shop / "model.keras", "ann01", "--output", output)
+    assert "`--output` must be" in error_of(capsys, *command)
+
+
+# Inspection
+
+
+@pytest.mark.filterwarnings("ignore:.*also in the train part")
+def test_inspection_describes_the_file_and_what_training_would_do(
+    shop, tmp_path, capsys
+):
+    figure = tmp_path / "shop.png"
+    said = run(
+        capsys,
+        *("inspect", "--filter", "event=purchase", "--figure", figure),
+        shop / "shop.csv",
+    )
+    assert said.startswith("400 interactions of shop.csv\n")
+    data = kdr.RetrievalDataset.from_csv(
+        shop / "shop.csv",
+        user_column="customer",
+        candidate_column="product",
+        timestamp_column="time",
+        filters={"event": "purchase"},
+        split="by_time",
+    )
+    described = str(data.describe()).split("\n\n", 1)[1]
+    assert described in said
+    assert str(kdr.recipe.plan_recipe(data)) in said
+    assert figure.stat().st_size > 10_000
+
+
+def test_inspection_without_a_file_is_of_movielens(capsys):
+    command = ("inspect", "--source", "synthetic", "--split", "tutorial")
+    said = run(capsys, *command)
+    assert said.startswith("MovieLens 100k (synthetic) (SYNTHETIC: made-up")
+    assert "Validation and test are the same rows." in said
+    assert "`--split by_time` does." in said
+    assert "order='ignored'" in said
 
 
 # What is wrong with the data

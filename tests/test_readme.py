@@ -64,7 +64,7 @@ def test_the_commands_run_on_a_file_of_ones_own(
     commands = re.findall(
         r"^    keras-dp-retrieval (.*shop.*|recommend.*)$", section, re.M
     )
-    assert len(commands) == 5
+    assert len(commands) == 6
     write_shop(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kdr, "data_parallel", lambda: on_devices(1))

@@ -12,6 +12,7 @@ from keras_dp_retrieval.cli import (
     data_arguments,
     devices_command,
     evaluate_command,
+    inspect_command,
     options,
     recommend_command,
     report_command,
@@ -24,6 +25,7 @@ DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 # Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`; and
 # `check(args)` where options have to go together.
 COMMANDS = {
+    "inspect": inspect_command,
     "train": train_command,
     "evaluate": evaluate_command,
     "tune": tune_command,
@@ -91,6 +93,8 @@ def _parse(argv) -> argparse.Namespace:
         if getattr(args, "user_ids", None) is not None:
             args.user_ids += rest
             return args
+        if args.run is inspect_command.run and args.interactions is None:
+            args.interactions, *rest = rest
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args

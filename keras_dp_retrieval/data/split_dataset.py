@@ -14,6 +14,10 @@ from keras_dp_retrieval.data import (
     descriptions,
     part_batches,
 )
+from keras_dp_retrieval.data.dataset_description import (
+    DatasetDescription,
+    describe,
+)
 from keras_dp_retrieval.data.divided import Divided, vocabulary_of
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.leakage import LeakageReport
@@ -351,6 +355,15 @@ class SplitDataset:
         for name in ("_divided", "fingerprint", "_batches"):
             other.__dict__.pop(name, None)
         return other
+
+    def describe(self) -> DatasetDescription:
+        """Returns what is in the data set, in figures; `print` shows the text.
+
+        Sizes, density, how many interactions users and candidates have, the
+        long tail, the time span, repeated and tied interactions, and what the
+        parts have and share. `to_dict()` of it is for JSON.
+        """
+        return describe(self)
 
     def __repr__(self) -> str:
         return descriptions.in_short(

@@ -74,10 +74,7 @@ def fit_recipe(
     seed = _checks.non_negative_int("seed", seed)
     _checks.flag("tune", tune)
     _checks.flag("validation_in_train", validation_in_train)
-    whole, has_validation = data, False
-    if validation_in_train and data.split != "tutorial":
-        whole = data.with_validation_in_train()
-        has_validation = len(data.ratings("validation")) > 0
+    whole, for_trials = divided_for_fit(data, validation_in_train)
     if "popularity_offset" in overrides:
         overrides["popularity_weight"] = _checks.former_argument(
             overrides, "popularity_offset", popularity_weight=None
@@ -94,7 +91,7 @@ def fit_recipe(
         )
     if tune and not {"temperature", "popularity_weight"} <= set(overrides):
         recipe = _with_trials(
-            data if has_validation else data.with_part_of_train_held_out(),
+            for_trials(),
             recipe,
             seed,
             given=overrides,
@@ -103,16 +100,49 @@ def fit_recipe(
     return _train(whole, recipe, seed, verbose=verbose, callbacks=callbacks)
 
 
+def divided_for_fit(data, validation_in_train: bool = True):
+    """Returns the data to train on, and what makes those of the trials.
+
+    Args:
+        data: `RetrievalDataset`.
+        validation_in_train: bool. As in `fit_recipe`.
+
+    Returns:
+        `(whole, for_trials)`: a data set, and a function that returns one
+        whose validation part is not in the train part of either.
+    """
+    whole, has_validation = data, False
+    if validation_in_train and data.split != "tutorial":
+        whole = data.with_validation_in_train()
+        has_validation = len(data.ratings("validation")) > 0
+    if has_validation:
+        return whole, lambda: data
+    return whole, data.with_part_of_train_held_out
+
+
+def num_held_out_users(data) -> int:
+    """Users of the validation part, by whom trials choose."""
+    return len(np.unique(data.ratings("validation").user_rows))
+
+
+def has_trials(data, recipe: Recipe) -> bool:
+    """Whether trials on this data set have enough to choose by."""
+    if num_held_out_users(data) < MIN_USERS_TO_CHOOSE_BY:
+        return False
+    return recipe.order != "recency" or _has_next_items(data)
+
+
+def trial_epochs(recipe: Recipe) -> int:
+    """Epochs of a trial."""
+    return max(round(recipe.epochs / 3), 1)
+
+
 def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
     """Returns the recipe with the best setting on the validation part."""
-    num_users = len(np.unique(data.ratings("validation").user_rows))
-    if num_users < MIN_USERS_TO_CHOOSE_BY:
+    num_users = num_held_out_users(data)
+    if not has_trials(data, recipe):
         return recipe
-    if recipe.order == "recency" and not _has_next_items(data):
-        return recipe
-    shorter = dataclasses.replace(
-        recipe, epochs=max(round(recipe.epochs / 3), 1)
-    )
+    shorter = dataclasses.replace(recipe, epochs=trial_epochs(recipe))
 
     def train(temperature):
         trial = dataclasses.replace(shorter, temperature=temperature)

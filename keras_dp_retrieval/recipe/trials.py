@@ -11,6 +11,9 @@ from keras_dp_retrieval.metrics import RankingTask
 # The ratio of neighbouring temperatures, and the trials in each direction.
 STEP = 1.4
 MAX_STEPS = 3
+# The least and the most trainings: the first; then lower temperatures, of which
+# the first may be worse; then higher ones.
+NUM_TRAININGS = (3, 2 + MAX_STEPS)
 
 # Of `TwoTowerRetrieval.popularity_weight`, in temperatures: what is added to
 # the logits of training.

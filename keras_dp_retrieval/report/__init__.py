@@ -2,6 +2,7 @@
 
 import os
 
+from keras_dp_retrieval.report.data_figure import draw_data
 from keras_dp_retrieval.report.figure import (
     check_figure_path,
     draw,
@@ -18,6 +19,7 @@ __all__ = [
     "check_figure_path",
     "comparison",
     "draw",
+    "draw_data",
     "new_figure",
     "read_run",
     "report",

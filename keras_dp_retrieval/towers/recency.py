@@ -6,6 +6,10 @@ from keras import ops
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.towers.base import HistoryTower
 
+# Chosen on the validation items of MovieLens 100K; `benchmarks/` has the
+# comparisons.
+DECAYS = (0.0, 0.5, 0.8, 0.95, 0.99, 1.0)
+
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class RecencyTower(HistoryTower):
@@ -44,9 +48,7 @@ class RecencyTower(HistoryTower):
         num_candidates,
         embedding_dimension,
         *,
-        # Chosen on the validation items of MovieLens 100K; `benchmarks/`
-        # has the comparisons.
-        decays=(0.0, 0.5, 0.8, 0.95, 0.99, 1.0),
+        decays=DECAYS,
         max_length=100,
         stddev=0.1,
         **kwargs,

@@ -36,6 +36,10 @@ class NotInMemory:
         """Raises a ValueError."""
         raise needs_memory("`leakage`")
 
+    def describe(self) -> NoReturn:
+        """Raises a ValueError."""
+        raise needs_memory("`describe`", "`description` has the sizes.")
+
     def by_user(self, batch_size: int = 64) -> NoReturn:
         """Raises a ValueError."""
         raise needs_memory("`by_user`", "`train` has one interaction a row.")

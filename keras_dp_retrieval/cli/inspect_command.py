@@ -1,0 +1,42 @@
+"""`inspect`: what is in the data, before anything is trained."""
+
+import warnings
+
+from keras_dp_retrieval import recipe, report
+from keras_dp_retrieval.cli import inputs
+from keras_dp_retrieval.cli.data_arguments import (
+    add_data_arguments,
+    check_data_arguments,
+    in_flags,
+)
+
+HELP = "what is in the data, and what training would do"
+
+
+def add_arguments(parser):
+    add_data_arguments(parser, positional=True)
+    parser.add_argument("--seed", type=int, default=42, help="of the split")
+    parser.add_argument(
+        "--figure",
+        metavar="FILE",
+        help="draw the long tail, the interactions a user, and when they were",
+    )
+
+
+def check(args) -> None:
+    check_data_arguments(args)
+
+
+def run(args) -> int:
+    with warnings.catch_warnings():
+        # What the split leaks is in the description.
+        warnings.simplefilter("ignore", UserWarning)
+        data = inputs.load_data(args, args.split)
+        described = data.describe()
+    print(in_flags(str(described)))
+    print()
+    print(recipe.plan_recipe(data))
+    if args.figure:
+        report.draw_data(described.to_dict(), args.figure)
+        print(f"Drew {args.figure}.")
+    return 0

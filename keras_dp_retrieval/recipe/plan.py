@@ -1,0 +1,148 @@
+"""What `fit_recipe` would do with a data set, before anything is trained."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_dp_retrieval.recipe import fit, trials
+from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
+from keras_dp_retrieval.towers.recency import DECAYS
+
+_FLOAT = 4  # Bytes.
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipePlan:
+    """The recipe that the shape of a data set gives, and its cost in steps.
+
+    All of it is counted from sizes; nothing was trained. How long a step takes
+    depends on the devices.
+
+    Args:
+        recipe: `Recipe`, before trials.
+        num_examples: int. Of an epoch.
+        steps_per_epoch: int.
+        num_trials: `(least, most)` trainings; both 0 where too few users are
+            held out to choose by.
+        steps_of_trial: int. Of one of them.
+        num_parameters: int. Those that are trained; the interaction histories
+            come on top.
+        flop_per_step: int. Floating-point operations of the logits of a step,
+            forward and backward. The towers' come on top.
+    """
+
+    recipe: Recipe
+    num_examples: int
+    steps_per_epoch: int
+    num_trials: tuple[int, int]
+    steps_of_trial: int
+    num_parameters: int
+    flop_per_step: int
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the training, without trials."""
+        return self.steps_per_epoch * self.recipe.epochs
+
+    def to_dict(self) -> dict:
+        """Returns all of it as plain values, for JSON."""
+        return {**dataclasses.asdict(self), "num_steps": self.num_steps}
+
+    def __str__(self) -> str:
+        recipe = self.recipe
+        megabytes = self.num_parameters * _FLOAT / 1e6
+        most_steps = self.num_steps + self.num_trials[1] * self.steps_of_trial
+        flop = most_steps * self.flop_per_step
+        if self.num_trials[1]:
+            tried = (
+                f"{self.num_trials[0]} to {self.num_trials[1]} trainings of "
+                f"{self.steps_of_trial:,} steps before; they choose "
+                "temperature and popularity weight"
+            )
+        else:
+            tried = "none: too few users are held out to choose by"
+        lines = {
+            "learns": f"order={recipe.order!r}, {recipe.objective!r}, "
+            f"embedding_dimension={recipe.embedding_dimension}",
+            "begins with": f"temperature={recipe.temperature:g}, "
+            f"learning_rate={recipe.learning_rate:g}, "
+            f"weight_decay={recipe.weight_decay:g}",
+            "an epoch": f"{self.num_examples:,} examples in "
+            f"{self.steps_per_epoch:,} steps of {recipe.batch_size:,}",
+            "training": f"{recipe.epochs} epochs, {self.num_steps:,} steps",
+            "trials": tried,
+            "parameters": f"{self.num_parameters:,}: {megabytes:,.1f} MB, and "
+            f"{2 * megabytes:,.1f} MB of the optimizer",
+            "logits": f"{_short(self.flop_per_step)}FLOP a step, "
+            f"{_short(flop)}FLOP in all at most",
+        }
+        return "\n".join(
+            [
+                "`fit_recipe` (`train`) would do, by the shape of the data:",
+                *(f"  {name:14}{value}" for name, value in lines.items()),
+                "Counted, nothing was run; how long a step takes depends on "
+                "the devices.",
+            ]
+        )
+
+
+def plan_recipe(data) -> RecipePlan:
+    """Returns what `fit_recipe(data)` would do.
+
+    Args:
+        data: `RetrievalDataset`.
+    """
+    whole, for_trials = fit.divided_for_fit(data)
+    recipe = choose_recipe(whole)
+    num_examples = _num_examples(whole, recipe)
+    of_trials = for_trials()
+    is_tried = fit.has_trials(of_trials, recipe)
+    trial_steps = math.ceil(
+        _num_examples(of_trials, recipe) / recipe.batch_size
+    )
+    return RecipePlan(
+        recipe=recipe,
+        num_examples=num_examples,
+        steps_per_epoch=math.ceil(num_examples / recipe.batch_size),
+        num_trials=trials.NUM_TRAININGS if is_tried else (0, 0),
+        steps_of_trial=trial_steps * fit.trial_epochs(recipe),
+        num_parameters=_num_parameters(data, recipe),
+        flop_per_step=_flop_per_step(data, recipe),
+    )
+
+
+def _num_examples(data, recipe: Recipe) -> int:
+    """Examples of an epoch, without making them."""
+    users = data.ratings("train").user_rows
+    if recipe.order == "recency":
+        return len(users) - len(np.unique(users))
+    if recipe.objective == "full_softmax":
+        return len(np.unique(users))
+    return len(users)
+
+
+def _num_parameters(data, recipe: Recipe) -> int:
+    """Those of `fit.build_model`, which would take their memory."""
+    dimension = recipe.embedding_dimension
+    if recipe.order == "recency":
+        rows = 2 * data.num_candidates + len(DECAYS) * dimension
+    else:
+        rows = data.num_users + 2 * data.num_candidates
+    return rows * dimension
+
+
+def _flop_per_step(data, recipe: Recipe) -> int:
+    is_full = recipe.objective == "full_softmax"
+    others = data.num_candidates if is_full else recipe.batch_size
+    # A product and a sum, once forward and for each of two gradients.
+    return 6 * recipe.batch_size * others * recipe.embedding_dimension
+
+
+def _short(number: float) -> str:
+    """A number with a prefix of the metric system: `1.2 G`."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if number < 1000:
+            return f"{number:.3g} {prefix}"
+        number /= 1000
+    return f"{number:,.0f} E"

@@ -1,0 +1,100 @@
+"""What is planned is what `fit_recipe` does."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+import keras_dp_retrieval as kdr
+from keras_dp_retrieval.recipe import fit, plan, plan_recipe, trials
+
+
+def data_of(num_users=130, **options):
+    return kdr.RetrievalDataset.from_synthetic(
+        num_users, 40, 1500, **{"split": "by_time", **options}
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*older than the newest")
+@pytest.mark.parametrize("split", ["random", "by_time"])
+def test_steps_and_parameters_are_those_of_the_training(split):
+    data = data_of(split=split)
+    planned = plan_recipe(data)
+    whole = data.with_validation_in_train()
+    recipe = fit.choose_recipe(whole)
+    assert planned.recipe == recipe
+    examples = fit._examples(whole, recipe)
+    assert planned.steps_per_epoch == int(examples.cardinality())
+    for objective in ("full_softmax", "in_batch_softmax"):
+        other = dataclasses.replace(
+            recipe, objective=objective, batch_size=64, rating_weight=0.0
+        )
+        steps = -(-plan._num_examples(whole, other) // 64)
+        assert steps == int(fit._examples(whole, other).cardinality())
+    model = fit.build_model(whole, recipe)
+    model.build()
+    trained = [weight.shape for weight in model.trainable_variables]
+    assert planned.num_parameters == sum(map(np.prod, trained))
+
+
+@pytest.mark.filterwarnings("ignore:.*older than the newest")
+@pytest.mark.parametrize(
+    ("split", "is_trial"), [("random", True), ("by_time", False)]
+)
+def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
+    trained = []
+
+    def train(data, recipe, seed, **_):
+        trained.append((data, recipe))
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(fit, "_train", train)
+    data = data_of(300, split=split, validation_fraction=0.2)
+    planned = plan_recipe(data)
+    with pytest.raises(RuntimeError, match="enough"):
+        kdr.fit_recipe(data)
+    ((on, recipe),) = trained
+    assert is_trial == (planned.num_trials != (0, 0))
+    assert is_trial == (recipe.epochs < planned.recipe.epochs)
+    if is_trial:
+        steps = int(fit._examples(on, recipe).cardinality()) * recipe.epochs
+        assert planned.steps_of_trial == steps
+
+
+@pytest.mark.filterwarnings("ignore:.*older than the newest")
+def test_few_users_are_not_planned_to_be_chosen_by():
+    planned = plan_recipe(data_of(80, split="random"))
+    assert planned.num_trials == (0, 0)
+    assert "none: too few users" in str(planned)
+
+
+def test_trainings_lie_between_the_least_and_the_most(monkeypatch):
+    rng = np.random.default_rng(0)
+    task = types.SimpleNamespace(
+        ndcg_of_users=lambda model, _: np.full(2, model.ndcg)
+    )
+    monkeypatch.setattr(trials, "_task", lambda _: task)
+    numbers = set()
+    for _ in range(200):
+        trained = []
+
+        def train(temperature, trained=trained):
+            trained.append(temperature)
+            return types.SimpleNamespace(
+                ndcg=rng.random(), popularity_weight=0.0
+            )
+
+        trials.choose(train, None, 0.1)
+        numbers.add(len(trained))
+    assert (min(numbers), max(numbers)) == trials.NUM_TRAININGS
+
+
+def test_the_text_says_what_was_not_measured():
+    planned = plan_recipe(data_of())
+    text = str(planned)
+    assert f"{planned.num_steps:,} steps" in text
+    assert f"{planned.num_parameters:,}" in text
+    assert "nothing was run" in text
+    assert json.loads(json.dumps(planned.to_dict()))["num_steps"]
