@@ -5,6 +5,8 @@ import numpy as np
 from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.raw_data import COLUMNS, RawData, RawRatings
 
+RATING_RANGE = (1.0, 5.0)  # The default.
+
 
 def raw_data(
     interactions: RawRatings, *, validation, test, titles, rating_range
@@ -80,7 +82,7 @@ def rating_range(value) -> tuple[float, float]:
     raise ValueError(
         "`rating_range` must be two finite numbers, the lowest rating and the "
         f"highest. Received: rating_range={value!r:.80}. The default is "
-        "(1.0, 5.0)."
+        f"{RATING_RANGE}."
     )
 
 

@@ -109,7 +109,7 @@ class RetrievalDataset(SplitDataset):
         candidate_titles: Mapping | None = None,
         candidate_key: str = "candidate_id",
         rating_key: str = "rating",
-        rating_range: tuple[float, float] = (1.0, 5.0),
+        rating_range: tuple[float, float] = arguments.RATING_RANGE,
         is_synthetic: bool = False,
         validation_in_train: bool = False,
     ):
@@ -412,6 +412,12 @@ class RetrievalDataset(SplitDataset):
     @classmethod
     def _from_table(cls, read: tuple[RawRatings, str], options: Mapping):
         raw, note = read
+        # Here it still has the name of the file, for the error.
+        raw.check_range(
+            *arguments.rating_range(
+                options.get("rating_range", arguments.RATING_RANGE)
+            )
+        )
         made = cls._from_raw(raw, options)
         made._source_note = note
         return made

@@ -154,9 +154,9 @@ class RawRatings:
             row = int(np.argmax(outside))
             raise ValueError(
                 f"Ratings must lie between {low:g} and {high:g}. Received "
-                f"{int(outside.sum())} outside, the first in row {row}: "
-                f"{self.ratings[row]:g}. Correct them, or state the scale: "
-                "`rating_range=(low, high)`."
+                f"{int(outside.sum())} outside in the {self.name}, the first "
+                f"in row {row}: {self.ratings[row]:g}. Correct them, or state "
+                "the scale: `rating_range=(low, high)`."
             )
 
 

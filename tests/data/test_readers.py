@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from keras_dp_retrieval.data.dataset import RetrievalDataset
-from keras_dp_retrieval.data.readers import csv_pieces
+from keras_dp_retrieval.data.readers import csv_pieces, parquet_files
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*test interactions")
@@ -394,10 +394,11 @@ def test_what_is_wrong_names_its_place_in_any_piece(
     path = tmp_path / "a.csv"
     text = "\n".join(["user_id,candidate_id,rating,timestamp", *lines])
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         RetrievalDataset.from_csv(
             path, rating_column="rating", timestamp_column="timestamp"
         )
+    assert str(path) in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -438,6 +439,24 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
         RetrievalDataset.from_csv(path)
 
 
+def test_a_parquet_file_that_changes_while_it_is_read_is_refused(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"user_id": [1, 2], "candidate_id": [3, 4]})
+    parquet.write_table(table, path)
+    before = parquet_files._read
+
+    def written_to(*arguments):
+        read = before(*arguments)
+        parquet.write_table(table.slice(1), path)
+        return read
+
+    monkeypatch.setattr(parquet_files, "_read", written_to)
+    with pytest.raises(ValueError, match=r"a.parquet' must not change while"):
+        RetrievalDataset.from_parquet(path)
+
+
 def test_a_small_parquet_file_that_unpacks_to_very_much_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     num = 20_000_000
@@ -449,12 +468,69 @@ def test_a_small_parquet_file_that_unpacks_to_very_much_is_refused(tmp_path):
         RetrievalDataset.from_parquet(path)
 
 
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("user_id", ["a", "", "c" * 300], "at most 256 .* 300 in row 2"),
+        ("user_id", ["a", "b", "c\0"], "NUL character.* in row 2"),
+        ("user_id", [1, 2, None], "missing values.* row 2"),
+        ("candidate_id", [1, 2, 2**63], "into 64 bits .* in row 2"),
+        ("candidate_id", [1, 2, -1], "must not be -1.* in row 2"),
+        ("candidate_id", [1.0, 2.0, 3.5], "such as 3.5|such as 1.0"),
+        ("rating", [1, 2, NAN], "finite.* row 2: nan"),
+        ("rating", [1, 2, INFINITY], "finite.* row 2: inf"),
+        ("rating", [1, 2, 1e300], r"finite.* row 2: 1e\+300"),
+        ("rating", [1, 2, -3], "between 1 and 5.* row 2: -3"),
+        ("rating", ["1", "2", "3"], "numbers. Received: '1' in row 0"),
+        ("timestamp", [1, 2, 2.5], "whole numbers .* row 2: 2.5"),
+        ("timestamp", [1, 2, NAN], "none missing.* row 2: nan"),
+        ("timestamp", [1, 2, 2**63], "of 64 bits.* row 2: 92233"),
+        ("weight", [1, 2, -1], "greater than 0.* row 2: -1"),
+        ("weight", [1, 2, NAN], "finite.* row 2: nan"),
+    ],
+)
+def test_what_is_wrong_in_parquet_names_file_and_row(
+    tmp_path, column, values, message
+):
+    path = tmp_path / "a.parquet"
+    of_64_bits = 2**63 in values
+    columns = {
+        "user_id": [1, 2, 3],
+        "candidate_id": [1, 2, 3],
+        column: pa.array(values, pa.uint64() if of_64_bits else None),
+    }
+    parquet.write_table(pa.table(columns), path)
+    optional = {
+        f"{name}_column": name if name == column else None
+        for name in ("rating", "timestamp", "weight")
+    }
+    with pytest.raises(ValueError, match=message) as refused:
+        RetrievalDataset.from_parquet(path, **optional)
+    assert str(path) in str(refused.value)
+
+
+def test_a_column_that_is_there_twice_is_refused_in_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    names = ["user_id", "user_id", "candidate_id"]
+    ids = [pa.array([1, 2])] * 3
+    parquet.write_table(pa.Table.from_arrays(ids, names=names), path)
+    with pytest.raises(ValueError, match=r"a.parquet.* duplicate field names"):
+        RetrievalDataset.from_parquet(path)
+
+
 def test_twins_of_unicode_stay_apart(tmp_path):
     # They look the same, but whoever wrote them both meant two ids.
     path = tmp_path / "a.csv"
     path.write_text("user_id,candidate_id\ne\u0301,1\n\u00e9,1\n", "utf-8")
     data = RetrievalDataset.from_csv(path, **WHOLE)
     assert isinstance(data.user_vocabulary, Vocabulary)
+    assert data.num_users == 3
+    twins = pa.table({"user_id": ["e\u0301", "\u00e9"], "candidate_id": [1, 1]})
+    parquet.write_table(twins, tmp_path / "a.parquet")
+    data = RetrievalDataset.from_parquet(tmp_path / "a.parquet", **WHOLE)
     assert data.num_users == 3
 
 

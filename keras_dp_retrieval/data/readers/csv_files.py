@@ -59,7 +59,7 @@ def from_csv(
         read = table.read(pieces)
         if row_filter is not None:
             notes.append(row_filter.note(table.num_kept, table.num_rows))
-    return RawRatings(**read, name=str(path)), notes
+    return RawRatings(**read, name=f"file {str(path)!r}"), notes
 
 
 def header_of(first: str, columns: Mapping) -> tuple[str, list[str]]:

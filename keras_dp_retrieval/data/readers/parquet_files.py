@@ -65,7 +65,7 @@ def from_parquet(
         ) from error
     if changed:
         raise limits.file_changed(repr(str(path)))
-    return RawRatings(**read, name=str(path)), notes
+    return RawRatings(**read, name=f"file {str(path)!r}"), notes
 
 
 def _states(source) -> dict[str, tuple[int, int]]:

@@ -1,5 +1,6 @@
 """Interactions from data frames, and from files of each kind."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -121,9 +122,10 @@ def from_csv(path, request: Request) -> tuple[RawRatings, str]:
     """Reads columns of a CSV file; see `csv_files.from_csv`."""
     from keras_dp_retrieval.data.readers import csv_files
 
-    raw, notes = csv_files.from_csv(
-        existing(path), request.columns, request.row_filter
-    )
+    with _naming(existing(path)) as path:
+        raw, notes = csv_files.from_csv(
+            path, request.columns, request.row_filter
+        )
     return _merged(raw, request, notes)
 
 
@@ -131,10 +133,22 @@ def from_parquet(path, request: Request) -> tuple[RawRatings, str]:
     """Reads columns of Parquet files; see `parquet_files.from_parquet`."""
     from keras_dp_retrieval.data.readers import parquet_files
 
-    raw, notes = parquet_files.from_parquet(
-        existing(path), request.columns, request.row_filter
-    )
+    with _naming(existing(path)) as path:
+        raw, notes = parquet_files.from_parquet(
+            path, request.columns, request.row_filter
+        )
     return _merged(raw, request, notes)
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path):
+    """Has errors name the file that they are about, where they do not yet."""
+    try:
+        yield path
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"In the file {str(path)!r}: {error}") from error
 
 
 def _merged(raw: RawRatings, request: Request, notes: list[str]):
