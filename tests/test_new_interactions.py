@@ -6,7 +6,9 @@ import warnings
 
 import keras
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.model import growth
@@ -440,6 +442,30 @@ def test_figures_of_today_leave_out_what_was_seen_yesterday():
     assert recall == pytest.approx(expected)
 
 
+def test_a_schedule_that_has_ended_is_said_and_can_be_replaced():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 3)
+    model = trained(first_day(), keras.optimizers.Adam(schedule))
+    with pytest.warns(UserWarning, match="rate is 0, as at the end of a sch"):
+        model.add_interactions(day(2))
+    before = [np.array(one.numpy()) for one in model.optimizer.variables]
+    data = model.add_interactions(day(3), learning_rate=0.05)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+    slots = [
+        one.numpy()
+        for one in model.optimizer.variables
+        if one is not model.optimizer.learning_rate
+    ]
+    for slot, old in zip(slots, before, strict=True):
+        np.testing.assert_array_equal(slot, old)
+    old = model.encode_users(USERS)
+    model.fit(data.train, verbose=0)
+    assert (model.encode_users(USERS) != old).any()
+    with pytest.raises(ValueError, match="for a compiled model"):
+        kdr.TwoTowerRetrieval.for_dataset(first_day(), 4).add_interactions(
+            day(2), learning_rate=0.1
+        )
+
+
 def test_titles_of_today_replace_those_of_yesterday():
     model = compiled(first_day(candidate_titles={"item 1": "A", "item 2": "B"}))
     model.add_interactions(
@@ -543,6 +569,27 @@ class FeatureTable(keras.layers.Layer):
 
     def call(self, rows):
         return self.table(rows) + keras.ops.take(self.features, rows, axis=0)
+
+
+def test_streamed_data_are_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table(
+        {
+            "user_id": USERS[:5],
+            "candidate_id": ITEMS[:5],
+            "timestamp": range(5),
+        }
+    )
+    parquet.write_table(table, path)
+    streamed = kdr.RetrievalDataset.from_parquet(
+        path,
+        streaming=True,
+        timestamp_column="timestamp",
+        split="by_time",
+        candidate_key="item",
+    )
+    with pytest.raises(ValueError, match="`add_interactions` needs all inter"):
+        compiled(first_day()).add_interactions(streamed)
 
 
 def test_a_model_whose_ids_are_rows_is_refused():

@@ -73,3 +73,26 @@ def count_step(optimizer) -> None:
     `Optimizer.iterations` is public, and may be read alone.
     """
     optimizer._iterations.assign_add(1)
+
+
+def with_learning_rate(optimizer, learning_rate: float):
+    """Returns an optimizer with another learning rate, and the same slots.
+
+    `Optimizer.learning_rate` can be set, but not in the place of a schedule.
+    """
+    config = {**optimizer.get_config(), "learning_rate": learning_rate}
+    other = type(optimizer).from_config(config)
+    if not optimizer.built:
+        return other
+    other.build(built_for(optimizer))
+    for mine, theirs in zip(
+        _all_but_the_rate(other), _all_but_the_rate(optimizer), strict=True
+    ):
+        mine.assign(theirs)
+    return other
+
+
+def _all_but_the_rate(optimizer) -> list[keras.Variable]:
+    # A number is a variable, a schedule is none.
+    rate = optimizer.learning_rate
+    return [one for one in optimizer.variables if one is not rate]

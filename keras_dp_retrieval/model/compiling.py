@@ -4,6 +4,8 @@ import warnings
 
 import keras
 
+from keras_dp_retrieval._keras import slots
+
 # What `compile` of Keras has and this model has no use for.
 NOT_COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
@@ -46,3 +48,10 @@ def arguments_of(config: dict) -> dict:
         )
     kept = {k: v for k, v in config.items() if k not in NOT_COMPILED}
     return keras.saving.deserialize_keras_object(kept)
+
+
+def with_learning_rate(model, learning_rate: float) -> None:
+    """Compiles a model as it was, with another rate; the slots stay."""
+    arguments = arguments_of(model.get_compile_config())
+    optimizer = slots.with_learning_rate(model.optimizer, learning_rate)
+    model.compile(**{**arguments, "optimizer": optimizer})

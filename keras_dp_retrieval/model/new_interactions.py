@@ -9,15 +9,21 @@ from keras_dp_retrieval import _checks, agreement, distribution
 from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.split_dataset import SplitDataset
-from keras_dp_retrieval.model import growth, known_data
+from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
+from keras_dp_retrieval.model import compiling, growth, known_data
 from keras_dp_retrieval.model.candidate_states import PRESENT
 
 
-def add(model, data, keep_latest, seed):
+def add(model, data, keep_latest, learning_rate, seed):
     """What `TwoTowerRetrieval.add_interactions` says."""
     seed = _checks.seed("seed", seed)
     if keep_latest is not None:
         keep_latest = _checks.non_negative_int("keep_latest", keep_latest)
+    if learning_rate is not None:
+        learning_rate = _checks.number_between(
+            "learning_rate", learning_rate, 0, open_low=True
+        )
+    _check_optimizer(getattr(model, "optimizer", None), learning_rate)
     _check_fits(model, data)
     users = _with_ids(model.user_vocabulary, data.user_vocabulary)
     candidates = _with_ids(
@@ -31,6 +37,8 @@ def add(model, data, keep_latest, seed):
         if model.histories is not None:
             _replace_histories(model.histories, earlier, today.seen, undo)
         _mark_present(model, today.ratings("train").candidate_rows, undo)
+    if learning_rate is not None:
+        compiling.with_learning_rate(model, learning_rate)
     model.trained_on = {
         **today.fingerprint,
         known_data.EARLIER: known_data.all_fingerprints(model),
@@ -41,7 +49,28 @@ def add(model, data, keep_latest, seed):
     return today
 
 
+def _check_optimizer(optimizer, learning_rate) -> None:
+    """Refuses a rate for no optimizer; warns of one that has come to 0."""
+    if learning_rate is not None:
+        if optimizer is None:
+            raise ValueError(
+                "`learning_rate` is for a compiled model. Received: "
+                f"learning_rate={learning_rate:g} and a model without an "
+                "optimizer. Give the rate to the optimizer in `compile`."
+            )
+        return
+    if optimizer is None or float(optimizer.learning_rate) > 0:
+        return
+    warnings.warn(
+        "The optimizer's learning rate is 0, as at the end of a schedule, so "
+        "that `fit` would learn nothing. Use `add_interactions(data, "
+        "learning_rate=...)`.",
+        stacklevel=5,
+    )
+
+
 def _check_fits(model, data) -> None:
+    refuse_streamed("`add_interactions`", data)
     if not isinstance(data, SplitDataset):
         raise ValueError(
             "`data` must be a `RetrievalDataset`, such as "

@@ -650,7 +650,9 @@ class TwoTowerRetrieval(PaddedModel):
             self._drop_index()
 
     @reads
-    def add_interactions(self, data, *, keep_latest=None, seed=0):
+    def add_interactions(
+        self, data, *, keep_latest=None, learning_rate=None, seed=0
+    ):
         """Prepares the model for training on new interactions.
 
         New users and candidates get rows at the end of the tables, in the
@@ -683,6 +685,10 @@ class TwoTowerRetrieval(PaddedModel):
                 the histories. Others are no seen items any more, can be
                 recommended again, and `evaluate` does not know that they were
                 trained on.
+            learning_rate: Optional float. The optimizer's from now on; its
+                slots stay. A schedule, such as that of `fit_recipe`, goes on
+                counting steps, and may have come to its end: a warning says
+                so where the rate is 0.
             seed: int. Seeds the new rows, which the tables' initializers draw.
 
         Returns:
@@ -697,7 +703,9 @@ class TwoTowerRetrieval(PaddedModel):
                 rows, or does not fit the data, the tables cannot grow, or the
                 interactions were added before. The model stays as it was.
         """
-        today = new_interactions.add(self, data, keep_latest, seed)
+        today = new_interactions.add(
+            self, data, keep_latest, learning_rate, seed
+        )
         self._drop_index()
         return today
 
