@@ -595,12 +595,16 @@ def test_command_lines_end_in_one_line(examples, model, tmp_path, capsys):
     model.save(path)
     other = tmp_path / "other.keras"
     other.write_bytes(b"PK no archive")
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,item\nann,tea\nbob,7\nann,7\n")
     words = st.sampled_from(
         [
             *("recommend", "evaluate", "report", "devices", "nonsense"),
             *(str(path), str(other), str(tmp_path), "/no/such/file"),
             *("ann", "dee", "7", "-k", "0", "-1", "nan", "3", ""),
             *("--help", "--data-dir", "--split", "--seed", "--figure"),
+            *("inspect", str(rows), "--interactions", "--users", "--history"),
+            *("--filter", "item=7", "--output", str(tmp_path / "lists.csv")),
         ]
     )
 

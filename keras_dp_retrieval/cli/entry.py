@@ -93,8 +93,6 @@ def _parse(argv) -> argparse.Namespace:
         if getattr(args, "user_ids", None) is not None:
             args.user_ids += rest
             return args
-        if args.run is inspect_command.run and args.interactions is None:
-            args.interactions, *rest = rest
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args

@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import numpy as np
-
 from keras_dp_retrieval.recipe import fit, trials
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
 from keras_dp_retrieval.towers.recency import DECAYS
@@ -116,9 +114,9 @@ def _num_examples(data, recipe: Recipe) -> int:
     """Examples of an epoch, without making them."""
     users = data.ratings("train").user_rows
     if recipe.order == "recency":
-        return len(users) - len(np.unique(users))
+        return len(users) - fit.num_distinct(users)
     if recipe.objective == "full_softmax":
-        return len(np.unique(users))
+        return fit.num_distinct(users)
     return len(users)
 
 

@@ -86,6 +86,12 @@ def test_cold_shares_are_those_of_counting_by_hand():
     assert cold.num_user_interactions and cold.num_candidate_interactions
 
 
+def test_quantiles_are_counts_that_somebody_has():
+    found = statistics.spread(np.array([9, 1, 4, 2]))
+    assert found.quantiles == (1, 1, 1, 2, 4, 9, 9, 9)
+    assert found.mean == 4
+
+
 def gini_by_pairs(counts):
     """Half of the mean difference of two, over the mean."""
     differences = [abs(a - b) for a in counts for b in counts]
