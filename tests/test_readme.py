@@ -13,6 +13,7 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
+from keras_dp_retrieval.cli import inputs
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
@@ -57,29 +58,52 @@ def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
     assert names["throughput"].history[0]["num_devices"] == 8
 
 
-def test_the_commands_run_on_a_file_of_ones_own(
-    monkeypatch, on_devices, tmp_path, capsys
-):
+def commands():
+    """The commands on a file of one's own, as words."""
     section = README.read_text().split("## On the command line")[1]
-    commands = re.findall(
+    lines = re.findall(
         r"^    keras-dp-retrieval (.*shop.*|recommend.*)$", section, re.M
     )
-    assert len(commands) == 6
+    return list(map(shlex.split, lines))
+
+
+@pytest.fixture
+def shop(monkeypatch, tmp_path):
+    """A folder with the files that the commands read."""
     write_shop(tmp_path)
     monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_have_options_that_there_are(shop, monkeypatch, capsys):
+    def stop(*_):
+        raise RuntimeError("understood")
+
+    monkeypatch.setattr(inputs, "load_model", stop)
+    monkeypatch.setattr(inputs, "load_data", stop)
+    assert len(commands()) == 6
+    for command in commands():
+        assert cli.main(command) == 1
+        assert capsys.readouterr().err.endswith(": understood\n"), command
+
+
+@pytest.mark.slow
+def test_the_commands_run_on_a_file_of_ones_own(
+    shop, monkeypatch, on_devices, capsys
+):
     monkeypatch.setattr(kdr, "data_parallel", lambda: on_devices(1))
     monkeypatch.setattr(
         kdr,
         "fit_recipe",
         functools.partial(kdr.fit_recipe, epochs=1, embedding_dimension=8),
     )
-    for command in commands:
-        assert cli.main(shlex.split(command)) == 0, capsys.readouterr().err
+    for command in commands():
+        assert cli.main(command) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert "filters kept 90 of 180 rows" in said
     assert len(re.findall("^Recommended for", said, re.M)) == 1 + 3
     assert re.search(r" tea  Tea of the house$", said, re.M)
-    assert (tmp_path / "lists.parquet").exists()
+    assert (shop / "lists.parquet").exists() and (shop / "shop.png").exists()
 
 
 def write_shop(folder):
