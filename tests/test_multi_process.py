@@ -11,10 +11,18 @@ import pytest
 PROGRAM = pathlib.Path(__file__).parent / "programs" / "train_tiny.py"
 
 
-def start(output, *, port=0, num_processes=1, process_id=0, devices=1):
-    arguments = [output, port, num_processes, process_id, devices]
+def start(
+    output,
+    *more,
+    program=PROGRAM,
+    port=0,
+    num_processes=1,
+    process_id=0,
+    devices=1,
+):
+    arguments = [output, port, num_processes, process_id, devices, *more]
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), *map(str, arguments)],
+        [sys.executable, str(program), *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -110,6 +118,52 @@ def test_processes_with_other_data_are_refused_on_all(second, differs):
                 assert f"process 0: training {differs}" in output
                 assert f"process 1: training {differs}" in output
                 assert "contents" in output
+    finally:
+        for process in processes:
+            process.kill()
+
+
+NEW_DAY = PROGRAM.parent / "new_day.py"
+
+
+def two_with_a_new_day(paths, second=0):
+    port = free_port()
+    return [
+        start(
+            path,
+            *([second] if number else []),
+            program=NEW_DAY,
+            port=port,
+            num_processes=2,
+            process_id=number,
+            devices=2,
+        )
+        for number, path in enumerate(paths)
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_a_new_day_as_one_device_does(tmp_path):
+    paths = [tmp_path / f"{number}.npz" for number in range(3)]
+    finish([start(paths[0], program=NEW_DAY)])
+    finish(two_with_a_new_day(paths[1:]))
+    alone, *both = (dict(np.load(path)) for path in paths)
+    for name, expected in alone.items():
+        np.testing.assert_array_equal(both[0][name], both[1][name], name)
+        np.testing.assert_allclose(
+            both[0][name], expected, atol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.slow
+def test_processes_with_other_new_days_are_refused_before_they_grow(tmp_path):
+    paths = [tmp_path / f"{number}.npz" for number in range(2)]
+    processes = two_with_a_new_day(paths, second=1)
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=300)
+            assert "refused with 31 users: All processes must" in output
+            assert "process 1: new interactions" in output
     finally:
         for process in processes:
             process.kill()
