@@ -34,14 +34,13 @@ def candidate_rows(model, candidate_ids) -> np.ndarray:
     )
 
 
-def known_candidate_rows(model, candidate_ids) -> np.ndarray:
-    """The same of those that the model knows, in any order."""
+def candidate_rows_or_zero(model, candidate_ids) -> np.ndarray:
+    """The same, with row 0 for candidates that the model does not know."""
     if not len(candidate_ids):
         return np.zeros(0, "int32")
     if model.candidate_vocabulary is None:
         return candidate_rows(model, candidate_ids)
-    rows = model.candidate_vocabulary.rows(candidate_ids)
-    return rows[rows > 0]
+    return model.candidate_vocabulary.rows(candidate_ids)
 
 
 def candidate_ids(model, rows) -> np.ndarray:

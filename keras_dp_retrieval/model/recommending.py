@@ -194,7 +194,7 @@ def _excluded(model, exclude, num_users) -> list[np.ndarray]:
             f"of the {num_users} users. Received: "
             f"{_checks.shown(exclude):.80}."
         )
-    return [id_rows.known_candidate_rows(model, ids) for ids in lists]
+    return [id_rows.candidate_rows_or_zero(model, ids) for ids in lists]
 
 
 def _joined(seen, also_excluded) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data import row_padding
-from keras_dp_retrieval.data.streaming import parquet_blocks
+from keras_dp_retrieval.data.streaming import parquet_blocks, streamed_batches
 from keras_dp_retrieval.data.streaming.row_order import EpochOrder
 
 TIMES = {"timestamp_column": "timestamp"}
@@ -155,6 +155,14 @@ def test_epochs_differ_and_follow_the_seed(tmp_path):
     assert not np.array_equal(epochs[0][0], epochs[2][0])
 
 
+def test_the_rows_of_one_row_group_are_shuffled_too(tmp_path):
+    folder = numbered(tmp_path / "d", 97, num_files=1, group_size=97)
+    source = streamed(folder, **ALL).batches("train")
+    epochs = [np.concatenate(epoch_of(source)) for _ in range(3)]
+    for one, other in itertools.combinations([np.arange(97) + 1, *epochs], 2):
+        assert np.mean(one == other) < 0.2
+
+
 def test_batches_mix_rows_from_all_over_the_files(tmp_path):
     folder = numbered(tmp_path / "d", 6400, group_size=50)
     data = streamed(folder, **ALL, batch_size=64, shuffle_window=1)
@@ -228,6 +236,23 @@ def test_what_was_read_ahead_does_not_count(tmp_path):
     )
     # That pass came to its end: the next is another epoch.
     assert not np.array_equal(epoch_of(source, steps=2)[0], again[0])
+
+
+def test_what_a_model_was_built_on_is_kept_if_a_process_needs_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(streamed_batches, "_EXAMPLES_A_CALL", 16)
+    data = streamed(numbered(tmp_path / "d", 1000), **ALL)
+    with rows_divide_by(2):
+        source = data.batches("train")
+        source.first_batch()
+        _, windows = source._begun
+        groups = source.process_groups(1, 1, 2)
+        next(groups)
+    shards = {shard for shard, _ in windows._reading}
+    assert shards == set(range(4, 8))
+    groups.close()
+    assert not windows._reading
 
 
 def test_a_dataset_of_tensorflow_has_the_same_batches(tmp_path):
@@ -456,8 +481,11 @@ def test_a_file_with_damage_in_the_middle_is_named(tmp_path):
         streamed(folder, **TIMES)
 
 
-@pytest.mark.parametrize("change", ["replaced", "gone"])
-def test_a_file_that_changed_is_named(tmp_path, change):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("replaced", "must not change while"), ("gone", "is damaged, gone or")],
+)
+def test_a_file_that_changed_is_named(tmp_path, change, message):
     folder = write(tmp_path / "d", interactions())
     data = streamed(folder, **TIMES)
     if change == "gone":
@@ -465,7 +493,7 @@ def test_a_file_that_changed_is_named(tmp_path, change):
     else:
         other = write(tmp_path / "e", interactions(501, seed=1))
         (other / "1.parquet").replace(folder / "1.parquet")
-    with pytest.raises(ValueError, match=r"1\.parquet' must "):
+    with pytest.raises(ValueError, match=rf"1\.parquet.*{message}"):
         epoch_of(data.batches("train"))
 
 
