@@ -22,6 +22,7 @@ memory.
 """
 
 import argparse
+import importlib
 import itertools
 import json
 import os
@@ -35,6 +36,12 @@ import tempfile
 import time
 
 BATCH, BATCH_OF_FIT = 4096, 1024
+IMPORTS = {
+    "arrow": ["pyarrow.dataset"],
+    "ours": ["keras_dp_retrieval", "pyarrow.dataset"],
+    "tf": ["keras_dp_retrieval", "pyarrow.dataset", "tensorflow"],
+    "grain": ["keras_dp_retrieval", "pyarrow.dataset", "grain"],
+}
 READERS = ("arrow", "ours", "tf", "grain", "tf_rows", "grain_rows", "fit")
 
 
@@ -81,8 +88,6 @@ def peak_mib():
 
 
 def make_dataset(folder, batch_size=BATCH):
-    import pyarrow.dataset  # noqa: F401
-
     import keras_dp_retrieval as kdr
 
     return kdr.RetrievalDataset.from_parquet(
@@ -187,6 +192,8 @@ def measure(reader, folder, most_rows):
     """Reads an epoch in this process."""
     if reader == "fit":
         return measure_fit(folder, most_rows)
+    for name in IMPORTS[reader.removesuffix("_rows")]:
+        importlib.import_module(name)
     base = peak_mib()
     start, begun = time.perf_counter(), cpu_seconds()
     data, batches = globals()[f"with_{reader}"](folder)
