@@ -119,6 +119,36 @@ def test_metrics_in_fit_are_those_of_the_same_users(streamed, tmp_path):
         assert not {0, 2, 4} & set(one[0].tolist())
 
 
+class Killed(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 4:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_a_fit_goes_on_where_it_was_broken_off(streamed):
+    """What the reader has read ahead by then is nobody's business."""
+
+    def start():
+        keras.utils.set_random_seed(0)
+        model = kdr.TwoTowerRetrieval.for_dataset(streamed, 4)
+        model.compile(keras.optimizers.Adagrad(0.5))
+        streamed.start_at(0)
+        return model
+
+    whole, broken = start(), start()
+    whole.fit(streamed.train, epochs=2, verbose=0)
+    streamed.start_at(0)
+    with pytest.raises(KeyboardInterrupt):
+        broken.fit(streamed.train, verbose=0, callbacks=[Killed()])
+    streamed.start_at(0, int(broken.optimizer.iterations))
+    broken.fit(streamed.train, epochs=2, verbose=0)
+    for weight, same in zip(
+        whole.get_weights(), broken.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(weight, same)
+
+
 def test_what_needs_all_interactions_names_the_remedy(model, streamed):
     tower = kdr.IdHistoryTower(streamed.num_users, streamed.num_candidates, 4)
     for use in (
