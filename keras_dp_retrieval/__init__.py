@@ -14,6 +14,7 @@ from keras_dp_retrieval.callbacks import (
     ShuffleTies,
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
+from keras_dp_retrieval.data.features import Features
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel, reserve_threads
 from keras_dp_retrieval.index import CandidateIndex
@@ -28,6 +29,8 @@ from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import Recipe, fit_recipe
 from keras_dp_retrieval.towers import (
+    FeatureLookup,
+    FeatureTower,
     Histories,
     HistoryTower,
     IdHistoryTower,
@@ -42,6 +45,9 @@ del reserve_threads
 __all__ = [
     "CandidateIndex",
     "DistributionAwareCallback",
+    "FeatureLookup",
+    "FeatureTower",
+    "Features",
     "FullSoftmax",
     "Histories",
     "HistoryTower",

@@ -28,12 +28,16 @@ LAYERS = {
     "data.columns": 0,
     "data.encoded_ids": 0.5,
     "data.digests": 0,
+    "data.features": 1.5,
+    "data.features.feature_table": 0,
     "data.float_columns": 0.5,
     "data.interactions": 1,
     "data.orders": 0.75,
     "data.padding": 0,
     "data.ratings": 0.5,
     "data.raw_data": 1,
+    "data.readers.column_names": 1.25,
+    "data.readers.csv_columns": 0,
     "data.row_padding": 0.25,
     "data.sampled_users": 1,
     "data.timeline": 1.125,
@@ -62,10 +66,10 @@ def module_name(path):
 
 
 def unit(module):
-    """The entry of `LAYERS` that a module belongs to."""
-    if module in LAYERS:
-        return module
-    return module.split(".")[0]
+    """The entry of `LAYERS` that a module belongs to: itself, or a folder."""
+    while module not in LAYERS:
+        module = module.rpartition(".")[0]
+    return module
 
 
 def imported_modules(path):

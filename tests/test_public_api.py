@@ -15,9 +15,23 @@ def small_data(**options):
     return kdr.RetrievalDataset.from_interactions(users, candidates, **options)
 
 
+def featured_data():
+    features = {"user_id": range(1, 9), "sign": list("abcdabcd")}
+    return small_data(user_features=features)
+
+
 EXAMPLES = {
     "CandidateIndex": lambda: kdr.CandidateIndex(4),
     "DistributionAwareCallback": lambda: kdr.DistributionAwareCallback(),
+    "FeatureLookup": lambda: kdr.FeatureLookup.from_features(
+        featured_data().user_features
+    ),
+    "FeatureTower": lambda: kdr.FeatureTower(
+        featured_data().user_features, 4, hidden=(3,), seed=1
+    ),
+    "Features": lambda: kdr.Features(
+        {"user_id": [1, 2], "zip": [3, None]}, kinds={"zip": "categorical"}
+    ),
     "FullSoftmax": lambda: kdr.FullSoftmax(temperature=0.3),
     "HistoryTower": lambda: kdr.HistoryTower(7, 4, max_length=3),
     "Histories": lambda: kdr.Histories(5, 20, max_length=4),

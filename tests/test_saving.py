@@ -486,7 +486,7 @@ def newer_format(members):
     text = members["config.json"].decode()
     assert '"format_version": 1' in text
     members["config.json"] = text.replace(
-        '"format_version": 1', '"format_version": 6'
+        '"format_version": 1', '"format_version": 7'
     ).encode()
 
 
@@ -527,7 +527,7 @@ class open_for_arrays:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (newer_format, "the format 6. .* reads formats up to 5: install"),
+        (newer_format, "the format 7. .* reads formats up to 6: install"),
         (ids_too_many, "ids of the users do not fit .* 99 for 5 rows"),
         (repeated_ids, "must be distinct"),
         (pickled_ids, "allow_pickle=False"),
@@ -751,7 +751,7 @@ def test_every_cut_and_every_flipped_byte_is_noticed(
 # Files of earlier versions
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6])
 def test_a_file_of_an_earlier_format_gives_what_it_gave(version, tmp_path):
     file = FIXTURE.with_stem(f"format_{version}")
     path = shutil.copy(file, tmp_path)

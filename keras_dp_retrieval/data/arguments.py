@@ -2,14 +2,24 @@
 
 import numpy as np
 
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.columns import id_column
+from keras_dp_retrieval.data.features import Features
+from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.raw_data import COLUMNS, RawData, RawRatings
 
 RATING_RANGE = (1.0, 5.0)  # The default.
 
 
 def raw_data(
-    interactions: RawRatings, *, validation, test, titles, rating_range
+    interactions: RawRatings,
+    *,
+    validation,
+    test,
+    titles,
+    rating_range,
+    user_features=None,
+    candidate_features=None,
 ) -> RawData:
     """Checks what belongs to the interactions, and returns all of it.
 
@@ -17,6 +27,8 @@ def raw_data(
         interactions: `RawRatings`.
         validation: Likewise the next two, as `RetrievalDataset` has them.
         rating_range: Checked `(lowest, highest)`.
+        user_features: What `Features.of` takes, or None.
+        candidate_features: Likewise.
 
     Raises:
         ValueError: If something does not fit.
@@ -26,6 +38,10 @@ def raw_data(
         held_out_part("validation", validation, interactions),
         held_out_part("test", test, None),
         titles_of(titles, interactions.candidates.ids),
+        feature_table("user", user_features, interactions.users.ids),
+        feature_table(
+            "candidate", candidate_features, interactions.candidates.ids
+        ),
     )
     for part in (whole.interactions, whole.validation, whole.test):
         if part is not None:
@@ -84,6 +100,28 @@ def rating_range(value) -> tuple[float, float]:
         f"highest. Received: rating_range={value!r:.80}. The default is "
         f"{RATING_RANGE}."
     )
+
+
+def feature_table(side: str, features, ids: np.ndarray):
+    """Reads and checks a table of features; None gives None.
+
+    Args:
+        side: `"user"` or `"candidate"`.
+        features: What `Features.of` takes.
+        ids: `(n,)`. Raw ids of the interactions.
+    """
+    if features is None:
+        return None
+    table = Features.of(features).read(side)
+    if side == "candidate":
+        refuse_padding_ids("candidate_features", table.ids)
+    if table.ids.dtype.kind != ids.dtype.kind:
+        raise ValueError(
+            f"`{side}_features` must have ids of the type of the interactions. "
+            f"Received: ids such as {_checks.shown(table.ids[0])}, and "
+            f"{side}s such as {_checks.shown(ids[0])}."
+        )
+    return table
 
 
 def titles_of(titles, candidate_ids: np.ndarray) -> dict:

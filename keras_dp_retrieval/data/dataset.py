@@ -12,6 +12,7 @@ from keras_dp_retrieval.data import (
     splits,
     synthetic,
 )
+from keras_dp_retrieval.data.features import Features
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.split_dataset import SplitDataset
@@ -85,6 +86,11 @@ class RetrievalDataset(SplitDataset):
         rating_key: str. Name of the ratings in `y`.
         rating_range: `(lowest, highest)`, the ratings that become 0 and 1 in
             `y`.
+        user_features: Optional table of features of the users: a data frame,
+            an Arrow table, a dict of columns, the path of a CSV or Parquet
+            file, or `Features`, which has more to say. A user with features
+            and no interactions is known, too.
+        candidate_features: Likewise of the candidates.
         is_synthetic: bool. Whether the interactions are made up, so that
             whoever prints figures can say so.
         validation_in_train: bool. Whether the validation part is learned
@@ -110,6 +116,8 @@ class RetrievalDataset(SplitDataset):
         candidate_key: str = "candidate_id",
         rating_key: str = "rating",
         rating_range: tuple[float, float] = arguments.RATING_RANGE,
+        user_features=None,
+        candidate_features=None,
         is_synthetic: bool = False,
         validation_in_train: bool = False,
     ):
@@ -134,6 +142,8 @@ class RetrievalDataset(SplitDataset):
             test=test,
             titles=candidate_titles,
             rating_range=self.rating_range,
+            user_features=user_features,
+            candidate_features=candidate_features,
         )
         _ = self._divided  # Whatever is wrong with the split shows up here.
 
@@ -450,4 +460,8 @@ class RetrievalDataset(SplitDataset):
 
     @classmethod
     def from_config(cls, config: Mapping) -> "RetrievalDataset":
+        config = dict(config)
+        for name in ("user_features", "candidate_features"):
+            if config.get(name) is not None:
+                config[name] = Features.from_config(config[name])
         return cls(**config)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_dp_retrieval.data.divided import Divided
+from keras_dp_retrieval.data.features import Features
 from keras_dp_retrieval.data.parts import PARTS
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.raw_data import RawData
@@ -21,7 +22,7 @@ _OF_FINGERPRINT = (
 
 
 def raw_data_config(raw: RawData) -> dict:
-    """All interactions and titles as plain lists, for JSON."""
+    """Interactions, titles and features as plain lists, for JSON."""
     return {
         **raw.interactions.as_lists(),
         "test": raw.test and list(raw.test.as_lists().values()),
@@ -32,6 +33,13 @@ def raw_data_config(raw: RawData) -> dict:
             [key.item() if isinstance(key, np.generic) else key, title]
             for key, title in raw.titles.items()
         ],
+        **{
+            name: None if table is None else Features(table).get_config()
+            for name, table in (
+                ("user_features", raw.user_features),
+                ("candidate_features", raw.candidate_features),
+            )
+        },
     }
 
 

@@ -23,9 +23,13 @@ def vocabulary_of(raw: RawData, column: str) -> Vocabulary:
         column: str. `"users"` or `"candidates"`.
     """
     parts = (raw.interactions, raw.validation, raw.test)
-    return Vocabulary.from_ids(
-        *(getattr(part, column) for part in parts if part is not None)
+    ids = [getattr(part, column) for part in parts if part is not None]
+    features = (
+        raw.user_features if column == "users" else raw.candidate_features
     )
+    if features is not None:
+        ids.append(features.ids)
+    return Vocabulary.from_ids(*ids)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -43,6 +43,10 @@ class MovieLensRetrievalDataset(RetrievalDataset):
         data_dir: Path. For `"tfds"` the folder of its prepared data, by default
             that of TFDS. For `"files"` the unpacked folder, the archive, or the
             folder that holds one of them.
+        features: bool. Whether to read what MovieLens tells of movies
+            (`genres`, `year` and words of the `title`) and, in 100k and 1m, of
+            users (`age`, `gender`, `occupation` and the `region` of their zip
+            code).
         split: str. `"random"`: 20 % test, and 10 % of the rest validation.
             `"tutorial"`: the shuffle and the 80,000/20,000 of the Keras
             tutorial, in which validation and test are the same 20,000 rows
@@ -73,6 +77,7 @@ class MovieLensRetrievalDataset(RetrievalDataset):
         *,
         source: str = "tfds",
         data_dir=None,
+        features: bool = False,
         split: str = "random",
         batch_size: int = 1000,
         seed: int = 42,
@@ -84,6 +89,12 @@ class MovieLensRetrievalDataset(RetrievalDataset):
     ):
         self.version = _checks.one_of("version", version, VERSIONS)
         self.source = _checks.one_of("source", source, SOURCES)
+        self.features = _checks.flag("features", features)
+        if self.features and source == "synthetic":
+            raise ValueError(
+                "`features=True` needs MovieLens itself. Received: "
+                "source='synthetic', which makes up ratings alone."
+            )
         self._set_options(
             split=split,
             test_fraction=test_fraction,
@@ -112,9 +123,14 @@ class MovieLensRetrievalDataset(RetrievalDataset):
             "tfds": movielens_tfds.read_tfds,
             "files": movielens_files.read_files,
         }
-        read = readers[self.source](self.version, self.data_dir)
+        read = readers[self.source](self.version, self.data_dir, self.features)
         read.ratings.check_range(*self.rating_range)
-        return RawData(read.ratings, titles=read.titles)
+        return RawData(
+            read.ratings,
+            titles=read.titles,
+            user_features=read.user_features,
+            candidate_features=read.candidate_features,
+        )
 
     def _make_up(self) -> synthetic.SyntheticRatings:
         known = VERSIONS[self.version]
@@ -131,6 +147,7 @@ class MovieLensRetrievalDataset(RetrievalDataset):
             "version": self.version,
             "source": self.source,
             "data_dir": self.data_dir,
+            "features": self.features,
             **self._options(),
         }
 

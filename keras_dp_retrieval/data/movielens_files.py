@@ -9,6 +9,13 @@ from typing import IO
 import numpy as np
 
 from keras_dp_retrieval.data.archives import check_size, open_archive
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
+from keras_dp_retrieval.data.movielens_features import (
+    GENRES_OF_100K,
+    OCCUPATIONS_OF_1M,
+    movie_features,
+    user_features,
+)
 from keras_dp_retrieval.data.movielens_versions import (
     REMEDY,
     VERSIONS,
@@ -19,7 +26,7 @@ from keras_dp_retrieval.data.movielens_versions import (
 from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
 
 
-def read_files(version: str, data_dir) -> MovieLens:
+def read_files(version: str, data_dir, features: bool = False) -> MovieLens:
     """Reads the files that GroupLens publishes.
 
     Args:
@@ -27,6 +34,7 @@ def read_files(version: str, data_dir) -> MovieLens:
         data_dir: Path. The unpacked folder, its archive (`.zip`), or the
             folder that holds one of the two. An archive is read where it is:
             nothing is unpacked to disk.
+        features: bool. Whether to read what is known of users and movies.
 
     Raises:
         FileNotFoundError: If there is no such folder or file.
@@ -39,8 +47,15 @@ def read_files(version: str, data_dir) -> MovieLens:
     with open_file(known.ratings_file) as file:
         ratings = _read_ratings(file, known, version)
     with open_file(known.movies_file) as file:
-        titles = _parse_titles(file.read(), known)
-    return MovieLens(ratings, titles)
+        movies = _parse_movies(file.read(), known)
+    titles = {number: title for number, title, _ in movies}
+    if not features:
+        return MovieLens(ratings, titles)
+    users = None
+    if known.users_file:
+        with open_file(known.users_file) as file:
+            users = _parse_users(file.read(), known)
+    return MovieLens(ratings, titles, users, _features_of(movies))
 
 
 def _find_files(known: Version, version: str, data_dir: pathlib.Path):
@@ -149,23 +164,70 @@ def _column_indices(first: str, names: Sequence[str], where: str) -> list[int]:
     return [header.index(name) for name in names]
 
 
-def _parse_titles(text: bytes, known: Version) -> dict[int, str]:
+def _parse_movies(text: bytes, known: Version) -> list[tuple]:
+    """`(id, title, names of genres)` of each movie, an id once."""
     where = f"{known.folder}/{known.movies_file}"
-    number, title = 0, 1
+    number, title, genres = 0, 1, 2
     if known.has_header:
         first = text.partition(b"\n")[0].decode("utf-8-sig", "replace")
         number, title = _column_indices(first, _MOVIE_NAMES, where)
+        header = _names_in(first)
+        genres = header.index("genres") if "genres" in header else len(header)
     try:
-        lines = text.decode(known.encoding).splitlines()
-        rows: Iterable[list[str]]
-        if known.has_header:
-            rows = csv.reader(lines[1:])
-        else:
-            separator = "|" if known.folder == "ml-100k" else known.separator
-            rows = (line.split(separator) for line in lines)
-        return {int(row[number]): row[title] for row in rows if row}
+        movies = {
+            int(row[number]): (row[title], _genres(row, genres, known))
+            for row in _rows(text, known)
+            if row
+        }
     except (ValueError, IndexError, csv.Error) as error:
         raise ValueError(
             f"{where} must hold an id and a title in each line. Received: "
             f"{error}. Is the file damaged?"
         ) from error
+    return [(number, *told) for number, told in movies.items()]
+
+
+def _rows(text: bytes, known: Version) -> Iterable[list[str]]:
+    lines = text.decode(known.encoding).splitlines()
+    if known.has_header:
+        return csv.reader(lines[1:])
+    separator = "|" if known.folder == "ml-100k" else known.separator
+    return (line.split(separator) for line in lines)
+
+
+def _genres(row: list[str], index: int, known: Version) -> list[str]:
+    if known.folder == "ml-100k":
+        flags = row[5:]
+        return [
+            name
+            for name, flag in zip(GENRES_OF_100K, flags, strict=False)
+            if flag.strip() == "1"
+        ]
+    return row[index].split("|") if index < len(row) else []
+
+
+def _parse_users(text: bytes, known: Version) -> FeatureTable:
+    where = f"{known.folder}/{known.users_file}"
+    try:
+        rows = [row for row in _rows(text, known) if len(row) > 1]
+        if known.folder == "ml-100k":
+            ids, ages, genders, jobs, zip_codes = zip(*rows, strict=True)
+        else:
+            ids, genders, ages, numbers, zip_codes = zip(*rows, strict=True)
+            jobs = tuple(OCCUPATIONS_OF_1M[int(number)] for number in numbers)
+        return user_features(
+            [int(one) for one in ids],
+            [float(one) for one in ages],
+            genders,
+            jobs,
+            zip_codes,
+        )
+    except (ValueError, IndexError) as error:
+        raise ValueError(
+            f"{where} must hold an id, age, gender, occupation and zip code in "
+            f"each line. Received: {error}. Is the file damaged?"
+        ) from error
+
+
+def _features_of(movies: Sequence[tuple]) -> FeatureTable:
+    return movie_features(*zip(*movies, strict=True))

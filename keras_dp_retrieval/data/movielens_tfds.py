@@ -11,6 +11,10 @@ import warnings
 import numpy as np
 
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
+from keras_dp_retrieval.data.movielens_features import (
+    movie_features,
+    user_features,
+)
 from keras_dp_retrieval.data.movielens_versions import (
     REMEDY,
     VERSIONS,
@@ -49,7 +53,7 @@ def _prepared(root: pathlib.Path, version: str, part: str) -> bool:
     return any(folder.glob("[0-9]*/dataset_info.json"))
 
 
-def read_tfds(version: str, data_dir=None) -> MovieLens:
+def read_tfds(version: str, data_dir=None, features: bool = False) -> MovieLens:
     """Reads MovieLens from TensorFlow Datasets, which downloads it if need be.
 
     The order is that of `tfds.load("movielens/<version>-ratings")` where the
@@ -58,6 +62,7 @@ def read_tfds(version: str, data_dir=None) -> MovieLens:
     Args:
         version: str. A key of `VERSIONS`.
         data_dir: Optional path, as for `tfds_is_prepared`.
+        features: bool. Whether to read what is known of users and movies.
 
     Raises:
         FileNotFoundError: If `data_dir` is given and does not exist.
@@ -71,17 +76,49 @@ def read_tfds(version: str, data_dir=None) -> MovieLens:
     )
     ids, titles = _read_records(version, data_dir, "movies", _MOVIE_COLUMNS)
     name = f"movielens/{version}-ratings"
+    names = [title.decode() for title in titles]
+    told = _read_features(version, data_dir, ids, names) if features else ()
     return MovieLens(
         RawRatings(users, movies, stars, times, name=name),
-        {
-            int(number): title.decode()
-            for number, title in zip(ids, titles, strict=True)
-        },
+        dict(zip(ids.tolist(), names, strict=True)),
+        *told,
     )
 
 
+def _read_features(version: str, data_dir, movies, titles) -> tuple:
+    """The features of users, or None, and of movies."""
+    (genres,) = _read_records(version, data_dir, "movies", ("movie_genres",))
+    labels = _builder(version, data_dir, "movies").info.features
+    names = labels["movie_genres"].feature.names
+    of_movies = movie_features(
+        movies,
+        titles,
+        [[names[one] for one in row if one >= 0] for row in genres],
+    )
+    if not VERSIONS[version].users_file:
+        return None, of_movies
+    age = "raw_user_age" if version == "100k" else "bucketized_user_age"
+    users, ages, is_male, jobs, zip_codes = _read_records(
+        version, data_dir, "ratings", ("user_id", age, *_USER_COLUMNS)
+    )
+    _, first = np.unique(users, return_index=True)
+    return (
+        user_features(
+            users[first].tolist(),
+            ages[first].tolist(),
+            np.where(is_male[first], "M", "F").tolist(),
+            [job.decode() for job in jobs[first]],
+            [code.decode() for code in zip_codes[first]],
+        ),
+        of_movies,
+    )
+
+
+# There are 21.
+_MOST_GENRES = 32
 _RATING_COLUMNS = ("user_id", "movie_id", "user_rating", "timestamp")
 _MOVIE_COLUMNS = ("movie_id", "movie_title")
+_USER_COLUMNS = ("user_gender", "user_occupation_text", "user_zip_code")
 
 
 def _read_records(version: str, data_dir, part: str, names) -> list[np.ndarray]:
@@ -92,9 +129,17 @@ def _read_records(version: str, data_dir, part: str, names) -> list[np.ndarray]:
     """
     tf = import_tensorflow()
     builder = _builder(version, data_dir, part)
-    numbers = {"timestamp": tf.int64, "user_rating": tf.float32}
+    types = {
+        "timestamp": tf.int64,
+        "user_gender": tf.int64,
+        "user_rating": tf.float32,
+        "raw_user_age": tf.float32,
+        "bucketized_user_age": tf.float32,
+    }
     wanted = {
-        name: tf.io.FixedLenFeature((), numbers.get(name, tf.string))
+        name: tf.io.VarLenFeature(tf.int64)
+        if name == "movie_genres"
+        else tf.io.FixedLenFeature((), types.get(name, tf.string))
         for name in names
     }
 
@@ -103,6 +148,10 @@ def _read_records(version: str, data_dir, part: str, names) -> list[np.ndarray]:
         for name in ("user_id", "movie_id"):
             if name in parsed:
                 parsed[name] = tf.strings.to_number(parsed[name], tf.int64)
+        if "movie_genres" in parsed:  # -1 where a movie has no more.
+            genres = tf.sparse.to_dense(parsed["movie_genres"], -1)
+            missing = [[0, 0], [0, _MOST_GENRES - tf.shape(genres)[1]]]
+            parsed["movie_genres"] = tf.pad(genres, missing, constant_values=-1)
         return [parsed[name] for name in names]
 
     info = builder.info.splits["train"]

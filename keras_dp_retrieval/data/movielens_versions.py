@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
 from keras_dp_retrieval.data.raw_data import RawRatings
 
 SOURCES = ("tfds", "files", "synthetic")
@@ -24,6 +25,7 @@ class Version:
         num_movies: int. Movies with ratings.
         num_ratings: int.
         changes: bool. Whether GroupLens changes this version over time.
+        users_file: str. What it says of the users; `""` if nothing.
     """
 
     folder: str
@@ -36,6 +38,7 @@ class Version:
     num_movies: int
     num_ratings: int
     changes: bool = False
+    users_file: str = ""
 
     @property
     def rating_range(self) -> tuple[float, float]:
@@ -80,6 +83,7 @@ VERSIONS = {
         num_users=943,
         num_movies=1_682,
         num_ratings=100_000,
+        users_file="u.user",
     ),
     "1m": Version(
         folder="ml-1m",
@@ -91,6 +95,7 @@ VERSIONS = {
         num_users=6_040,
         num_movies=3_706,
         num_ratings=1_000_209,
+        users_file="users.dat",
     ),
     "20m": _newer("ml-20m", 138_493, 26_744, 20_000_263),
     "25m": _newer("ml-25m", 162_541, 59_047, 25_000_095),
@@ -112,10 +117,14 @@ class MovieLens:
         ratings: `RawRatings`, in the order of the source.
         titles: dict. Raw id of a movie to its title; movies that nobody has
             rated can be among them.
+        user_features: Optional `FeatureTable`.
+        candidate_features: Optional `FeatureTable`.
     """
 
     ratings: RawRatings
     titles: dict[int, str]
+    user_features: FeatureTable | None = None
+    candidate_features: FeatureTable | None = None
 
 
 def check_data_dir(source: str, data_dir: str | None) -> None:

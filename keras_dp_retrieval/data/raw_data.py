@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_both
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
 from keras_dp_retrieval.data.float_columns import rating_column, weight_column
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.timestamps import timestamp_column
@@ -162,19 +163,23 @@ class RawRatings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RawData:
-    """What a data set is made of: raw interactions, and titles.
+    """What a data set is made of: interactions, titles and features.
 
     Args:
         interactions: `RawRatings`, to be split.
         validation: Optional `RawRatings`, used as they are.
         test: Optional `RawRatings`, used as they are.
         titles: dict. Raw candidate id to title.
+        user_features: Optional `FeatureTable`.
+        candidate_features: Optional `FeatureTable`.
     """
 
     interactions: RawRatings
     validation: RawRatings | None = None
     test: RawRatings | None = None
     titles: dict = dataclasses.field(default_factory=dict)
+    user_features: FeatureTable | None = None
+    candidate_features: FeatureTable | None = None
 
 
 def _refuse_padding(candidates: EncodedIds) -> None:

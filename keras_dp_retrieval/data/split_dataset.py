@@ -19,6 +19,8 @@ from keras_dp_retrieval.data.dataset_description import (
     describe,
 )
 from keras_dp_retrieval.data.divided import Divided, vocabulary_of
+from keras_dp_retrieval.data.features import EncodedFeatures
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.leakage import LeakageReport
 from keras_dp_retrieval.data.parts import divide, hold_out
@@ -177,6 +179,31 @@ class SplitDataset:
             self.ratings("train"), self._shown(), self._options()
         )
         return told if self._origin is None else {**told, "file": self._origin}
+
+    def raw_features(self, side: str) -> FeatureTable | None:
+        """The features of `"user"` or `"candidate"`, not encoded."""
+        return getattr(self._loaded, f"{side}_features")
+
+    @functools.cached_property
+    def user_features(self) -> EncodedFeatures | None:
+        """The encoded features of all users, by row; None without any.
+
+        The encoders are fitted on the users of the train part.
+        """
+        table = self.raw_features("user")
+        if table is None:
+            return None
+        is_trained = np.diff(self.seen.indptr) > 0
+        return EncodedFeatures.of(table, self.user_vocabulary, is_trained)
+
+    @functools.cached_property
+    def candidate_features(self) -> EncodedFeatures | None:
+        """Likewise those of the candidates."""
+        table = self.raw_features("candidate")
+        if table is None:
+            return None
+        is_trained = self.candidate_counts("train") > 0
+        return EncodedFeatures.of(table, self.candidate_vocabulary, is_trained)
 
     def candidate_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_candidates,)` int64: interactions of each row."""
@@ -352,7 +379,13 @@ class SplitDataset:
     def _without_parts(self) -> "SplitDataset":
         """A copy that has not been divided into parts."""
         other = copy.copy(self)
-        for name in ("_divided", "fingerprint", "_batches"):
+        for name in (
+            "_divided",
+            "fingerprint",
+            "_batches",
+            "user_features",
+            "candidate_features",
+        ):
             other.__dict__.pop(name, None)
         return other
 

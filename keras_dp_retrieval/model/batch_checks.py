@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_dp_retrieval.model.id_rows import check_rows
-from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 # The square of a larger rating, summed over a batch, overflows a float32.
@@ -36,10 +36,14 @@ def check_batch(model, x, y) -> None:
 def _check_users(model, x) -> None:
     if isinstance(x, dict) and "user_id" in x:
         x = x["user_id"]
-    is_history = isinstance(model.user_tower, HistoryTower)
+    is_history = history_tower(model.user_tower) is not None
     if is_history and np.ndim(x) == 2:
         check_rows("candidate", x, model.num_candidates, padded=True)
-    elif is_history or isinstance(model.user_tower, RowEmbedding):
+    elif (
+        is_history
+        or model.user_features is not None
+        or isinstance(model.user_tower, RowEmbedding)
+    ):
         check_rows("user", x, model.num_users)
 
 

@@ -64,7 +64,9 @@ def retrievable(model):
     Ids that start at 1 leave row 0 untrained under every tower.
     """
     trained = competes(model, model.candidate_counts)
-    if _knows_ids_alone(model.candidate_tower):
+    if model.candidate_features is not None:
+        known = model.candidate_features.is_known > 0
+    elif knows_ids_alone(model.candidate_tower):
         known = model.absent_candidates == ABSENT_WITH_VECTOR
     else:
         known = ops.arange(model.num_candidates) > 0
@@ -83,8 +85,8 @@ def retrievable_rows(model) -> np.ndarray:
     return rows[(rows > 0) & (rows < model.candidate_vocabulary.num_rows)]
 
 
-def _knows_ids_alone(tower) -> bool:
-    """Whether a candidate tower can say nothing of an untrained id."""
+def knows_ids_alone(tower) -> bool:
+    """Whether a tower can say nothing of an untrained id."""
     while isinstance(tower, keras.Sequential) and tower.layers:
         tower = tower.layers[0]
     return isinstance(tower, keras.layers.Embedding)

@@ -5,6 +5,7 @@ popularity adds to it is one more coordinate, the bias coordinate: 1 for users,
 `popularity_bias` for candidates. Training does not know of it.
 """
 
+import keras
 from keras import ops
 
 from keras_dp_retrieval._keras.layers import (
@@ -12,7 +13,7 @@ from keras_dp_retrieval._keras.layers import (
     sublayers,
     takes_training,
 )
-from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 
@@ -24,14 +25,48 @@ def user_vectors(model, inputs, training=False):
         inputs: What `model.call` takes.
         training: bool.
     """
-    if isinstance(model.user_tower, HistoryTower):
-        inputs = with_histories(model, inputs)
+    inputs = user_inputs(model, inputs)
     return _scaled(model, _run(model.user_tower, inputs, training))
+
+
+def user_inputs(model, inputs):
+    """What the user tower takes, for inputs of the model.
+
+    That is a dict for a model with features of users: `"user_id"`, the columns
+    of features, and `"history"` for a tower of histories. A dict of encoded
+    columns is taken as it is.
+    """
+    reads_histories = history_tower(model.user_tower) is not None
+    if model.user_features is None:
+        return with_histories(model, inputs) if reads_histories else inputs
+    if isinstance(inputs, dict) and "length" not in inputs:
+        return inputs
+    if reads_histories:
+        rows, histories = with_histories(model, inputs)
+        history = {"history": histories}
+    else:
+        rows = inputs["user_id"] if isinstance(inputs, dict) else inputs
+        history = {}
+    return {"user_id": rows, **model.user_features(rows), **history}
 
 
 def candidate_vectors(model, rows, training=False):
     """Vectors of table rows, `(..., dim)`, without the bias coordinate."""
-    return _scaled(model, _run(model.candidate_tower, rows, training))
+    if model.candidate_features is None:
+        vectors = _run(model.candidate_tower, rows, training)
+    else:
+        vectors = _vectors_of_features(model, rows, training)
+    return _scaled(model, vectors)
+
+
+def _vectors_of_features(model, rows, training):
+    # Towers of features take one axis, as they would of a batch.
+    flat = rows if len(rows.shape) == 1 else ops.reshape(rows, (-1,))
+    inputs = {"candidate_id": flat, **model.candidate_features(flat)}
+    vectors = _run(model.candidate_tower, inputs, training)
+    if flat is rows:
+        return vectors
+    return ops.reshape(vectors, (*ops.shape(rows), vectors.shape[-1]))
 
 
 def row_tables(model) -> list:
@@ -83,7 +118,9 @@ def with_histories(model, inputs):
         rows, lengths = inputs["user_id"], inputs["length"]
     if len(rows.shape) == 1:
         return rows, model.histories(
-            rows, lengths=lengths, max_length=model.user_tower.max_length
+            rows,
+            lengths=lengths,
+            max_length=history_tower(model.user_tower).max_length,
         )
     # Histories of users who need not be in the table.
     return ops.zeros_like(inputs[:, 0]), inputs
@@ -95,9 +132,29 @@ def _append_bias(vectors, bias):
 
 
 def _run(tower, inputs, training):
+    if isinstance(inputs, dict):
+        inputs = _wanted(tower, inputs)
     if takes_training(tower):
         return tower(inputs, training=training)
     return tower(inputs)
+
+
+def _wanted(tower, inputs: dict) -> dict:
+    """The inputs that a functional model has; other layers get all."""
+    names = (
+        getattr(tower, "input", None)
+        if isinstance(tower, keras.Model)
+        else None
+    )
+    if not isinstance(names, dict):
+        return inputs
+    missing = sorted(set(names) - set(inputs))
+    if missing:
+        raise ValueError(
+            f"The inputs of the tower {tower.name!r} must be among "
+            f"{sorted(inputs)}. Received others: {missing}."
+        )
+    return {name: inputs[name] for name in names}
 
 
 def _scaled(model, vectors):

@@ -38,6 +38,7 @@ _TABLES: dict[str, list[tuple[str, ...]]] = {
         ("num_candidates", "embedding_dimension"),
         ("embedding_dimension", "embedding_dimension"),
     ],
+    "FeatureLookup": [("num_rows",)],
     "TwoTowerRetrieval": [("num_candidates",)],
 }
 

@@ -25,12 +25,16 @@ from keras_dp_retrieval._keras.layers import (
 )
 from keras_dp_retrieval._keras.variables import reshape
 from keras_dp_retrieval.data.padding import refuse_padding_ids
-from keras_dp_retrieval.model import encoding
+from keras_dp_retrieval.model import encoding, feature_rows
 from keras_dp_retrieval.model.candidate_states import (
     ABSENT,
     ABSENT_WITH_VECTOR,
 )
-from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers import (
+    FeatureTower,
+    HistoryTower,
+    history_tower,
+)
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
 
@@ -42,18 +46,21 @@ _NOT_BY_ROW = (
     keras.layers.LayerNormalization,
 )
 
+_KNOWN_TOWERS = (FeatureTower, HistoryTower)
 
-def add_users(model, ids, seed) -> None:
+
+def add_users(model, ids, seed, features=None) -> None:
     """What `TwoTowerRetrieval.add_users` says."""
     seed = _checks.seed("seed", seed)
     num_new, vocabulary = _extended("user", model.user_vocabulary, ids)
+    found = _features(model, "user", features, ids, num_new)
     if num_new:
         with undone_on_error() as undo:
-            grow(model, {"user": num_new}, seed, undo)
+            grow(model, {"user": num_new}, seed, undo, features={"user": found})
         model.user_vocabulary = vocabulary
 
 
-def add_candidates(model, ids, vectors, seed) -> int:
+def add_candidates(model, ids, vectors, seed, features=None) -> int:
     """What `TwoTowerRetrieval.add_candidates` says; returns how many."""
     seed = _checks.seed("seed", seed)
     num_new, vocabulary = _extended(
@@ -61,11 +68,27 @@ def add_candidates(model, ids, vectors, seed) -> int:
     )
     if vectors is not None:
         vectors = _start_vectors(model, vectors, num_new)
+    found = _features(model, "candidate", features, ids, num_new)
     if num_new:
         with undone_on_error() as undo:
-            grow(model, {"candidate": num_new}, seed, undo, vectors)
+            grow(
+                model,
+                {"candidate": num_new},
+                seed,
+                undo,
+                vectors,
+                features={"candidate": found},
+            )
         model.candidate_vocabulary = vocabulary
     return num_new
+
+
+def _features(model, side, features, ids, num_new):
+    if features is None:
+        return None
+    ids = ids if np.ndim(ids) else None
+    found = feature_rows.encoded(model, side, features, ids, num_new)
+    return feature_rows.NewFeatures(found, np.ones(num_new, bool))
 
 
 def _start_vectors(model, vectors, num_new) -> np.ndarray:
@@ -94,7 +117,7 @@ def undone_on_error():
         undo.pop_all()  # All went well: nothing is undone.
 
 
-def grow(model, num_new, seed, undo, vectors=None) -> None:
+def grow(model, num_new, seed, undo, vectors=None, features=None) -> None:
     """Gives a model new rows at the end of its tables.
 
     Args:
@@ -104,6 +127,8 @@ def grow(model, num_new, seed, undo, vectors=None) -> None:
         seed: int. Of the new rows.
         undo: As `undone_on_error` gives it.
         vectors: Optional float `(num_new["candidate"], dim)`.
+        features: Optional dict from a side to its new rows' encoded features,
+            `feature_rows.NewFeatures`; without, they are unknown.
 
     Raises:
         ValueError: If a table cannot grow.
@@ -119,6 +144,8 @@ def grow(model, num_new, seed, undo, vectors=None) -> None:
         for table in tables[side]:
             _grow_table(table, old[side] + number, of_side, seed, undo)
         _grow_layers(model, side, old[side], number, undo)
+        found = (features or {}).get(side)
+        feature_rows.grow(model, side, found, number, resize, undo)
     if "candidate" in num_new:
         counts = ops.convert_to_numpy(model.candidate_counts)
         longer = np.pad(counts, (0, num_new["candidate"]))
@@ -147,6 +174,10 @@ def _grow_layers(model, side, old, num_new, undo):
         if getattr(layer, size, None) == old:
             undo.callback(setattr, layer, size, old)
             setattr(layer, size, old + num_new)
+    tower = getattr(model, f"{side}_tower")
+    if isinstance(tower, FeatureTower):
+        undo.callback(setattr, tower, "num_rows", old)
+        tower.num_rows = old + num_new
 
 
 def _check_other_weights(model, side, num_rows):
@@ -156,7 +187,9 @@ def _check_other_weights(model, side, num_rows):
     if side == "candidate" and model.num_users != num_rows:
         towers.append(model.user_tower)
     for layer in (one for t in towers for one in sublayers(t)):
-        if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, HistoryTower)):
+        if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, *_KNOWN_TOWERS)):
+            continue
+        if id(layer) in _feature_tables(model):
             continue
         for weight in own_variables(layer):
             if weight.shape[:1] != (num_rows,):
@@ -191,13 +224,20 @@ def _check_new_vectors(model, side, old, num_new):
 
 def _tables(model, side, num_rows) -> list[RowEmbedding]:
     """The tables with a row for each user, or each candidate."""
-    of_users = _tables_in(model.user_tower, num_rows)
-    tables = _tables_in(model.candidate_tower, num_rows)
+    of_features = _feature_tables(model)
+    of_users, tables = (
+        [
+            table
+            for table in _tables_in(one, num_rows)
+            if id(table) not in of_features
+        ]
+        for one in (model.user_tower, model.candidate_tower)
+    )
     of_users = [table for table in of_users if table not in tables]
     # A tower of users may look up the candidates that they had.
     if model.num_users != model.num_candidates:
         tables = of_users + tables
-    elif len(of_users) > 1 or isinstance(model.user_tower, HistoryTower):
+    elif len(of_users) > 1 or history_tower(model.user_tower) is not None:
         raise ValueError(
             f"`add_{side}s` finds tables by their number of rows. "
             f"Received: {model.num_users} users and as many candidates, "
@@ -207,8 +247,12 @@ def _tables(model, side, num_rows) -> list[RowEmbedding]:
     elif side == "user":
         tables = of_users
     tower = getattr(model, f"{side}_tower")
-    # Users whom a tower knows by their histories need no row in it.
-    if not tables and not isinstance(tower, HistoryTower):
+    # Who is known by a history or by features needs no row.
+    known_otherwise = (
+        isinstance(tower, HistoryTower)
+        or getattr(model, f"{side}_features") is not None
+    )
+    if not tables and not known_otherwise:
         raise ValueError(
             f"`add_{side}s` needs a {side} tower with a `RowEmbedding` of "
             f"{num_rows} rows (`num_{side}s`). Received: {tower.name!r}, "
@@ -221,6 +265,17 @@ def _tables(model, side, num_rows) -> list[RowEmbedding]:
                 f"{table.name!r}, which is quantized or has LoRA weights."
             )
     return tables
+
+
+def _feature_tables(model) -> set[int]:
+    """The tables of values of features, whose sizes tell nothing of ids."""
+    return {
+        id(table)
+        for tower in (model.user_tower, model.candidate_tower)
+        for layer in sublayers(tower)
+        if isinstance(layer, FeatureTower)
+        for table in layer.tables.values()
+    }
 
 
 def _extended(side, vocabulary, ids):

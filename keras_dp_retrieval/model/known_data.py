@@ -8,8 +8,9 @@ from keras_dp_retrieval.data.streaming.not_in_memory import (
     NotInMemory,
     needs_memory,
 )
+from keras_dp_retrieval.model import building
 from keras_dp_retrieval.model.candidate_states import states_of
-from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.towers.histories import Histories
 
 # In `model.trained_on`: the fingerprints of earlier data, oldest first.
@@ -38,7 +39,7 @@ def arguments_of(data, given) -> dict:
     }
     if "histories" not in given:
         known["histories"] = _histories_of(data, given.get("user_tower"))
-    return known
+    return {**known, **building.known_features(data, given)}
 
 
 def _histories_of(data, user_tower) -> Histories | None:
@@ -50,8 +51,9 @@ def _histories_of(data, user_tower) -> Histories | None:
     """
     if not isinstance(data, NotInMemory):
         return Histories.from_interactions(data.seen)
-    if isinstance(user_tower, HistoryTower):
-        raise needs_memory(f"A {type(user_tower).__name__}")
+    reader = history_tower(user_tower)
+    if reader is not None:
+        raise needs_memory(f"A {type(reader).__name__}")
     return None
 
 

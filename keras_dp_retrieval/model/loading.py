@@ -48,7 +48,14 @@ def load(cls, filepath, custom_objects, compile, safe_mode):
 def arguments_of(config: dict) -> dict:
     """The arguments of a model whose config this is, of any format."""
     config = without_format(config)
-    names = ("objective", "user_tower", "candidate_tower", "histories")
+    names = (
+        "objective",
+        "user_tower",
+        "candidate_tower",
+        "histories",
+        "user_features",
+        "candidate_features",
+    )
     with warnings.catch_warnings():
         # That a tower without a `build` is not built by it: the model builds
         # its towers.
@@ -56,7 +63,7 @@ def arguments_of(config: dict) -> dict:
         layers = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in names
-            if config[name] is not None
+            if config.get(name) is not None
         }
     return {**config, **layers}
 

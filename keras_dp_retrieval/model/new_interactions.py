@@ -10,7 +10,12 @@ from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.split_dataset import SplitDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
-from keras_dp_retrieval.model import compiling, growth, known_data
+from keras_dp_retrieval.model import (
+    compiling,
+    feature_rows,
+    growth,
+    known_data,
+)
 from keras_dp_retrieval.model.candidate_states import PRESENT
 
 
@@ -33,7 +38,7 @@ def add(model, data, keep_latest, learning_rate, seed):
     today = data.in_rows_of(users, candidates, earlier)
     _check_new(model, today)
     with growth.undone_on_error() as undo:
-        _grow(model, users, candidates, seed, undo)
+        _grow(model, data, users, candidates, seed, undo)
         if model.histories is not None:
             _replace_histories(model.histories, earlier, today.seen, undo)
         _mark_present(model, today.ratings("train").candidate_rows, undo)
@@ -151,14 +156,21 @@ def _check_new(model, today) -> None:
         )
 
 
-def _grow(model, users, candidates, seed, undo) -> None:
+def _grow(model, data, users, candidates, seed, undo) -> None:
     num_new = {
         "user": users.num_rows - model.user_vocabulary.num_rows,
         "candidate": candidates.num_rows - model.candidate_vocabulary.num_rows,
     }
     num_new = {side: number for side, number in num_new.items() if number}
+    vocabularies = {"user": users, "candidate": candidates}
+    features = {
+        side: feature_rows.of_data(
+            model, side, data, vocabularies[side].ids[-number:]
+        )
+        for side, number in num_new.items()
+    }
     if num_new:
-        growth.grow(model, num_new, seed, undo)
+        growth.grow(model, num_new, seed, undo, features=features)
 
 
 def _replace_histories(histories, earlier, seen, undo) -> None:

@@ -6,11 +6,7 @@ from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval._keras.layers import added_losses
-from keras_dp_retrieval.data.padding import (
-    PADDING,
-    next_power_of_two,
-    pad_lists,
-)
+from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.index.exact import (
     DEFAULT_CHUNK_SIZE,
@@ -23,7 +19,7 @@ from keras_dp_retrieval.model.candidate_states import (
     retrievable,
     retrievable_rows,
 )
-from keras_dp_retrieval.towers import HistoryTower
+from keras_dp_retrieval.model.request_users import padded, users_of
 from keras_dp_retrieval.training.finite import check_vectors
 
 # Users ranked, and candidates encoded, at a time: with the chunks of `top_k`,
@@ -32,11 +28,13 @@ USERS_PER_CHUNK = 1024
 CANDIDATES_PER_CHUNK = DEFAULT_CHUNK_SIZE
 
 
-def recommend(model, user_ids, k, exclude_seen, histories, exclude):
+def recommend(
+    model, user_ids, k, exclude_seen, histories, exclude, user_features=None
+):
     """What `TwoTowerRetrieval.recommend` says."""
     k = check_k(k, model.num_candidates)
     _checks.one_of("exclude_seen", exclude_seen, (True, False))
-    users = _users(model, user_ids, histories)
+    users = users_of(model, user_ids, histories, user_features)
     also_excluded = _excluded(model, exclude, len(users))
     index = model.candidate_index
     search = _index_search(model, index) if index else _tower_search(model)
@@ -52,9 +50,9 @@ def recommend(model, user_ids, k, exclude_seen, histories, exclude):
     return ids, scores
 
 
-def encode_users(model, user_ids, histories) -> np.ndarray:
+def encode_users(model, user_ids, histories, user_features=None) -> np.ndarray:
     """What `TwoTowerRetrieval.encode_users` says."""
-    users = _users(model, user_ids, histories)
+    users = users_of(model, user_ids, histories, user_features)
     return _in_chunks(
         lambda part: model.user_vectors(users.inputs(part)),
         len(users),
@@ -151,34 +149,6 @@ def _rows_in_index(model, index, table_rows) -> np.ndarray:
     return in_index[inverse].reshape(table_rows.shape)
 
 
-def _users(model, user_ids, histories) -> "_Users":
-    """The users of a question, by their ids or by their histories."""
-    if (user_ids is None) == (histories is None):
-        raise ValueError(
-            "Give either `user_ids` or `histories`. Received: "
-            f"{'neither' if user_ids is None else 'both'}."
-        )
-    if histories is None:
-        return _KnownUsers(id_rows.user_rows(model, user_ids), model.histories)
-    if not isinstance(model.user_tower, HistoryTower):
-        raise ValueError(
-            "`histories` need a user tower that takes them, such as "
-            "`IdHistoryTower` or `RecencyTower`. Received: "
-            f"{type(model.user_tower).__name__}."
-        )
-    is_lists = _checks.is_listed(histories) and len(histories)
-    if not is_lists or not all(map(_checks.is_listed, histories)):
-        raise ValueError(
-            "`histories` must be a list of lists of candidate ids, such "
-            "as [[50, 172, 181]], one for each user. Received: "
-            f"{_checks.shown(histories):.80}."
-        )
-    return _NewUsers(
-        [id_rows.candidate_rows(model, history) for history in histories],
-        model.user_tower.max_length,
-    )
-
-
 def _excluded(model, exclude, num_users) -> list[np.ndarray]:
     """Rows of the candidates to leave out for each user; [] without any."""
     if exclude is None:
@@ -201,7 +171,7 @@ def _joined(seen, also_excluded) -> np.ndarray | None:
     """Two lists of rows to leave out for each user as one, or None."""
     if not len(also_excluded):
         return seen
-    more = _padded(also_excluded)
+    more = padded(also_excluded)
     if seen is None:
         return more
     width = next_power_of_two(seen.shape[1] + more.shape[1])
@@ -209,72 +179,6 @@ def _joined(seen, also_excluded) -> np.ndarray | None:
     joined[:, : seen.shape[1]] = seen
     joined[:, seen.shape[1] : seen.shape[1] + more.shape[1]] = more
     return joined
-
-
-class _KnownUsers:
-    """Users whom the model has rows for, and their seen items.
-
-    Args:
-        rows: int32 `(batch,)`.
-        histories: Optional `Histories`.
-    """
-
-    def __init__(self, rows, histories):
-        self._rows = rows
-        self._histories = histories
-
-    def __len__(self):
-        return len(self._rows)
-
-    def inputs(self, part: slice) -> np.ndarray:
-        """The inputs of the user tower, `(part, ...)`."""
-        return self._rows[part]
-
-    def seen(self, part: slice) -> np.ndarray | None:
-        """Their seen items, `(part, longest)` rows, padded with -1."""
-        if self._histories is None:
-            return None
-        return self._histories.padded(self._rows[part])
-
-
-class _NewUsers:
-    """The same of users who are known by their histories alone.
-
-    Args:
-        histories: int32 arrays of candidate rows, oldest first.
-        max_length: Optional int. How many of the latest go into the tower.
-    """
-
-    def __init__(self, histories, max_length):
-        self._histories = histories
-        self._max_length = max_length
-
-    def __len__(self):
-        return len(self._histories)
-
-    def inputs(self, part: slice) -> np.ndarray:
-        latest = -(self._max_length or 0)
-        return _padded(
-            [rows[latest:] for rows in self._histories[part]],
-            self._max_length,
-        )
-
-    def seen(self, part: slice) -> np.ndarray:
-        return _padded(self._histories[part])
-
-
-_Users = _KnownUsers | _NewUsers
-
-
-def _padded(lists, most=None) -> np.ndarray:
-    """int32 `(batch, longest)`, padded with -1.
-
-    `longest` is rounded up to a power of two, or to `most`, so that few shapes
-    occur.
-    """
-    width = next_power_of_two(max(map(len, lists)))
-    width = width if most is None else min(width, most)
-    return pad_lists(lists, width)
 
 
 def _parts(length, size) -> list[slice]:

@@ -31,8 +31,9 @@ from keras_dp_retrieval.training.finite import warn_if_saved
 # `popularity_offset`; up to format 2 an index was in the weights, too, and the
 # inputs and weights of the towers were missing; up to format 3 so were
 # the candidates that training does not have; up to
-# format 4 `popularity_weight` was called `popularity_offset`.
-FORMAT_VERSION = 5
+# format 4 `popularity_weight` was called `popularity_offset`; up to format 5
+# there were no features.
+FORMAT_VERSION = 6
 
 # The array in `assets/index.npz` that holds the index's arguments.
 INDEX_CONFIG = "config"

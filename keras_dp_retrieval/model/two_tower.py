@@ -75,6 +75,10 @@ class TwoTowerRetrieval(PaddedModel):
             `keras.layers.Embedding` does.
         histories: Optional `Histories`: every user's interaction history,
             the seen items that `recommend` leaves out.
+        user_features: Optional `FeatureLookup`: the features of all users.
+            The user tower is then given a dict, see `FeatureTower`, which is
+            also the default tower.
+        candidate_features: Likewise, of all candidates.
         popularity_weight: float. What is added to a candidate's score for
             being popular; see the property. Training does not know of it.
 
@@ -110,6 +114,8 @@ class TwoTowerRetrieval(PaddedModel):
         embedding_updates="auto",
         initial_stddev=None,
         histories=None,
+        user_features=None,
+        candidate_features=None,
         popularity_weight=0.0,
         **kwargs,
     ):
@@ -135,6 +141,10 @@ class TwoTowerRetrieval(PaddedModel):
         self.rating_key = _checks.text("rating_key", rating_key)
         self.objective = building.objective(objective, self.num_candidates)
         self.initial_stddev = building.initial_stddev(initial_stddev)
+        self.user_features = building.features("user", user_features)
+        self.candidate_features = building.features(
+            "candidate", candidate_features
+        )
         self.user_tower = building.tower(self, "user", user_tower)
         self.candidate_tower = building.tower(
             self, "candidate", candidate_tower
@@ -169,6 +179,10 @@ class TwoTowerRetrieval(PaddedModel):
             "embedding_updates": self.embedding_updates,
             "initial_stddev": self.initial_stddev,
             "histories": self.histories and serialize(self.histories),
+            "user_features": self.user_features
+            and serialize(self.user_features),
+            "candidate_features": self.candidate_features
+            and serialize(self.candidate_features),
             "popularity_weight": self.popularity_weight,
             "format_version": saving.FORMAT_VERSION,
         }
@@ -192,6 +206,9 @@ class TwoTowerRetrieval(PaddedModel):
         leaves out the items that a user has in the train part. Its
         `candidate_key` and `rating_key` are those of the data. Batches for
         `fit` hold table rows, as `data.train` does.
+
+        If the data have features, towers get them (see `FeatureTower`), unless
+        one is given that knows ids and histories alone.
 
         Raises:
             ValueError: If `data` is something else.
@@ -464,7 +481,9 @@ class TwoTowerRetrieval(PaddedModel):
         self.popularity_weight = value
 
     @reads
-    def encode_users(self, user_ids=None, *, histories=None) -> np.ndarray:
+    def encode_users(
+        self, user_ids=None, *, histories=None, user_features=None
+    ) -> np.ndarray:
         """Returns the vectors of users, float32 `(batch, dim)`.
 
         With a `popularity_weight`, `(batch, dim + 1)`. They are computed
@@ -473,8 +492,11 @@ class TwoTowerRetrieval(PaddedModel):
         Args:
             user_ids: Ids of known users `(batch,)`, or
             histories: for each user a list of candidate ids, oldest first.
+            user_features: Optional table of features, as in `recommend`.
         """
-        return recommending.encode_users(self, user_ids, histories)
+        return recommending.encode_users(
+            self, user_ids, histories, user_features
+        )
 
     @reads
     def encode_candidates(self, candidate_ids=None) -> np.ndarray:
@@ -512,6 +534,7 @@ class TwoTowerRetrieval(PaddedModel):
         *,
         histories=None,
         exclude=None,
+        user_features=None,
     ):
         """Returns the k candidates with the highest scores for each user.
 
@@ -528,6 +551,11 @@ class TwoTowerRetrieval(PaddedModel):
                 left out as well, such as what was seen since the model was
                 trained. Those that the model does not know are in no list
                 anyway.
+            user_features: Optional table of features, a frame or a dict of
+                columns, for a model that has some: one row for each user, in
+                the order of `user_ids` or `histories`, whose stored features
+                it replaces. Alone, it asks for users of whom nothing else is
+                known.
 
         Returns:
             `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
@@ -542,7 +570,13 @@ class TwoTowerRetrieval(PaddedModel):
                 NaN or infinite, as after a training that diverged.
         """
         return recommending.recommend(
-            self, user_ids, k, exclude_seen, histories, exclude
+            self,
+            user_ids,
+            k,
+            exclude_seen,
+            histories,
+            exclude,
+            user_features,
         )
 
     @property
@@ -606,12 +640,15 @@ class TwoTowerRetrieval(PaddedModel):
     # Growth
 
     @reads
-    def add_users(self, ids, *, seed=0) -> None:
+    def add_users(self, ids, *, features=None, seed=0) -> None:
         """Makes new users known, whose histories are empty.
 
         Args:
             ids: New ids `(n,)`. For a model without a `user_vocabulary`,
                 whose ids are rows: how many rows to add.
+            features: Optional table of the users' features, a frame or a dict
+                of columns: one row for each of `ids`, in this order, or in
+                any order with a column of ids.
             seed: int. Seeds the new rows, which the table's initializer draws.
 
         Raises:
@@ -619,14 +656,16 @@ class TwoTowerRetrieval(PaddedModel):
                 tower has no `RowEmbedding` of `num_users` rows, or other
                 weights of so many. The model stays as it was.
         """
-        growth.add_users(self, ids, seed)
+        growth.add_users(self, ids, seed, features)
 
     @reads
-    def add_candidates(self, ids, vectors=None, *, seed=0) -> None:
+    def add_candidates(
+        self, ids, vectors=None, *, features=None, seed=0
+    ) -> None:
         """Makes new candidates known.
 
         They can be recommended from now on if `vectors` say where they begin,
-        or the candidate tower knows more of them than their ids; else once
+        or `features` what they are; else once
         they have been trained, as their vectors are noise until then. The
         number of times that they were seen in training begins at 0, and they
         are nobody's negatives before it is more.
@@ -638,6 +677,9 @@ class TwoTowerRetrieval(PaddedModel):
             vectors: Optional float `(n, dim)`. Where the candidates begin,
                 such as the mean of similar ones. By default the table's
                 initializer draws them.
+            features: Optional table of the candidates' features, a frame or a
+                dict of columns: one row for each of `ids`, in this order, or
+                in any order with a column of ids.
             seed: int. Seeds these draws.
 
         Raises:
@@ -646,7 +688,7 @@ class TwoTowerRetrieval(PaddedModel):
                 `RowEmbedding` of `num_candidates` rows. The model stays as it
                 was.
         """
-        if growth.add_candidates(self, ids, vectors, seed):
+        if growth.add_candidates(self, ids, vectors, seed, features):
             self._drop_index()
 
     @reads

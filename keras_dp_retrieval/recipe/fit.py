@@ -13,7 +13,7 @@ from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import trials
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
-from keras_dp_retrieval.towers import IdHistoryTower, RecencyTower
+from keras_dp_retrieval.towers import FeatureTower, IdHistoryTower, RecencyTower
 
 # With fewer held-out users than this, differences are mostly noise.
 MIN_USERS_TO_CHOOSE_BY = 100
@@ -229,6 +229,30 @@ def build_model(data, recipe: Recipe, seed=0) -> TwoTowerRetrieval:
         tower = RecencyTower(*shape, stddev=stddev, **options)
     else:
         tower = IdHistoryTower(data.num_users, *shape, stddev=stddev, **options)
+    if recipe.use_features and data.user_features is not None:
+        # Ids of users are dropped by the tower of histories, if at all.
+        tower = FeatureTower(
+            data.user_features,
+            recipe.embedding_dimension,
+            history=tower,
+            id_dropout=0.0,
+            stddev=stddev,
+            seed=seed,
+            name="user_features",
+        )
+    candidate_tower = None
+    features = {"user_features": None, "candidate_features": None}
+    if recipe.use_features:
+        features = {}
+        if data.candidate_features is not None:
+            candidate_tower = FeatureTower(
+                data.candidate_features,
+                recipe.embedding_dimension,
+                id_dropout=recipe.id_dropout,
+                stddev=stddev,
+                seed=seed,
+                name="candidate_tower",
+            )
     if recipe.objective == "full_softmax":
         objective = FullSoftmax(
             recipe.temperature, rating_weight=recipe.rating_weight
@@ -240,8 +264,10 @@ def build_model(data, recipe: Recipe, seed=0) -> TwoTowerRetrieval:
         recipe.embedding_dimension,
         objective=objective,
         user_tower=tower,
+        candidate_tower=candidate_tower,
         initial_stddev=stddev,
         popularity_weight=recipe.popularity_weight,
+        **features,
     )
 
 

@@ -45,6 +45,8 @@ class Recipe:
         rating_weight: float. `rating_weight` of `FullSoftmax`; 0 if there are
             no ratings to learn from.
         popularity_weight: float. `popularity_weight` of `TwoTowerRetrieval`.
+        use_features: bool. Whether the towers get the features of the data.
+        id_dropout: float. `id_dropout` of the candidates' `FeatureTower`.
 
     Raises:
         ValueError: If a value is out of range.
@@ -62,6 +64,8 @@ class Recipe:
     query_dropout: float = 0.3
     rating_weight: float = 0.8
     popularity_weight: float = 0.0
+    use_features: bool = False
+    id_dropout: float = 0.1
 
     def __post_init__(self):
         _checks.one_of("order", self.order, ORDERS)
@@ -73,7 +77,8 @@ class Recipe:
             _checks.number_between(name, value, 0, open_low=True)
         for name in ("weight_decay", "rating_weight", "popularity_weight"):
             _checks.number_between(name, getattr(self, name))
-        for name in ("item_dropout", "query_dropout"):
+        _checks.flag("use_features", self.use_features)
+        for name in ("item_dropout", "query_dropout", "id_dropout"):
             _checks.number_between(name, getattr(self, name), 0, 1)
 
     def get_config(self) -> dict:
@@ -113,8 +118,14 @@ def choose_recipe(data, **overrides) -> Recipe:
     options = {
         "order": "recency" if in_time else "ignored",
         "objective": losses.default_name(data.num_candidates),
+        "use_features": False,
         **overrides,
     }
+    if options["use_features"] and not has_features(data):
+        raise ValueError(
+            "`use_features=True` needs data with features. Received: data "
+            "without `user_features` and `candidate_features`."
+        )
     _checks.one_of("order", options["order"], ORDERS)
     _checks.one_of("objective", options["objective"], OBJECTIVES)
     if "batch_size" in options:
@@ -123,6 +134,12 @@ def choose_recipe(data, **overrides) -> Recipe:
     recipe = _recency if options["order"] == "recency" else _order_free
     chosen = recipe(data, options["objective"], options.get("batch_size"))
     return dataclasses.replace(chosen, **options)
+
+
+def has_features(data) -> bool:
+    """Whether a data set has features of users or candidates."""
+    sides = (data.user_features, data.candidate_features)
+    return any(features is not None for features in sides)
 
 
 def _check_rating_weight(data, options):

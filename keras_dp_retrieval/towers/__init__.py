@@ -1,15 +1,20 @@
-"""Embedding tables, interaction histories, and user towers that read them."""
+"""Embedding tables, histories, features, and the towers that read them."""
 
-from keras_dp_retrieval.towers.base import HistoryTower
+from keras_dp_retrieval.towers.base import HistoryTower, history_tower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
+from keras_dp_retrieval.towers.feature_lookup import FeatureLookup
+from keras_dp_retrieval.towers.feature_tower import FeatureTower
 from keras_dp_retrieval.towers.histories import Histories
 from keras_dp_retrieval.towers.id_history import IdHistoryTower
 from keras_dp_retrieval.towers.recency import RecencyTower
 
 __all__ = [
+    "FeatureLookup",
+    "FeatureTower",
     "Histories",
     "HistoryTower",
     "IdHistoryTower",
     "RecencyTower",
     "RowEmbedding",
+    "history_tower",
 ]

@@ -117,3 +117,11 @@ class HistoryTower(keras.layers.Layer):
         return keras.random.dropout(
             vectors, self.query_dropout, seed=self.seed_generator
         )
+
+
+def history_tower(tower) -> HistoryTower | None:
+    """The tower of histories that a user tower is, or has as `history`."""
+    if isinstance(tower, HistoryTower):
+        return tower
+    inner = getattr(tower, "history", None)
+    return inner if isinstance(inner, HistoryTower) else None

@@ -31,6 +31,8 @@ _KNOWN = {
         *("producttitle", "productname", "movietitle", "booktitle"),
     ),
 }
+# In a table of users, or of candidates.
+_IDS = ("id", "ID")
 _KEYWORDS = {
     "user_ids": "user_column",
     "candidate_ids": "candidate_column",
@@ -159,3 +161,33 @@ def check_names(
             f"{what} must have each column once. Received more than once: "
             f"{twice}."
         )
+
+
+def names_ids(side: str, name: str) -> bool:
+    """Whether a column of this name holds the ids of the users, say."""
+    is_one = find_column(f"{side}_ids", [name], "The table") is not None
+    return is_one or name in _IDS
+
+
+def find_id_column(side: str, name: str, there: Sequence, what: str) -> str:
+    """Returns the name of the ids in a table of features.
+
+    Args:
+        side: `"user"` or `"candidate"`.
+        name: str. As it was given; `"auto"` looks for it.
+        there: The names of all columns.
+        what: str. How the error calls where they are.
+
+    Raises:
+        ValueError: If it is not there once, or not to be found.
+    """
+    there = list(there)
+    if name == AUTO:
+        found = find_column(f"{side}_ids", there, what)
+        name = found or next((one for one in _IDS if one in there), "")
+    if there.count(name) == 1:
+        return name
+    raise ValueError(
+        f"{what} must have one column with the ids of the {side}s. Received: "
+        f"{there}. Name it with `kdr.Features(table, id_column=...)`."
+    )

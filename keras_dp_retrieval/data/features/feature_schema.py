@@ -1,0 +1,109 @@
+"""FeatureSchema: which columns there are, and how each is encoded."""
+
+from collections.abc import Mapping
+
+import keras
+import numpy as np
+
+from keras_dp_retrieval.data.features.column_encoders import (
+    ENCODERS,
+    ColumnEncoder,
+)
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class FeatureSchema:
+    """The columns of features by name, and the encoder of each.
+
+    Args:
+        encoders: dict from names to encoders.
+    """
+
+    def __init__(self, encoders: Mapping[str, ColumnEncoder]):
+        self.encoders = dict(encoders)
+
+    @classmethod
+    def fit(cls, table: FeatureTable, is_trained=None) -> "FeatureSchema":
+        """Returns a schema that is fitted on some rows of a table.
+
+        Args:
+            table: `FeatureTable`.
+            is_trained: Optional bool `(n,)`: the rows to learn from, as a rule
+                those of ids in the train part. By default all.
+        """
+        encoders = {}
+        for name, column in table.columns.items():
+            if is_trained is not None:
+                column = column.take(np.flatnonzero(is_trained))
+            encoders[name] = ENCODERS[table.kinds[name]].fit(name, column)
+        return cls(encoders)
+
+    def encode(self, columns: Mapping) -> dict[str, np.ndarray]:
+        """Encodes columns of features.
+
+        Args:
+            columns: dict, or a frame, with the columns of this schema, `(n,)`
+                each. One that is absent is missing in every row.
+
+        Returns:
+            dict from the names to int32 or float32, `(n,)` or `(n, width)`.
+
+        Raises:
+            ValueError: If there is none of the columns, or others, if their
+                lengths differ, or one is of another kind.
+        """
+        from keras_dp_retrieval.data.features import feature_reading
+
+        named = feature_reading.named_columns_of(columns, "Features")
+        self._check_names(named)
+        arrow = {
+            name: feature_reading.as_arrow(name, column)
+            for name, column in named.items()
+        }
+        lengths = {name: len(column) for name, column in arrow.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(
+                "Columns of features must have one length. Received: "
+                f"{lengths}."
+            )
+        (length,) = set(lengths.values())
+        empty = self.unknown(length)
+        return {
+            name: encoder.encode(name, arrow[name])
+            if name in arrow
+            else empty[name]
+            for name, encoder in self.encoders.items()
+        }
+
+    def unknown(self, num_rows: int) -> dict[str, np.ndarray]:
+        """What rows look like of which nothing is known."""
+        return {
+            name: np.zeros(
+                (num_rows, 1) if encoder.is_pooled else num_rows,
+                np.float32 if encoder.is_number else np.int32,
+            )
+            for name, encoder in self.encoders.items()
+        }
+
+    def _check_names(self, named) -> None:
+        others = sorted(set(map(str, named)) - set(self.encoders))
+        if others or not named:
+            raise ValueError(
+                "Features must have the columns that were trained with: "
+                f"{sorted(self.encoders)}. Received: {sorted(map(str, named))}."
+            )
+
+    def get_config(self) -> dict:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            # Pairs, as JSON may sort the keys of a dict.
+            "encoders": [
+                [name, serialize(one)] for name, one in self.encoders.items()
+            ]
+        }
+
+    @classmethod
+    def from_config(cls, config) -> "FeatureSchema":
+        deserialize = keras.saving.deserialize_keras_object
+        return cls({name: deserialize(c) for name, c in config["encoders"]})

@@ -1,0 +1,35 @@
+"""FeatureTable: features as they came in, as columns of Arrow."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+KINDS = ("categorical", "numeric", "multi_label", "text", "date")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """Features of users or candidates, one row for each id.
+
+    Args:
+        ids: `(n,)` int64 or string, distinct.
+        columns: dict from names to `pyarrow.ChunkedArray` `(n,)`.
+        kinds: dict from names to one of `KINDS`.
+        id_column: str. What the column of ids was called.
+    """
+
+    ids: np.ndarray
+    columns: Mapping
+    kinds: Mapping[str, str]
+    id_column: str
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def as_lists(self) -> dict[str, list]:
+        """Returns the columns, ids first, as plain lists."""
+        return {
+            self.id_column: self.ids.tolist(),
+            **{name: one.to_pylist() for name, one in self.columns.items()},
+        }

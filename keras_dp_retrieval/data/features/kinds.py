@@ -1,0 +1,92 @@
+"""Which kind a column of features is of."""
+
+from collections.abc import Mapping
+
+import pyarrow
+import pyarrow.compute as pc
+from pyarrow import types
+
+# Between the labels of one string.
+LABEL_SEPARATOR = "|"
+
+# Strings are text if they rarely repeat, and have several words on average.
+_LEAST_DISTINCT = 0.5  # of the strings
+_LEAST_WORDS = 2.0  # a string
+
+
+def kinds_of(columns: Mapping, stated: Mapping[str, str]) -> dict[str, str]:
+    """Returns the kind of each column: what was stated, or is inferred.
+
+    Args:
+        columns: dict from names to `pyarrow.ChunkedArray`.
+        stated: dict from some of the names to a kind.
+
+    Raises:
+        ValueError: If a kind is stated for a column that is not there, or a
+            column can be of no kind.
+    """
+    others = sorted(set(stated) - set(columns))
+    if others:
+        raise ValueError(
+            "`kinds` must be those of columns that are there. Received: "
+            f"{others}. There are: {sorted(columns)}."
+        )
+    return {
+        name: stated[name] if name in stated else _inferred(name, column)
+        for name, column in columns.items()
+    }
+
+
+def _inferred(name: str, column) -> str:
+    kind = column.type
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    if is_list(kind):
+        return "multi_label"
+    if types.is_temporal(kind) and not types.is_duration(kind):
+        return "date"
+    if types.is_boolean(kind) or types.is_null(kind):
+        return "categorical"
+    if types.is_integer(kind) or types.is_floating(kind):
+        return "numeric"
+    if types.is_decimal(kind):
+        return "numeric"
+    if is_text(kind):
+        return _of_texts(column)
+    raise ValueError(
+        f"A column of features must hold numbers, strings, dates, booleans or "
+        f"lists of labels. Received: {name!r} of the type {column.type}. "
+        "Leave it out with `kdr.Features(table, columns=[...])`."
+    )
+
+
+def _of_texts(column) -> str:
+    if types.is_dictionary(column.type):
+        return "categorical"
+    texts = column.drop_null()
+    if not len(texts):
+        return "categorical"
+    if pc.any(pc.match_substring(texts, LABEL_SEPARATOR)).as_py():
+        return "multi_label"
+    distinct = pc.count_distinct(texts).as_py() / len(texts)
+    words = pc.mean(pc.count_substring_regex(texts, r"\S+")).as_py()
+    is_long = distinct > _LEAST_DISTINCT and words >= _LEAST_WORDS
+    return "text" if is_long else "categorical"
+
+
+def is_list(kind: pyarrow.DataType) -> bool:
+    """Whether a column of this type has a list in each row."""
+    return (
+        types.is_list(kind)
+        or types.is_large_list(kind)
+        or types.is_fixed_size_list(kind)
+    )
+
+
+def is_text(kind: pyarrow.DataType) -> bool:
+    """Whether a column of this type holds strings."""
+    return (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_string_view(kind)
+    )
