@@ -571,6 +571,25 @@ class FeatureTable(keras.layers.Layer):
         return self.table(rows) + keras.ops.take(self.features, rows, axis=0)
 
 
+def test_fit_refuses_batches_that_hold_the_rows_of_other_ids():
+    """Those of today's own data set, not of what was returned."""
+    model, tuesday = compiled(first_day()), day(2)
+    data = model.add_interactions(tuesday)
+    before = model.get_weights()
+    for batches in (
+        tuesday.train,
+        tuesday.by_user(),
+        tuesday.next_items(),
+        tuesday.by_interaction(),
+    ):
+        with pytest.raises(ValueError, match="12, which are others or in ano"):
+            model.fit(batches)
+    with pytest.raises(ValueError, match="must hold rows of the cand"):
+        model.fit(x=data.train, validation_data=tuesday.test)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_streamed_data_are_refused(tmp_path):
     path = tmp_path / "a.parquet"
     table = pa.table(

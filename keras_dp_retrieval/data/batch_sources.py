@@ -6,7 +6,7 @@ returns the `BatchSource` that was registered for it.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keras_dp_retrieval.data.timeline import Timeline
@@ -21,9 +21,12 @@ class BatchSource:
     Attributes:
         timeline: Optional `Timeline`: the interactions that the targets are
             taken from, in an order that `ShuffleTies` may change.
+        row_ids: Optional dict from `"user"` and `"candidate"` to arrays: the
+            ids of the rows 1 to n that the batches hold.
     """
 
     timeline: Timeline | None = None
+    row_ids: Mapping[str, Any] | None = None
 
     def identity(self) -> tuple[int, str | None]:
         """Returns how many examples there are, and a text for all of them.

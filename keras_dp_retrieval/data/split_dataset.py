@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import (
+    batch_sources,
     dataset_options,
     descriptions,
     part_batches,
@@ -219,19 +220,19 @@ class SplitDataset:
     @property
     def train(self):
         """`tf.data.Dataset` of the train part, shuffled in every epoch."""
-        return self._batches.of("train")
+        return self._with_ids(self._batches.of("train"))
 
     @property
     def validation(self):
         """`tf.data.Dataset` of the validation part, in a fixed order."""
         if self.split == "tutorial":
             return self.test
-        return self._batches.of("validation")
+        return self._with_ids(self._batches.of("validation"))
 
     @property
     def test(self):
         """`tf.data.Dataset` of the test part, in a fixed order."""
-        return self._batches.of("test")
+        return self._with_ids(self._batches.of("test"))
 
     @functools.cached_property
     def _batches(self) -> part_batches.PartBatches:
@@ -256,7 +257,7 @@ class SplitDataset:
         Args:
             batch_size: int. That of the data set by default.
         """
-        return self._batches.by_interaction(batch_size)
+        return self._with_ids(self._batches.by_interaction(batch_size))
 
     def by_user(self, batch_size: int = 64):
         """Returns the train part as one example a user.
@@ -271,7 +272,7 @@ class SplitDataset:
         `positives` is the most that a user has. A batch of so many rows is
         smaller than its logits, unless interactions are repeated often.
         """
-        return self._batches.by_user(batch_size)
+        return self._with_ids(self._batches.by_user(batch_size))
 
     def next_items(self, batch_size: int = 1024):
         """Returns the train part as next-item examples.
@@ -292,7 +293,17 @@ class SplitDataset:
                 with a split other than `"leave_last_out"`; or if no user has
                 two interactions.
         """
-        return self._batches.next_items(batch_size)
+        return self._with_ids(self._batches.next_items(batch_size))
+
+    def _with_ids(self, batches):
+        """Notes whose rows they hold, so that no other model trains on them."""
+        source = batch_sources.source_of(batches)
+        if source is not None:
+            source.row_ids = {
+                "user": self.user_vocabulary.ids,
+                "candidate": self.candidate_vocabulary.ids,
+            }
+        return batches
 
     def start_at_epoch(self, epoch: int) -> None:
         """Makes the next pass over `.train` the epoch of this number.

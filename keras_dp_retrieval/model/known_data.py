@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from keras_dp_retrieval.data.batch_sources import source_of
 from keras_dp_retrieval.data.ratings import pair_codes
 from keras_dp_retrieval.data.streaming.not_in_memory import (
     NotInMemory,
@@ -151,8 +152,7 @@ def _check_ids(model, data, side):
     known, given = getattr(model, ids), getattr(data, ids, None)
     if known is None or given is None:
         return
-    # New ids are added to a model's at the end.
-    if np.array_equal(known.ids[: len(given.ids)], given.ids):
+    if _has_rows_of(known, given.ids):
         return
     raise ValueError(
         f"The rows of the model and of the data must stand for the same "
@@ -160,6 +160,36 @@ def _check_ids(model, data, side):
         f"{len(given.ids)} in the data, which differ. Evaluate on the data "
         "that the model was made for, or that `add_interactions` returned."
     )
+
+
+def _has_rows_of(vocabulary, ids) -> bool:
+    """Whether ids 1 to n of a model are these, maybe with others after them."""
+    # New ids are added to a model's at the end.
+    return np.array_equal(vocabulary.ids[: len(ids)], ids)
+
+
+def check_batches(model, batches) -> None:
+    """Raises a ValueError if batches of a data set hold rows of other ids.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        batches: What `fit` is given. Others than those of a data set of this
+            package do not say whose rows they hold.
+    """
+    source = source_of(batches)
+    if source is None or source.row_ids is None:
+        return
+    for side, ids in source.row_ids.items():
+        known = getattr(model, f"{side}_vocabulary")
+        if known is None or _has_rows_of(known, ids):
+            continue
+        raise ValueError(
+            f"The batches must hold rows of the {side}s of the model. "
+            f"Received: a model of {len(known.ids):,} ids, and batches of a "
+            f"data set of {len(ids):,}, which are others or in another order. "
+            "Train on the batches of the data set that the model was made "
+            "for, or of the one that `model.add_interactions(data)` returns."
+        )
 
 
 def _count_trained(model, data, split) -> tuple[int, int]:

@@ -610,7 +610,16 @@ class TwoTowerRetrieval(PaddedModel):
 
     @loops
     def fit(self, *args, **kwargs):
-        """As `keras.Model.fit`, on any number of rows; see `PaddedModel`."""
+        """As `keras.Model.fit`, on any number of rows; see `PaddedModel`.
+
+        Batches of a data set of other ids than the model's are refused.
+        """
+        for batches in (
+            *args[:1],
+            kwargs.get("x"),
+            kwargs.get("validation_data"),
+        ):
+            known_data.check_batches(self, batches)
         self._drop_index()
         try:
             return super().fit(*args, **kwargs)
