@@ -2,13 +2,13 @@
 
     taskset -c 0,1 python benchmarks/bench_new_day.py --rows 10000000
 
-Interactions of `bench_readers.py` are read from Parquet, and a model is made
-for them and trained for one epoch: what every day would cost if each began
-from scratch. Then come days of 100,000 interactions, as CSV files: one of 50
-is of a user whom nobody knew, one of 200 of a new candidate. Each is read,
-added (`model.add_interactions`) and trained for one epoch, compilation
-included, as the tables have other sizes every day. Prints one line of JSON,
-seconds as median (least-greatest) of the days.
+Interactions of `bench_readers.py` are read from Parquet, a model is made for
+them, and steps of it are timed: what every day would cost if each began from
+scratch. Then come days of 100,000 interactions, as CSV files: one of 50 is of a
+user whom nobody knew, one of 200 of a new candidate. Each is read, added
+(`model.add_interactions`) and trained for one epoch, compilation included, as
+the tables have other sizes every day. Prints one line of JSON; seconds are
+`[median, least, greatest]` of the days, wall-clock and CPU time.
 """
 
 import argparse
@@ -55,14 +55,15 @@ def day_of(table, number, num_rows):
 
 
 def timed(seconds, name, call):
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     result = call()
-    seconds.setdefault(name, []).append(time.perf_counter() - start)
+    wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    seconds.setdefault(name, []).append((wall, cpu))
     return result
 
 
-def fit(model, batches):
-    model.fit(batches, verbose=0)
+def fit(model, batches, steps=None):
+    model.fit(batches, verbose=0, steps_per_epoch=steps)
     keras.ops.convert_to_numpy(model.optimizer.iterations)  # Waits for it.
 
 
@@ -86,7 +87,8 @@ def run(args, folder):
         ),
     )
     model.compile(keras.optimizers.Adagrad(0.1))
-    timed(scratch, "fit", lambda: fit(model, data.train))
+    fit(model, data.train, args.steps)  # Compiles.
+    timed(scratch, "steps", lambda: fit(model, data.train, args.steps))
     before = model.num_users, model.num_candidates
     for number in range(1, args.days + 1):
         path = folder / f"{number}.csv"
@@ -106,18 +108,29 @@ def run(args, folder):
     return before, grown, scratch, days
 
 
+def spread(values):
+    """Median, least and greatest."""
+    three = statistics.median(values), min(values), max(values)
+    return [round(value, 2) for value in three]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--day", type=int, default=100_000)
     parser.add_argument("--days", type=int, default=5)
     parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=50, help="from scratch")
     parser.add_argument("--batch-size", type=int, default=4096)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as temporary:
         before, grown, scratch, days = run(args, pathlib.Path(temporary))
-    days["all"] = [sum(one) for one in zip(*days.values(), strict=True)]
+    days["all"] = [
+        tuple(map(sum, zip(*parts, strict=True)))
+        for parts in zip(*days.values(), strict=True)
+    ]
+    of_step, _ = scratch.pop("steps")[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
         json.dumps(
@@ -128,19 +141,19 @@ def main():
                 "grown by": list(grown),
                 "dim": args.dim,
                 "from scratch, s": {
-                    name: round(values[0], 2)
-                    for name, values in scratch.items()
+                    name: round(wall, 2)
+                    for name, ((wall, _),) in scratch.items()
                 },
+                "an epoch from scratch, s": round(
+                    of_step / args.steps * -(-args.rows // args.batch_size)
+                ),
                 "a day, s": {
-                    name: [
-                        round(value, 2)
-                        for value in (
-                            statistics.median(values),
-                            min(values),
-                            max(values),
-                        )
-                    ]
-                    for name, values in days.items()
+                    name: spread([wall for wall, _ in times])
+                    for name, times in days.items()
+                },
+                "a day, CPU s": {
+                    name: spread([cpu for _, cpu in times])
+                    for name, times in days.items()
                 },
                 "peak MiB": round(peak),
                 "machine": platform.machine(),
