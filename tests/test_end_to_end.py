@@ -42,7 +42,7 @@ def same_start(model, plain):
 
 
 @pytest.mark.parametrize(
-    "num_devices", [pytest.param(1, marks=pytest.mark.slow), 8]
+    "num_devices", [1, pytest.param(8, marks=pytest.mark.slow)]
 )
 def test_losses_are_those_of_the_recipe_in_plain_keras(
     on_devices, tutorial_data, plain_data, num_devices

@@ -194,8 +194,15 @@ def towers(data):
     }
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("updates", ["dense", "row_sparse"])
+@pytest.mark.parametrize(
+    ("objective", "updates"),
+    [
+        ("full_softmax", "dense"),
+        pytest.param("in_batch_softmax", "dense", marks=pytest.mark.slow),
+        pytest.param("full_softmax", "row_sparse", marks=pytest.mark.slow),
+        pytest.param("in_batch_softmax", "row_sparse", marks=pytest.mark.slow),
+    ],
+)
 def test_four_devices_learn_what_one_learns(
     data, on_devices, objective, updates
 ):
@@ -217,7 +224,13 @@ def test_four_devices_learn_what_one_learns(
         np.testing.assert_allclose(after, before, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param("full_softmax", marks=pytest.mark.slow),
+        "in_batch_softmax",
+    ],
+)
 def test_row_sparse_steps_are_dense_steps(data, objective, monkeypatch):
     # All pooled tables by row, too.
     monkeypatch.setattr(feature_tower, "LARGE_VOCABULARY", 1)

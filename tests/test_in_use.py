@@ -34,7 +34,9 @@ def after_every_batch(function):
     return After()
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    "num_devices", [1, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_eight_threads_ask_while_one_trains(num_devices, on_devices):
     on_devices(num_devices)
     model = compiled()

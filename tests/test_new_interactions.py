@@ -236,6 +236,7 @@ def test_a_candidate_of_todays_test_part_alone_waits_until_it_is_trained():
     assert "only in test" not in model.retrievable_ids()
 
 
+@pytest.mark.slow
 def test_eight_devices_go_on_as_one_does(on_devices):
     results = []
     for count in (1, 8):

@@ -368,6 +368,7 @@ def test_why_the_best_was_not_chosen_is_said(monkeypatch):
     assert said[-1] == f"{first}, which nothing else did better than"
 
 
+@pytest.mark.slow
 def test_popularity_is_chosen_where_it_is_all_there_is():
     rng = np.random.default_rng(0)
     share = 1 / np.arange(1, 101)
