@@ -286,6 +286,16 @@ def test_what_is_old_can_be_dropped(kept):
     )
 
 
+@pytest.mark.parametrize("kept", [None, 1, 1000])
+def test_a_limit_on_the_length_of_histories_stays(kept):
+    monday = first_day()
+    limited = kdr.Histories.from_interactions(monday.seen, max_length=2)
+    model = compiled(monday, histories=limited)
+    model.add_interactions(day(2), keep_latest=kept)
+    assert max(map(len, histories_of(model))) > 2
+    assert model.histories.max_length == 2
+
+
 @pytest.mark.parametrize("split", ["leave_last_out", "by_time", "random"])
 def test_parts_are_those_of_todays_split_and_histories_come_before(split):
     monday, tuesday = first_day(split=split), day(2, split=split)

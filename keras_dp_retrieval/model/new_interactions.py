@@ -40,7 +40,7 @@ def add(model, data, keep_latest, learning_rate, seed):
     with growth.undone_on_error() as undo:
         _grow(model, data, users, candidates, seed, undo)
         if model.histories is not None:
-            _replace_histories(model.histories, earlier, today.seen, undo)
+            _replace_histories(model.histories, today.seen, undo)
         _mark_present(model, today.ratings("train").candidate_rows, undo)
     if learning_rate is not None:
         compiling.with_learning_rate(model, learning_rate)
@@ -173,15 +173,15 @@ def _grow(model, data, users, candidates, seed, undo) -> None:
         growth.grow(model, num_new, seed, undo, features=features)
 
 
-def _replace_histories(histories, earlier, seen, undo) -> None:
+def _replace_histories(histories, seen, undo) -> None:
     """Gives a layer of histories other, longer ones."""
-    longest = int(np.diff(earlier.indptr).max(initial=0))
+    starts = ops.convert_to_numpy(histories.starts)
+    longest = int(np.diff(starts).max(initial=0))
+    is_whole = histories.max_length >= longest
     new = type(histories).from_interactions(
         seen,
         # Those that were looked up whole still are.
-        max_length=None
-        if histories.max_length >= longest
-        else histories.max_length,
+        max_length=None if is_whole else histories.max_length,
     )
     starts = ops.convert_to_numpy(new.starts)
     missing = histories.num_users + 1 - len(starts)
