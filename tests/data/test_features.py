@@ -89,6 +89,34 @@ def test_ids_of_csv_files_keep_their_zeros(tmp_path):
     assert Features(path).read("candidate").ids.tolist() == ["007", "7"]
 
 
+@pytest.mark.parametrize("id_column", ["auto", "item_id"])
+def test_ids_of_parquet_files_are_what_they_are(id_column, tmp_path):
+    path = tmp_path / "items.parquet"
+    columns = {"item_id": ["1", "2"], "colour": ["red", "blue"]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    table = Features(path, id_column=id_column).read("candidate")
+    assert table.ids.tolist() == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.list_(pyarrow.string()),
+        pyarrow.large_list(pyarrow.string()),
+        pyarrow.list_(pyarrow.string(), 2),
+    ],
+)
+def test_what_stands_behind_a_missing_list_counts_nowhere(kind):
+    # Lists of a fixed size have values there.
+    lists = pyarrow.array([["z", "z"], None, ["b", "a"]], kind)
+    columns = {"item_id": [1, 2], "tags": lists.slice(1)}
+    table = Features(columns).read("candidate")
+    schema = FeatureSchema.fit(table)
+    assert schema.encoders["tags"].values == ["a", "b"]
+    encoded = schema.encode(table.columns)["tags"]
+    np.testing.assert_array_equal(np.sort(encoded), [[0, 0], [1, 2]])
+
+
 def test_a_namibian_is_no_missing_value(tmp_path):
     path = tmp_path / "users.csv"
     path.write_text("user_id,country\n1,NA\n2,\n")

@@ -65,7 +65,7 @@ def labels(name: str, column):
     if types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if is_list(column.type):
-        lists = _one_chunk(column.cast(pyarrow.list_(column.type.value_type)))
+        lists = _one_chunk(column)
         inner = texts(name, pyarrow.chunked_array([lists.flatten()]))
         return _lists(lists, inner)
     if not is_text(column.type) and not types.is_null(column.type):
@@ -102,9 +102,12 @@ class TextLists:
 
 
 def _lists(lists, inner) -> TextLists:
-    rows = _numpy(pc.list_parent_indices(lists))
+    # Not `list_parent_indices`: behind a missing list there may be values,
+    # which `flatten` leaves out.
+    lengths = _numpy(pc.fill_null(pc.list_value_length(lists), 0))
+    rows = np.repeat(np.arange(len(lists), dtype=np.int64), lengths)
     kept = _numpy(inner.is_valid())
-    return TextLists(rows[kept].astype(np.int64), inner.drop_null(), len(lists))
+    return TextLists(rows[kept], inner.drop_null(), len(lists))
 
 
 def frequent(lists: TextLists, least: int, most: int | None) -> list[str]:

@@ -67,9 +67,10 @@ def table_of_file(path: pathlib.Path, side, id_column, names, kinds):
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
         if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
-            read = arrow_dataset.dataset(
+            table = arrow_dataset.dataset(
                 path, format="parquet", partitioning="hive"
             ).to_table()
+            read = {name: table[name] for name in table.column_names}
         else:
             read, id_column = _read_csv(path, side, id_column)
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
@@ -78,14 +79,7 @@ def table_of_file(path: pathlib.Path, side, id_column, names, kinds):
             "the columns, or a Parquet file. Arrow says: "
             f"{str(error).splitlines()[0]:.300}"
         ) from error
-    named = {name: read[name] for name in read.column_names}
-    is_csv_id = id_column in named and named[id_column].type == pyarrow.string()
-    if is_csv_id and not named[id_column].null_count:
-        # Whole numbers if all are written as such, as among interactions.
-        numbers = whole_numbers(named[id_column])
-        if numbers is not None:
-            named[id_column] = numbers
-    return _made(named, side, id_column, names, kinds)
+    return _made(read, side, id_column, names, kinds)
 
 
 def _read_csv(path: pathlib.Path, side: str, id_column: str):
@@ -106,7 +100,12 @@ def _read_csv(path: pathlib.Path, side: str, id_column: str):
                 strings_can_be_null=True,
             ),
         )
-    return read, ids
+    named = {name: read[name] for name in read.column_names}
+    if not named[ids].null_count:
+        # Whole numbers if all are written as such, as among interactions.
+        numbers = whole_numbers(named[ids])
+        named[ids] = named[ids] if numbers is None else numbers
+    return named, ids
 
 
 def _made(named: dict, side, id_column, names, kinds) -> FeatureTable:
