@@ -308,6 +308,49 @@ def test_a_functional_model_is_a_candidate_tower(data, tmp_path):
     np.testing.assert_array_equal(loaded.recommend(users, k=3)[0], lists)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Projected(keras.layers.Layer):
+    """A tower of features with a layer behind it."""
+
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+        self.projection = keras.layers.Dense(8)
+        self.projection.build((None, inner.embedding_dimension))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        return self.projection(self.inner(inputs, training=training))
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.inner)
+        return {**super().get_config(), "inner": inner}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config.pop("inner"))
+        return cls(inner, **config)
+
+
+def test_a_feature_tower_inside_another_layer_grows_with_it(data, tmp_path):
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data,
+        8,
+        user_tower=Projected(kdr.FeatureTower(data.user_features, 4)),
+        candidate_tower=Projected(kdr.FeatureTower(data.candidate_features, 4)),
+    )
+    model.add_candidates([100, 101], features={"group": ["g1", "g0"]})
+    model.add_users([100], features={"group": ["g1"]})
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    vectors = model.candidate_vectors()
+    assert vectors.shape == (model.num_candidates, 8)
+    np.testing.assert_array_equal(loaded.candidate_vectors(), vectors)
+    np.testing.assert_array_equal(
+        loaded.encode_users([3, 100]), model.encode_users([3, 100])
+    )
+
+
 def test_a_functional_model_with_other_inputs_is_refused(data):
     colour = keras.Input((), name="colour")
     tower = keras.Model(

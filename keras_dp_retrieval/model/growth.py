@@ -1,7 +1,7 @@
 """Growth: new users and candidates for a model that has learned already.
 
 What was learned stays as it is, the optimizer's slots included: new ids get
-new rows at the end of the tables. The next `fit` is compiled anew.
+new rows at the end of the tables. The next `fit` is compiled again.
 
 Every layer of the towers that holds its size as an attribute `num_users` or
 `num_candidates`, as the towers of this package do, is given the new one. A
@@ -18,35 +18,16 @@ from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval._keras import slots
-from keras_dp_retrieval._keras.layers import (
-    embedding_table,
-    own_variables,
-    sublayers,
-)
+from keras_dp_retrieval._keras.layers import embedding_table, sublayers
 from keras_dp_retrieval._keras.variables import reshape
 from keras_dp_retrieval.data.padding import refuse_padding_ids
-from keras_dp_retrieval.model import encoding, feature_rows
+from keras_dp_retrieval.model import encoding, feature_rows, id_tables
 from keras_dp_retrieval.model.candidate_states import (
     ABSENT,
     ABSENT_WITH_VECTOR,
 )
-from keras_dp_retrieval.towers import (
-    FeatureTower,
-    HistoryTower,
-    history_tower,
-)
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.histories import Histories
-
-# Layers whose weights are never by id, even where their sizes are equal.
-_NOT_BY_ROW = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.BatchNormalization,
-    keras.layers.LayerNormalization,
-)
-
-_KNOWN_TOWERS = (FeatureTower, HistoryTower)
 
 
 def add_users(model, ids, seed, features=None) -> None:
@@ -136,14 +117,23 @@ def grow(model, num_new, seed, undo, vectors=None, features=None) -> None:
     model.build()
     old = {side: getattr(model, f"num_{side}s") for side in num_new}
     # Of both sides before either grows, which may make them equally long.
-    tables = {side: _tables(model, side, old[side]) for side in num_new}
+    tables = {
+        side: id_tables.tables_of(model, side, old[side]) for side in num_new
+    }
+    feature_towers = {
+        side: id_tables.feature_towers_of(model, side, old[side])
+        for side in num_new
+    }
     for side in num_new:
-        _check_other_weights(model, side, old[side])
+        id_tables.check_other_weights(model, side, old[side])
     for side, number in num_new.items():
         of_side = vectors if side == "candidate" else None
         for table in tables[side]:
             _grow_table(table, old[side] + number, of_side, seed, undo)
         _grow_layers(model, side, old[side], number, undo)
+        for tower in feature_towers[side]:
+            undo.callback(setattr, tower, "num_rows", old[side])
+            tower.num_rows = old[side] + number
         found = (features or {}).get(side)
         feature_rows.grow(model, side, found, number, resize, undo)
     if "candidate" in num_new:
@@ -165,7 +155,7 @@ def grow(model, num_new, seed, undo, vectors=None, features=None) -> None:
 
 
 def _grow_layers(model, side, old, num_new, undo):
-    """Tells the layers of a model how many there are now."""
+    """Gives the layers of a model the new number of users or candidates."""
     size = f"num_{side}s"
     for layer in sublayers(model):
         if side == "user" and isinstance(layer, Histories):
@@ -174,33 +164,6 @@ def _grow_layers(model, side, old, num_new, undo):
         if getattr(layer, size, None) == old:
             undo.callback(setattr, layer, size, old)
             setattr(layer, size, old + num_new)
-    tower = getattr(model, f"{side}_tower")
-    if isinstance(tower, FeatureTower):
-        undo.callback(setattr, tower, "num_rows", old)
-        tower.num_rows = old + num_new
-
-
-def _check_other_weights(model, side, num_rows):
-    """Refuses weights that have a row for each id and cannot grow."""
-    towers = [getattr(model, f"{side}_tower")]
-    # A tower of users may look up the candidates that they had.
-    if side == "candidate" and model.num_users != num_rows:
-        towers.append(model.user_tower)
-    for layer in (one for t in towers for one in sublayers(t)):
-        if isinstance(layer, (*_NOT_BY_ROW, RowEmbedding, *_KNOWN_TOWERS)):
-            continue
-        if id(layer) in _feature_tables(model):
-            continue
-        for weight in own_variables(layer):
-            if weight.shape[:1] != (num_rows,):
-                continue
-            raise ValueError(
-                f"`add_{side}s` can grow a `RowEmbedding` alone. Received: "
-                f"{weight.path!r} of {layer.name!r}, a "
-                f"{type(layer).__name__}, which has {num_rows} rows "
-                f"(`num_{side}s`), too. Keep it in a `RowEmbedding`, or "
-                "make a new model."
-            )
 
 
 def _check_new_vectors(model, side, old, num_new):
@@ -222,62 +185,6 @@ def _check_new_vectors(model, side, old, num_new):
     )
 
 
-def _tables(model, side, num_rows) -> list[RowEmbedding]:
-    """The tables with a row for each user, or each candidate."""
-    of_features = _feature_tables(model)
-    of_users, tables = (
-        [
-            table
-            for table in _tables_in(one, num_rows)
-            if id(table) not in of_features
-        ]
-        for one in (model.user_tower, model.candidate_tower)
-    )
-    of_users = [table for table in of_users if table not in tables]
-    # A tower of users may look up the candidates that they had.
-    if model.num_users != model.num_candidates:
-        tables = of_users + tables
-    elif len(of_users) > 1 or history_tower(model.user_tower) is not None:
-        raise ValueError(
-            f"`add_{side}s` finds tables by their number of rows. "
-            f"Received: {model.num_users} users and as many candidates, "
-            f"and the user tower {model.user_tower.name!r}, whose tables "
-            "may belong to either. Make the tables of one side larger."
-        )
-    elif side == "user":
-        tables = of_users
-    tower = getattr(model, f"{side}_tower")
-    # Who is known by a history or by features needs no row.
-    known_otherwise = (
-        isinstance(tower, HistoryTower)
-        or getattr(model, f"{side}_features") is not None
-    )
-    if not tables and not known_otherwise:
-        raise ValueError(
-            f"`add_{side}s` needs a {side} tower with a `RowEmbedding` of "
-            f"{num_rows} rows (`num_{side}s`). Received: {tower.name!r}, "
-            f"a {type(tower).__name__} without one."
-        )
-    for table in tables:
-        if table.built and len(table.weights) != 1:
-            raise ValueError(
-                "Only plain tables can grow. Received: "
-                f"{table.name!r}, which is quantized or has LoRA weights."
-            )
-    return tables
-
-
-def _feature_tables(model) -> set[int]:
-    """The tables of values of features, whose sizes tell nothing of ids."""
-    return {
-        id(table)
-        for tower in (model.user_tower, model.candidate_tower)
-        for layer in sublayers(tower)
-        if isinstance(layer, FeatureTower)
-        for table in layer.tables.values()
-    }
-
-
 def _extended(side, vocabulary, ids):
     """Returns `(number of new rows, vocabulary)`."""
     if vocabulary is None:
@@ -292,14 +199,6 @@ def _extended(side, vocabulary, ids):
     if side == "candidate":
         refuse_padding_ids("ids", longer.ids[len(vocabulary.ids) :])
     return longer.num_rows - vocabulary.num_rows, longer
-
-
-def _tables_in(tower, num_rows) -> list[RowEmbedding]:
-    return [
-        layer
-        for layer in sublayers(tower)
-        if isinstance(layer, RowEmbedding) and layer.input_dim == num_rows
-    ]
 
 
 def _grow_table(table, num_rows, vectors, seed, undo):
