@@ -148,23 +148,6 @@ def process_count() -> int:
     return jax.process_count()
 
 
-def local_device_count(device_mesh) -> int:
-    """How many devices of a `keras.distribution.DeviceMesh` this process has.
-
-    A device is known to Keras by its name, such as `"cpu:0"`.
-    """
-    here = {name_of(d) for d in [*jax.local_devices(), *_cpu_devices()]}
-    return sum(str(name) in here for name in device_mesh.devices.flatten())
-
-
-def wait_for(tree) -> None:
-    """Returns when every array in `tree` has been computed.
-
-    JAX returns from a call before the device is done.
-    """
-    jax.block_until_ready(tree)
-
-
 def name_of(device) -> str:
     """The name Keras knows a device by, such as `"cpu:0"`."""
     return f"{device.platform}:{device.id}"
