@@ -167,12 +167,15 @@ def test_what_needs_all_interactions_names_the_remedy(model, streamed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_processes", [2, 3])
+@pytest.mark.parametrize(
+    ("num_processes", "max_history"), [(2, 0), (3, 0), (2, 6)]
+)
 def test_processes_that_read_their_share_give_what_one_gives(
-    folder, tmp_path, num_processes
+    folder, tmp_path, num_processes, max_history
 ):
     def start(name, count, index, port):
         command = [PROGRAM, folder, tmp_path / name, port, count, index]
+        command.append(max_history)
         return subprocess.Popen(
             [sys.executable, *map(str, command)],
             stdout=subprocess.PIPE,

@@ -248,8 +248,8 @@ def test_histories_of_unknown_candidates_are_refused(histories):
     plain = kdr.TwoTowerRetrieval(5, 8, 3)
     with pytest.raises(ValueError, match="need a user tower that takes"):
         plain.recommend(histories=[[3]])
-    with pytest.raises(ValueError, match="needs `histories`"):
-        kdr.TwoTowerRetrieval(5, 8, 3, user_tower=kdr.RecencyTower(8, 3))
+    with pytest.raises(ValueError, match=r"Give either.* Received: both"):
+        model.recommend([1], histories=[[3]])
 
 
 @keras.saving.register_keras_serializable(package="test_towers")

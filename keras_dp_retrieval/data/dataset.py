@@ -16,7 +16,10 @@ from keras_dp_retrieval.data.features import Features
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.split_dataset import SplitDataset
-from keras_dp_retrieval.data.streaming import stream_files, streamed_dataset
+from keras_dp_retrieval.data.streaming import stream_files
+from keras_dp_retrieval.data.streaming.streamed_arguments import (
+    without_unstreamed,
+)
 from keras_dp_retrieval.data.streaming.streamed_dataset import StreamedDataset
 
 
@@ -244,8 +247,9 @@ class RetrievalDataset(SplitDataset):
             streaming: bool. If True, the interactions are read as they are
                 needed and need not fit into memory. See `StreamedDataset`,
                 which has more options: `test_from`, `validation_from`,
-                `shuffle_window`, `user_ids` and `candidate_ids`. It is split
-                by time.
+                `shuffle_window`, `user_ids`, `candidate_ids` and
+                `max_history`, which has the histories of the users come with
+                the examples. It is split by time.
 
         Raises:
             FileNotFoundError: If there is no such file.
@@ -253,18 +257,16 @@ class RetrievalDataset(SplitDataset):
                 them does not fit.
         """
         if _checks.flag("streaming", streaming):
-            return streamed_dataset.from_options(
+            options = {"repeated": repeated, **options}
+            return StreamedDataset(
                 path,
-                {
-                    "user_column": user_column,
-                    "candidate_column": candidate_column,
-                    "rating_column": rating_column,
-                    "timestamp_column": timestamp_column,
-                    "weight_column": weight_column,
-                    "filters": filters,
-                    "repeated": repeated,
-                    **options,
-                },
+                user_column=user_column,
+                candidate_column=candidate_column,
+                rating_column=rating_column,
+                timestamp_column=timestamp_column,
+                weight_column=weight_column,
+                filters=filters,
+                **without_unstreamed(options),
             )
         request = tables.Request.of(
             user_column,
@@ -296,8 +298,9 @@ class RetrievalDataset(SplitDataset):
                 one of them writes it before the others read it.
             **options: As in `from_parquet(..., streaming=True)`.
         """
-        return streamed_dataset.from_options(
-            stream_files.write_stream(source, folder), options
+        options = without_unstreamed(options)
+        return StreamedDataset(
+            stream_files.write_stream(source, folder), **options
         )
 
     @classmethod

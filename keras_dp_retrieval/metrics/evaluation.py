@@ -88,6 +88,9 @@ def evaluate(
             dot products are the scores. `user_rows` are int32 `(batch,)`. If
             it also has `retrievable_mask()` -> bool `(num_candidates,)`, no
             list holds the others; where they were held out they are misses.
+            If its `needs_histories` is True, users are `{"user_id": (batch,),
+            "history": (batch, length)}`: with what they have before the
+            split, of streamed data at most `max_history` of the latest.
         data: A data set of this package; `RetrievalDataset.from_batches`
             makes one of batches or arrays. From any other object the
             evaluation needs `ratings(split)`, `seen_before(split)`,

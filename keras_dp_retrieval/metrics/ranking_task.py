@@ -1,7 +1,7 @@
 """RankingTask: what an evaluation prepares once and runs for any model."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -45,6 +45,8 @@ class RankingTask:
         seen: The `Interactions` left out of the lists.
         real: bool, shape `(num_candidates,)`: which rows are candidates.
         percentiles: float64, shape `(num_candidates,)`, 0 for other rows.
+        max_history: Optional int. How much of `seen` a model is given that
+            needs histories; None for all.
         user_chunk_size: int.
         candidate_chunk_size: int.
     """
@@ -56,6 +58,7 @@ class RankingTask:
     seen: Interactions
     real: np.ndarray
     percentiles: np.ndarray
+    max_history: int | None
     user_chunk_size: int
     candidate_chunk_size: int
 
@@ -93,6 +96,7 @@ class RankingTask:
             seen=seen,
             real=real,
             percentiles=percentiles,
+            max_history=getattr(data, "max_history", None),
             user_chunk_size=_checks.positive_int(
                 "user_chunk_size", user_chunk_size
             ),
@@ -129,8 +133,12 @@ class RankingTask:
 
     def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
         """Yields the users of this process, a slice of all, and their lists."""
+        encode_users, candidates = vectors_of(model, vectors)
+        if vectors is None and getattr(model, "needs_histories", False):
+            encode_users = self._with_histories(encode_users)
         rank = make_ranker(
-            *vectors_of(model, vectors),
+            encode_users,
+            candidates,
             recommended(model, vectors, self.real),
             num_candidates=len(self.real),
             # Beyond the catalogue a list would hold nothing but padding.
@@ -182,6 +190,19 @@ class RankingTask:
             num_rows = distribution.round_up(num_rows, multiple)
             yield slice(start, start + num_rows), num_rows, width
             start += num_rows
+
+    def _with_histories(self, encode_users) -> Callable:
+        """The same function of rows, for one that takes histories as well."""
+
+        def encode(user_rows):
+            history = self.seen.padded(user_rows, self.max_history)
+            # Few shapes, as each costs a compilation.
+            width = next_power_of_two(history.shape[1])
+            missing = ((0, 0), (0, width - history.shape[1]))
+            history = np.pad(history, missing, constant_values=PADDING)
+            return encode_users({"user_id": user_rows, "history": history})
+
+        return encode
 
     def _excluded(self, user_rows, width: int) -> np.ndarray:
         """Seen items of these users, int32 `(batch, width)`, padded with -1."""

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_dp_retrieval.model import encoding
 from keras_dp_retrieval.model.id_rows import check_rows
 from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
@@ -34,17 +35,43 @@ def check_batch(model, x, y) -> None:
 
 
 def _check_users(model, x) -> None:
-    if isinstance(x, dict) and "user_id" in x:
-        x = x["user_id"]
     is_history = history_tower(model.user_tower) is not None
-    if is_history and np.ndim(x) == 2:
-        check_rows("candidate", x, model.num_candidates, padded=True)
-    elif (
+    if isinstance(x, dict) and "user_id" in x:
+        if "history" in x:
+            _check_histories(model, x["history"])
+        elif encoding.needs_histories(model):
+            keys = f"the keys {sorted(x)}"
+            raise ValueError(encoding.without_histories(model, keys))
+        x = x["user_id"]
+    elif is_history and np.ndim(x) == 2:
+        _check_histories(model, x)
+        return
+    elif encoding.needs_histories(model):
+        raise ValueError(encoding.without_histories(model, "user rows alone"))
+    if (
         is_history
         or model.user_features is not None
         or isinstance(model.user_tower, RowEmbedding)
     ):
         check_rows("user", x, model.num_users)
+
+
+def _check_histories(model, histories) -> None:
+    """Raises unless they are lists of candidate rows, padded with -1."""
+    if np.ndim(histories) != 2:
+        raise ValueError(
+            "Histories must have the shape `(batch, length)`. Received: "
+            f"{np.shape(histories)}. Pad them at the end with -1."
+        )
+    check_rows("candidate", histories, model.num_candidates, padded=True)
+    is_padding = np.asarray(histories) < 0
+    if (is_padding[:, :-1] & ~is_padding[:, 1:]).any():
+        row = int(np.argmax((is_padding[:, :-1] > is_padding[:, 1:]).any(1)))
+        raise ValueError(
+            "Histories must be padded at the end alone. Received: -1 before "
+            f"a candidate, the first in row {row}. Move the candidates to the "
+            "front, oldest first."
+        )
 
 
 def _without_candidates(model, y) -> str:

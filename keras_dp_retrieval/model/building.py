@@ -89,7 +89,11 @@ def build_towers(model, input_shape) -> None:
         _call_towers(
             model,
             spec
-            or spec_of_shape((None,) if input_shape is None else input_shape),
+            or (
+                usual_spec(model)
+                if input_shape is None
+                else spec_of_shape(input_shape)
+            ),
         )
     except Exception as error:
         if spec is not None:
@@ -100,6 +104,15 @@ def build_towers(model, input_shape) -> None:
             "the model was not called on a batch yet. Call it on one, "
             f"`model(x)`, or train it, first. The reason: {error}"
         ) from error
+
+
+def usual_spec(model) -> dict:
+    """The spec of what a model takes that was not called yet."""
+    reader = history_tower(model.user_tower)
+    if reader is None or model.histories is not None:
+        return spec_of_shape((None,))
+    length = reader.max_length or 1
+    return spec_of_shape({"user_id": (None,), "history": (None, length)})
 
 
 def build_config(model) -> dict | None:
@@ -134,12 +147,6 @@ def check_parts(model) -> None:
         _check_table(model, side)
         _check_features(model, side)
     reader = history_tower(model.user_tower)
-    if reader is not None and model.histories is None:
-        raise ValueError(
-            f"A {type(reader).__name__} needs `histories`. "
-            "Received: histories=None. Make the model with "
-            "`TwoTowerRetrieval.for_dataset`, or pass `Histories`."
-        )
     for layer in (model.histories, model.user_tower, reader):
         for name in ("num_users", "num_candidates"):
             _check_size(model, layer, name)

@@ -13,8 +13,12 @@ from keras_dp_retrieval._keras.layers import (
     sublayers,
     takes_training,
 )
-from keras_dp_retrieval.towers import history_tower
+from keras_dp_retrieval.model.candidate_states import knows_ids_alone
+from keras_dp_retrieval.towers import history_tower, latest
 from keras_dp_retrieval.towers.embedding import RowEmbedding
+
+# What inputs say of users, beside their features.
+WHO = {"user_id", "length", "history"}
 
 
 def user_vectors(model, inputs, training=False):
@@ -37,17 +41,29 @@ def user_inputs(model, inputs):
     columns is taken as it is.
     """
     reads_histories = history_tower(model.user_tower) is not None
+    is_dict = isinstance(inputs, dict)
     if model.user_features is None:
-        return with_histories(model, inputs) if reads_histories else inputs
-    if isinstance(inputs, dict) and "length" not in inputs:
+        if reads_histories:
+            return with_histories(model, inputs)
+        if is_dict and knows_ids_alone(model.user_tower):
+            return inputs["user_id"]
+        return inputs
+    if is_dict and not WHO.issuperset(inputs):
         return inputs
     if reads_histories:
         rows, histories = with_histories(model, inputs)
         history = {"history": histories}
     else:
-        rows = inputs["user_id"] if isinstance(inputs, dict) else inputs
+        rows = inputs["user_id"] if is_dict else inputs
         history = {}
     return {"user_id": rows, **model.user_features(rows), **history}
+
+
+def needs_histories(model) -> bool:
+    """Whether users come with their histories, as the model stores none."""
+    return (
+        model.histories is None and history_tower(model.user_tower) is not None
+    )
 
 
 def candidate_vectors(model, rows, training=False):
@@ -112,18 +128,36 @@ def popularity_bias(model, rows=None):
 
 
 def with_histories(model, inputs):
-    """Returns `(user_rows, histories)`, what a `HistoryTower` takes."""
+    """Returns `(user_rows, histories)`, what a `HistoryTower` takes.
+
+    Raises:
+        ValueError: If there are no histories, here or in the model.
+    """
+    max_length = history_tower(model.user_tower).max_length
     rows, lengths = inputs, None
     if isinstance(inputs, dict):
-        rows, lengths = inputs["user_id"], inputs["length"]
-    if len(rows.shape) == 1:
-        return rows, model.histories(
-            rows,
-            lengths=lengths,
-            max_length=history_tower(model.user_tower).max_length,
-        )
-    # Histories of users who need not be in the table.
-    return ops.zeros_like(inputs[:, 0]), inputs
+        rows, lengths = inputs["user_id"], inputs.get("length")
+        if "history" in inputs:
+            return rows, latest(inputs["history"], max_length)
+    elif len(inputs.shape) == 2:
+        # Histories of users who need not be in the table.
+        return ops.zeros_like(inputs[:, 0]), latest(inputs, max_length)
+    if model.histories is None:
+        raise ValueError(without_histories(model, "user rows alone"))
+    return rows, model.histories(rows, lengths=lengths, max_length=max_length)
+
+
+def without_histories(model, received: str) -> str:
+    """What to say where users come without their histories."""
+    reader = history_tower(model.user_tower)
+    return (
+        f"A {type(reader).__name__} needs the histories of the users, and the "
+        f"model stores none. Received: {received}. Batches of streamed data "
+        "have them with `max_history=...`, as `{'user_id': (batch,), "
+        "'history': (batch, length)}`; `recommend` and `encode_users` take "
+        "`histories=`. A model made with `TwoTowerRetrieval.for_dataset` of "
+        "data in memory stores them."
+    )
 
 
 def _append_bias(vectors, bias):

@@ -168,7 +168,9 @@ def _grow_layers(model, side, old, num_new, undo):
 
 def _check_new_vectors(model, side, old, num_new):
     """Refuses a tower that has no vectors for the new rows."""
-    if side == "user" and not model.called_with.takes_rows():
+    if side == "user" and (
+        encoding.needs_histories(model) or not model.called_with.takes_rows()
+    ):
         return
     vectors_of = getattr(encoding, f"{side}_vectors")
     # Tables are too short at their ends, and a look-up of all the histories

@@ -25,12 +25,16 @@ class CalledWith:
         """Whether the model was made for user rows, as far as is known."""
         return self.spec in (None, spec_of_shape((None,)))
 
-    def input_signature(self) -> list:
-        """What `keras.Model.export` takes: by default int32 user rows."""
+    def input_signature(self, usual: dict) -> list:
+        """What `keras.Model.export` takes.
+
+        Args:
+            usual: dict. The spec of a model that was never called.
+        """
         return [
             map_spec(
                 lambda shape, dtype: keras.InputSpec(dtype, shape),
-                self.spec or spec_of_shape((None,)),
+                self.spec or usual,
             )
         ]
 

@@ -44,7 +44,9 @@ def arguments_of(data, given) -> dict:
 
 
 def _histories_of(data, user_tower) -> Histories | None:
-    """The interaction histories of a train part; None if it is streamed.
+    """The interaction histories of a train part.
+
+    None if it is streamed: then they come with the examples, if at all.
 
     Args:
         data: A data set.
@@ -53,8 +55,11 @@ def _histories_of(data, user_tower) -> Histories | None:
     if not isinstance(data, NotInMemory):
         return Histories.from_interactions(data.seen)
     reader = history_tower(user_tower)
-    if reader is not None:
-        raise needs_memory(f"A {type(reader).__name__}")
+    if reader is not None and getattr(data, "max_history", None) is None:
+        raise needs_memory(
+            f"A {type(reader).__name__} whose model stores the histories",
+            "With `max_history=50`, say, they come with the examples.",
+        )
     return None
 
 

@@ -23,17 +23,25 @@ def users_of(model, user_ids, histories, user_features) -> "Users":
         ValueError: If it is neither or both, or they do not fit the model.
     """
     given = [user_ids is not None, histories is not None]
-    if all(given) or (user_features is None and not any(given)):
+    needs_histories = encoding.needs_histories(model)
+    is_twice = all(given) and not needs_histories
+    if is_twice or (user_features is None and not any(given)):
         raise ValueError(
             "Give either `user_ids` or `histories`, or `user_features` alone. "
-            f"Received: {'both' if all(given) else 'neither'}."
+            f"Received: {'both' if is_twice else 'neither'}."
         )
     users: _KnownUsers | _NewUsers | None = None
+    rows = None
     if user_ids is not None:
         rows = id_rows.user_rows(model, user_ids)
+    if histories is not None:
+        users = _new_users(model, histories, rows)
+    elif rows is not None:
+        if needs_histories:
+            raise ValueError(
+                encoding.without_histories(model, "`user_ids` alone")
+            )
         users = _KnownUsers(rows, model.histories)
-    elif histories is not None:
-        users = _new_users(model, histories)
     if user_features is not None:
         length = feature_rows.num_rows(user_features)
         columns = feature_rows.encoded(
@@ -51,7 +59,7 @@ def users_of(model, user_ids, histories, user_features) -> "Users":
     return users
 
 
-def _new_users(model, histories) -> "_NewUsers":
+def _new_users(model, histories, user_rows) -> "_NewUsers":
     reader = history_tower(model.user_tower)
     if reader is None:
         raise ValueError(
@@ -66,9 +74,15 @@ def _new_users(model, histories) -> "_NewUsers":
             "as [[50, 172, 181]], one for each user. Received: "
             f"{_checks.shown(histories):.80}."
         )
+    if user_rows is not None and len(user_rows) != len(histories):
+        raise ValueError(
+            "`histories` must have a list for each of `user_ids`. Received: "
+            f"{len(histories)} for {len(user_rows)} users."
+        )
     return _NewUsers(
         [id_rows.candidate_rows(model, history) for history in histories],
         reader.max_length,
+        user_rows,
     )
 
 
@@ -99,26 +113,31 @@ class _KnownUsers:
 
 
 class _NewUsers:
-    """The same of users who are known by their histories alone.
+    """The same of users whose histories come with the request.
 
     Args:
         histories: int32 arrays of candidate rows, oldest first.
         max_length: Optional int. How many of the latest go into the tower.
+        rows: Optional int32 `(batch,)`. Their rows, where they are known.
     """
 
-    def __init__(self, histories, max_length):
+    def __init__(self, histories, max_length, rows=None):
         self._histories = histories
         self._max_length = max_length
+        self._rows = rows
 
     def __len__(self):
         return len(self._histories)
 
-    def inputs(self, part: slice) -> np.ndarray:
+    def inputs(self, part: slice) -> np.ndarray | dict:
         latest = -(self._max_length or 0)
-        return padded(
+        histories = padded(
             [rows[latest:] for rows in self._histories[part]],
             self._max_length,
         )
+        if self._rows is None:
+            return histories
+        return {"user_id": self._rows[part], "history": histories}
 
     def seen(self, part: slice) -> np.ndarray:
         return padded(self._histories[part])

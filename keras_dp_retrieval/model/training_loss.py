@@ -80,7 +80,11 @@ def _known_positives(model, x) -> dict:
     Returns:
         dict of the attributes of `ScoredBatch` that hold it; maybe none.
     """
-    if model.histories is None or not model.objective.mask_known_positives:
+    if not model.objective.mask_known_positives:
+        return {}
+    if model.histories is None:
+        if isinstance(x, dict) and "history" in x:
+            return {"known_positives": x["history"]}
         return {}
     if model.multi_positive and not is_continued(model):
         return {}  # The rows of such a batch have all of them.

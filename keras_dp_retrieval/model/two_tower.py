@@ -74,7 +74,9 @@ class TwoTowerRetrieval(PaddedModel):
             normal distribution of this width; by default they start as
             `keras.layers.Embedding` does.
         histories: Optional `Histories`: every user's interaction history,
-            the seen items that `recommend` leaves out.
+            the seen items that `recommend` leaves out. Without them, a tower
+            that reads histories takes those that come with the batches; see
+            `call`.
         user_features: Optional `FeatureLookup`: the features of all users.
             The user tower is then given a dict, see `FeatureTower`, which is
             also the default tower.
@@ -198,7 +200,8 @@ class TwoTowerRetrieval(PaddedModel):
         Args:
             data: `RetrievalDataset`, or of a subclass. A model of a
                 streamed one does not know what users have seen: `recommend`
-                takes it as `exclude`.
+                takes it as `exclude`, and as `histories` if the tower reads
+                them.
             embedding_dimension: int.
             **kwargs: As in the class.
 
@@ -277,7 +280,9 @@ class TwoTowerRetrieval(PaddedModel):
         """
         self.build()
         if input_signature is None:
-            input_signature = self.called_with.input_signature()
+            input_signature = self.called_with.input_signature(
+                building.usual_spec(self)
+            )
         self._is_exported = True
         try:
             return super().export(
@@ -297,8 +302,10 @@ class TwoTowerRetrieval(PaddedModel):
             inputs: int user ids `(batch,)`, or what the user tower takes. A
                 `HistoryTower` also takes `{"user_id": (batch,), "length":
                 (batch,)}`, users with no more than the first `length` entries
-                of their histories, and histories, `(batch, length)` candidate
-                rows.
+                of their histories, `{"user_id": (batch,), "history": (batch,
+                length)}`, users with histories that come along, and histories
+                alone, `(batch, length)` candidate rows. They are oldest first,
+                padded at the end with -1.
             training: bool.
 
         Returns:
@@ -313,6 +320,14 @@ class TwoTowerRetrieval(PaddedModel):
                 self, vectors, exported=self._is_exported
             )
         return outputs
+
+    @property
+    def needs_histories(self) -> bool:
+        """Whether users come with their histories, as the model stores none.
+
+        `evaluate` then gives them to `user_vectors`.
+        """
+        return encoding.needs_histories(self)
 
     def user_vectors(self, user_rows):
         """Returns the vectors of users, a tensor `(batch, dim)`.
@@ -491,7 +506,8 @@ class TwoTowerRetrieval(PaddedModel):
 
         Args:
             user_ids: Ids of known users `(batch,)`, or
-            histories: for each user a list of candidate ids, oldest first.
+            histories: for each user a list of candidate ids, oldest first; or
+                both, as in `recommend`.
             user_features: Optional table of features, as in `recommend`.
         """
         return recommending.encode_users(
@@ -546,7 +562,8 @@ class TwoTowerRetrieval(PaddedModel):
                 the train part.
             histories: Instead of `user_ids`, for each user a list of
                 candidate ids, oldest first; nobody need have seen the users
-                before. Needs a user tower that takes histories.
+                before. Needs a user tower that takes histories. A model that
+                stores none, as of streamed data, also takes both.
             exclude: Optional, for each user a list of candidate ids that are
                 left out as well, such as what was seen since the model was
                 trained. Those that the model does not know are in no list

@@ -1,6 +1,10 @@
 """Embedding tables, histories, features, and the towers that read them."""
 
-from keras_dp_retrieval.towers.base import HistoryTower, history_tower
+from keras_dp_retrieval.towers.base import (
+    HistoryTower,
+    history_tower,
+    latest,
+)
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.feature_lookup import FeatureLookup
 from keras_dp_retrieval.towers.feature_tower import FeatureTower
@@ -17,4 +21,5 @@ __all__ = [
     "RecencyTower",
     "RowEmbedding",
     "history_tower",
+    "latest",
 ]

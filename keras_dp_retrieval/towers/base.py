@@ -18,8 +18,9 @@ class HistoryTower(keras.layers.Layer):
     - `histories`, `(batch, length)`, candidate rows, oldest first, padded at
       the end with -1.
 
-    The model looks up the histories of its users; those of new users are given
-    to `recommend`.
+    The model looks up the histories of its users, if it stores them; with
+    streamed data they come with the examples (`max_history`). Those of other
+    users are given to `recommend`.
 
     Args:
         num_candidates: int. Rows of the candidate table.
@@ -125,3 +126,20 @@ def history_tower(tower) -> HistoryTower | None:
         return tower
     inner = getattr(tower, "history", None)
     return inner if isinstance(inner, HistoryTower) else None
+
+
+def latest(histories, max_length: int | None):
+    """The latest items of histories, padded at the end with -1.
+
+    Args:
+        histories: int `(batch, length)`, oldest first, padded at the end with
+            -1.
+        max_length: Optional int. How many at most; None for all.
+    """
+    if max_length is None or histories.shape[1] <= max_length:
+        return histories
+    lengths = ops.sum(ops.cast(histories >= 0, "int32"), axis=1, keepdims=True)
+    indices = ops.maximum(lengths - max_length, 0)
+    indices = indices + ops.arange(max_length, dtype="int32")
+    found = ops.take_along_axis(histories, indices, axis=1)
+    return ops.where(indices < lengths, found, -1)

@@ -67,7 +67,7 @@ def test_any_source_is_streamed(tmp_path, kind, names, monkeypatch):
         split="by_time",
         test_fraction=0.0,
     )
-    assert len(data._blocks) > 5
+    assert len(data._files.blocks) > 5
     for part in ("train", "validation", "test"):
         assert data.num_rows(part) == {"train": 360, "test": 100}.get(part, 40)
     np.testing.assert_array_equal(

@@ -121,7 +121,7 @@ def test_processes_share_the_batches_that_one_would_have(tmp_path, batch_size):
 def test_a_process_reads_its_share_of_the_files(tmp_path, monkeypatch):
     folder = numbered(tmp_path / "d", 3200)
     data = streamed(folder, **ALL, batch_size=20)
-    num_blocks = len(data._blocks)
+    num_blocks = len(data._files.blocks)
     read = set()
     plain = parquet_blocks.ParquetBlocks.read
 
@@ -206,7 +206,7 @@ def test_resumed_at_any_step_come_the_remaining_batches(tmp_path, count):
 
 def test_resuming_does_not_read_what_comes_before(tmp_path, monkeypatch):
     data = streamed(numbered(tmp_path / "d", 3200), **ALL)
-    num_blocks, read = len(data._blocks), []
+    num_blocks, read = len(data._files.blocks), []
     plain = parquet_blocks.ParquetBlocks.read
 
     def counted(self, block, keys):

@@ -1,12 +1,13 @@
 """Trains on a streamed folder and writes down what came out.
 
 Usage: train_streamed.py FOLDER OUTPUT.npz PORT NUM_PROCESSES PROCESS_ID
+    MAX_HISTORY, 0 for a model that knows ids alone
 """
 
 import os
 import sys
 
-folder, output, port, num_processes, process_id = sys.argv[1:]
+folder, output, port, num_processes, process_id, max_history = sys.argv[1:]
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 
@@ -29,8 +30,16 @@ data = kdr.RetrievalDataset.from_parquet(
     timestamp_column="timestamp",
     # Padded for 1, 2 and 3 processes, and in the last batch.
     batch_size=32,
+    max_history=int(max_history) or None,
 )
-model = kdr.TwoTowerRetrieval.for_dataset(data, 8)
+tower = None
+if data.max_history:
+    # Dropout draws other numbers for other shapes.
+    options = {"item_dropout": 0.0, "query_dropout": 0.0, "seed": 0}
+    tower = kdr.IdHistoryTower(
+        data.num_users, data.num_candidates, 8, **options
+    )
+model = kdr.TwoTowerRetrieval.for_dataset(data, 8, user_tower=tower)
 model.compile(keras.optimizers.Adagrad(0.5), steps_per_execution=4)
 model.build()
 pieces = []
@@ -45,11 +54,13 @@ history |= model.fit(
     data.train, validation_data=data.validation, verbose=0
 ).history
 metrics = kdr.evaluate(model, data, max_users=30)
+users = data.user_vocabulary.ids
+histories = [[2, 4]] * len(users) if data.max_history else None
 np.savez(
     output,
     num_read=num_read,
     loss=history["loss"],
     val_loss=history["val_loss"],
     metrics=list(metrics.values()),
-    users=model.encode_users(data.user_vocabulary.ids),
+    users=model.encode_users(users, histories=histories),
 )

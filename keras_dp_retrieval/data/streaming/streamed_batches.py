@@ -67,12 +67,14 @@ class StreamedBatches(batch_sources.BatchSource):
         self._begun: tuple[int, Windows] | None = None
 
     def identity(self) -> tuple[int, str | None]:
+        timelines = self._reader.timelines
         parts = (
             self._digest,
             dataclasses.astuple(self._form),
             self._seed,
             self._window,
             dataclasses.astuple(self._position),
+            timelines and timelines.max_history,
         )
         return self._num_rows, repr(parts)
 
@@ -98,8 +100,7 @@ class StreamedBatches(batch_sources.BatchSource):
         # The next pass begins with what is read already.
         self._begun = position.epoch, windows
         columns, real = rows.take(position.batch, position.batch + 1)
-        example = self._example(columns, real)
-        return keras.tree.map_structure(lambda rows: rows[0], example)
+        return self._some(self._example(columns, real), 0)
 
     def numpy_groups(self, steps: int) -> Iterator[tuple]:
         return self.process_groups(steps, 0, 1)
@@ -122,9 +123,7 @@ class StreamedBatches(batch_sources.BatchSource):
                     if start + group.stop >= self.num_batches:
                         # What is handed over last ends the pass.
                         position.epoch, position.batch = epoch + 1, 0
-                    yield keras.tree.map_structure(
-                        lambda rows, group=group: rows[group], example
-                    )
+                    yield self._some(example, group)
 
     def _windows(self) -> Windows:
         """What is read of the epoch already, or all of it anew."""
@@ -147,17 +146,32 @@ class StreamedBatches(batch_sources.BatchSource):
         return slice(index * share, (index + 1) * share)
 
     def _example(self, columns, real) -> tuple:
-        """`(x, y)` or `(x, y, sample_weight)` as `pipelines.Batches` has it."""
+        """`(x, y)` or `(x, y, sample_weight)` as `pipelines.Batches` has it.
+
+        Where there are histories, `x` is `(user_rows, ranks)`: many of them at
+        a time would take much memory.
+        """
         by_key = dict(zip(self._reader.keys, columns, strict=True))
         labels = {self._form.candidate_key: by_key["candidate_ids"]}
         if "ratings" in by_key:
             labels[self._form.rating_key] = by_key["ratings"]
-        example = by_key["user_ids"], labels
+        users = by_key["user_ids"]
+        if "ranks" in by_key:
+            users = users, by_key["ranks"]
+        example = users, labels
         weights = by_key.get("weights")
         if self._is_padded:
             mask = real.astype("float32")
             return (*example, mask if weights is None else weights * mask)
         return example if weights is None else (*example, weights)
+
+    def _some(self, example: tuple, steps) -> tuple:
+        """Some steps of what `_example` returned, with their histories."""
+        x, *others = keras.tree.map_structure(lambda rows: rows[steps], example)
+        timelines = self._reader.timelines
+        if timelines is not None:
+            x = {"user_id": x[0], "history": timelines.before(*x)}
+        return (x, *others)
 
     def as_dataset(self):
         """Returns a `tf.data.Dataset` of the batches, registered with this."""
@@ -174,13 +188,17 @@ class StreamedBatches(batch_sources.BatchSource):
                 yield keras.tree.map_structure(lambda rows: rows[0], group)
 
         num_rows = self._form.num_rows
-        rows = tf.TensorSpec((num_rows,), tf.int32)
+        x = rows = tf.TensorSpec((num_rows,), tf.int32)
+        timelines = self._reader.timelines
+        if timelines is not None:
+            shape = num_rows, timelines.max_history
+            x = {"user_id": rows, "history": tf.TensorSpec(shape, tf.int32)}
         floats = tf.TensorSpec((num_rows,), tf.float32)
         labels = {self._form.candidate_key: rows}
         if "ratings" in self._reader.keys:
             labels[self._form.rating_key] = floats
         has_weights = self._is_padded or "weights" in self._reader.keys
-        signature = (rows, labels, floats) if has_weights else (rows, labels)
+        signature = (x, labels, floats) if has_weights else (x, labels)
         dataset = tf.data.Dataset.from_generator(
             batches, output_signature=signature
         )

@@ -1,7 +1,6 @@
 """StreamedDataset: interactions that need not fit into memory."""
 
 import functools
-import hashlib
 from collections.abc import Mapping
 
 import keras
@@ -13,24 +12,17 @@ from keras_dp_retrieval.data.parts import PARTS
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.row_padding import padded_size
 from keras_dp_retrieval.data.sampled_users import SampledUsers, chosen_users
-from keras_dp_retrieval.data.streaming.block_columns import BlockColumns
-from keras_dp_retrieval.data.streaming.id_lookup import IdLookup
-from keras_dp_retrieval.data.streaming.moments import Moments, find_moments
-from keras_dp_retrieval.data.streaming.not_in_memory import (
-    IN_MEMORY,
-    NotInMemory,
-    needs_memory,
+from keras_dp_retrieval.data.streaming import (
+    streamed_arguments,
+    streamed_description,
 )
-from keras_dp_retrieval.data.streaming.parquet_blocks import ParquetBlocks
+from keras_dp_retrieval.data.streaming.not_in_memory import NotInMemory
 from keras_dp_retrieval.data.streaming.streamed_batches import (
     Position,
     StreamedBatches,
 )
-from keras_dp_retrieval.data.streaming.survey import IDS, survey
-from keras_dp_retrieval.data.streaming.user_sample import (
-    interactions_of_users,
-)
-from keras_dp_retrieval.data.streaming.window_reader import PartReader
+from keras_dp_retrieval.data.streaming.streamed_files import StreamedFiles
+from keras_dp_retrieval.data.streaming.survey import IDS
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 
@@ -44,9 +36,20 @@ class StreamedDataset(NotInMemory):
     the rows that are shuffled; what needs all interactions at once (`ratings`,
     `seen`, `by_user`, `next_items`, `leakage`) is an error that says so.
 
+    With `max_history`, for towers that read histories, the users of a batch
+    are `x = {"user_id": (batch,), "history": (batch, max_history)}`: beside
+    each example the candidate rows that its user had strictly before it, at
+    most so many of the latest, oldest first, padded at the end with -1. What
+    has the same time as the example is left out, and so is the example; those
+    of one earlier time stand in the order of the files. Where a part begins
+    does not matter: a test example knows what was in validation. This takes 8
+    bytes of memory for an interaction and 8 for a user, in every process, and
+    8 more for an interaction while the data set is made.
+
     When it is made, the time stamps are read four times at most, to find the
     moments at which the parts begin, and then ids and time stamps once, to
-    list and count the ids. The files must not change from then on.
+    list and count the ids; with `max_history` once more. The files must not
+    change from then on.
 
     The parts are divided by time: every interaction of an earlier part is
     older than every one of a later part.
@@ -78,6 +81,8 @@ class StreamedDataset(NotInMemory):
         user_ids: Optional `(n,)`: all users there are. By default those that
             the files have.
         candidate_ids: Optional `(n,)`, likewise.
+        max_history: Optional int. Has the histories of the users come with the
+            examples, so many entries long.
         batch_size: int. Interactions in a batch, over all devices.
         seed: int. Of the order of the epochs.
         candidate_titles: As in `RetrievalDataset`.
@@ -112,6 +117,7 @@ class StreamedDataset(NotInMemory):
         shuffle_window: int = 2**22,
         user_ids=None,
         candidate_ids=None,
+        max_history: int | None = None,
         batch_size: int = 1000,
         seed: int = 42,
         candidate_titles: Mapping | None = None,
@@ -139,25 +145,16 @@ class StreamedDataset(NotInMemory):
         self.shuffle_window = _checks.positive_int(
             "shuffle_window", shuffle_window
         )
-        request = tables.Request.of(
-            user_column,
-            candidate_column,
-            rating_column,
+        self.max_history = streamed_arguments.max_history(max_history)
+        streamed_arguments.refuse_without_times(
             timestamp_column,
-            weight_column,
-            filters=filters,
+            test_fraction,
+            validation_fraction,
+            test_from,
+            validation_from,
+            max_history=self.max_history,
         )
-        holds_out = test_fraction or validation_fraction
-        holds_out = holds_out or test_from is not None
-        holds_out = holds_out or validation_from is not None
-        if timestamp_column is None and holds_out:
-            raise ValueError(
-                "A streamed data set is split at a moment in time. Received: "
-                "no time stamps. Name their column with "
-                "`timestamp_column=...`, or learn from all interactions with "
-                "`test_fraction=0, validation_fraction=0`."
-            )
-        given = {
+        self._given = {
             key: Vocabulary.from_ids(ids)
             for key, ids in zip(IDS, (user_ids, candidate_ids), strict=True)
             if ids is not None
@@ -173,25 +170,30 @@ class StreamedDataset(NotInMemory):
             "test_from": test_from,
             "validation_from": validation_from,
         }
-        self._given = given
-        self.path = tables.existing(path)
-        self._blocks = ParquetBlocks(
-            self.path, request.columns, request.row_filter
+        request = tables.Request.of(
+            user_column,
+            candidate_column,
+            rating_column,
+            timestamp_column,
+            weight_column,
+            filters=filters,
         )
-        self._columns = BlockColumns(self._blocks, self.rating_range)
-        self._moments = Moments()
-        if self._columns.has("timestamps"):
-            self._moments = find_moments(
-                self._columns.times,
-                len(self._columns),
-                test_from=test_from,
-                validation_from=validation_from,
-                test_fraction=self.test_fraction,
-                validation_fraction=self.validation_fraction,
-            )
-        self._survey = survey(self._columns, self._moments, given)
+        self.path = tables.existing(path)
+        self._files = StreamedFiles(
+            self.path,
+            request,
+            self._given,
+            rating_range=self.rating_range,
+            moments={
+                "test_from": test_from,
+                "validation_from": validation_from,
+                "test_fraction": self.test_fraction,
+                "validation_fraction": self.validation_fraction,
+            },
+            max_history=self.max_history,
+        )
         self.candidate_titles = arguments.titles_of(
-            candidate_titles, self._survey.candidates.ids
+            candidate_titles, self._files.survey.candidates.ids
         )
         self._positions = {part: Position() for part in PARTS}
         self._made: dict[str, tuple] = {}
@@ -201,12 +203,12 @@ class StreamedDataset(NotInMemory):
     @property
     def user_vocabulary(self) -> Vocabulary:
         """Which user has which row."""
-        return self._survey.users
+        return self._files.survey.users
 
     @property
     def candidate_vocabulary(self) -> Vocabulary:
         """Which candidate has which row."""
-        return self._survey.candidates
+        return self._files.survey.candidates
 
     @property
     def num_users(self) -> int:
@@ -221,22 +223,24 @@ class StreamedDataset(NotInMemory):
     @property
     def moments(self) -> dict:
         """Where the validation and the test part begin, None without one."""
-        moments = self._moments
+        moments = self._files.moments
         return {
             part: moments.shown(getattr(moments, part)) for part in PARTS[1:]
         }
 
     def num_rows(self, split: str) -> int:
         """Returns how many interactions a part has."""
-        return self._survey.num_rows(_checks.one_of("split", split, PARTS))
+        return self._files.survey.num_rows(
+            _checks.one_of("split", split, PARTS)
+        )
 
     def candidate_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_candidates,)` int64: interactions of each row."""
-        return _of_part(self._survey.candidate_counts, split)
+        return _of_part(self._files.survey.candidate_counts, split)
 
     def user_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_users,)` int64: interactions of each row."""
-        return _of_part(self._survey.user_counts, split)
+        return _of_part(self._files.survey.user_counts, split)
 
     @functools.cached_property
     def fingerprint(self) -> dict:
@@ -244,26 +248,7 @@ class StreamedDataset(NotInMemory):
 
         `"train"` is a hash of the ids in all files and of the moments.
         """
-        digest = hashlib.sha256(self._digest.encode())
-        return {
-            "data": self._shown(),
-            "train": digest.hexdigest(),
-            "split": self.split,
-            "seed": self.seed,
-            "test_fraction": self.test_fraction,
-            "validation_fraction": self.validation_fraction,
-            "validation_in_train": False,
-            "moments": self.moments,
-        }
-
-    @property
-    def _digest(self) -> str:
-        # Other machines have the folder elsewhere.
-        return repr((self._blocks.names(), self._survey.digest))
-
-    def _shown(self) -> str:
-        num_rows = sum(map(self.num_rows, PARTS))
-        return f"{num_rows:,} interactions"
+        return streamed_description.fingerprint(self, self._files)
 
     # Batches.
 
@@ -306,7 +291,7 @@ class StreamedDataset(NotInMemory):
 
     def batches(self, split: str) -> StreamedBatches:
         """Returns the batches of a part as NumPy arrays: a `BatchSource`."""
-        part = PARTS.index(_checks.one_of("split", split, PARTS))
+        _checks.one_of("split", split, PARTS)
         longest = max(map(self.num_rows, PARTS))
         size = min(self.batch_size, longest)
         form = pipelines.BatchFormat(
@@ -316,28 +301,13 @@ class StreamedDataset(NotInMemory):
             self.rating_key,
             self.rating_range,
         )
-        reader = PartReader(
-            self._columns,
-            self._moments,
-            part,
-            self._survey.block_counts,
-            *self._lookups,
-            self.rating_range,
-        )
         return StreamedBatches(
-            reader,
+            self._files.reader(split),
             form,
             window=self.shuffle_window,
             seed=self.seed if split == "train" else None,
             position=self._positions[split],
-            digest=self._digest,
-        )
-
-    @functools.cached_property
-    def _lookups(self) -> tuple[IdLookup, IdLookup]:
-        return (
-            IdLookup("user_ids", self.user_vocabulary),
-            IdLookup("candidate_ids", self.candidate_vocabulary),
+            digest=self._files.digest,
         )
 
     def _dataset(self, split: str):
@@ -362,20 +332,12 @@ class StreamedDataset(NotInMemory):
             max_users: int. How many of its users at most.
             seed: int. Of their draw.
         """
-        part = PARTS.index(_checks.one_of("split", split, PARTS))
         rows = np.flatnonzero(self.user_counts(split))
         is_chosen = np.zeros(self.num_users, bool)
         is_chosen[chosen_users(rows, max_users, seed)] = True
-        up_to = self._survey.block_counts[:, : part + 1]
-        ratings, seen = interactions_of_users(
-            self._columns,
-            self._moments,
-            self._lookups,
-            is_chosen,
-            np.flatnonzero(up_to.any(axis=1)),
-            part,
+        return SampledUsers(
+            self, split, *self._files.of_users(is_chosen, split)
         )
-        return SampledUsers(self, split, ratings, seen)
 
     # Where it comes from and goes to.
 
@@ -391,6 +353,7 @@ class StreamedDataset(NotInMemory):
                 else None
                 for key in IDS
             },
+            "max_history": self.max_history,
             "batch_size": self.batch_size,
             "seed": self.seed,
             "candidate_titles": [
@@ -406,8 +369,9 @@ class StreamedDataset(NotInMemory):
         return cls(**config)
 
     def __repr__(self) -> str:
+        shown = streamed_description.num_interactions(self)
         return (
-            f"<{type(self).__name__}: {self._shown()} of {str(self.path)!r}, "
+            f"<{type(self).__name__}: {shown} of {str(self.path)!r}, "
             f"split='by_time', batch_size={self.batch_size}, "
             f"seed={self.seed}>"
         )
@@ -415,53 +379,9 @@ class StreamedDataset(NotInMemory):
     @property
     def description(self) -> str:
         """A line on what is in it."""
-        parts = ", ".join(f"{self.num_rows(part):,} {part}" for part in PARTS)
-        begins = ", ".join(
-            f"{part} from {moment} on"
-            for part, moment in self.moments.items()
-            if moment is not None
-        )
-        sizes = (
-            f"{self._shown()}, streamed: {self.num_users - 1:,} users, "
-            f"{self.num_candidates - 1:,} candidates; split 'by_time': {parts}"
-        )
-        notes = (
-            begins,
-            self._blocks.note,
-            self._blocks.filter_note(sum(map(self.num_rows, PARTS))),
-        )
-        return "; ".join(filter(None, (sizes, *notes)))
+        return streamed_description.description(self, self._files)
 
 
 def _of_part(counts: np.ndarray, split: str) -> np.ndarray:
     part = PARTS.index(_checks.one_of("split", split, PARTS))
     return counts[:, part].astype(np.int64)
-
-
-def from_options(path, options: Mapping) -> StreamedDataset:
-    """Makes a data set from the arguments of `RetrievalDataset.from_parquet`.
-
-    Args:
-        path: Path.
-        options: Its other arguments.
-
-    Raises:
-        ValueError: If one of them needs all interactions in memory.
-    """
-    options = dict(options)
-    split = options.pop("split", "by_time")
-    if split != "by_time":
-        raise ValueError(
-            "A streamed data set is split at a moment in time, "
-            f"`split='by_time'`. Received: split={split!r}. {IN_MEMORY}"
-        )
-    repeated = options.pop("repeated", "keep")
-    if repeated != "keep":
-        raise needs_memory(f"`repeated={repeated!r}`")
-    for name in ("test", "validation"):
-        if options.pop(name, None) is not None:
-            raise ValueError(
-                "The parts of a streamed data set are found in its files. "
-                f"Received: `{name}`. Say when it begins: `{name}_from=...`."
-            )
-    return StreamedDataset(path, **options)

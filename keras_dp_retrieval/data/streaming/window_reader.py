@@ -9,6 +9,7 @@ from keras_dp_retrieval.data.streaming.id_lookup import IdLookup
 from keras_dp_retrieval.data.streaming.moments import Moments
 from keras_dp_retrieval.data.streaming.parallel import NUM_THREADS
 from keras_dp_retrieval.data.streaming.row_order import EpochOrder, Piece
+from keras_dp_retrieval.data.streaming.user_timelines import UserTimelines
 
 
 class PartReader:
@@ -22,6 +23,11 @@ class PartReader:
         users: `IdLookup`.
         candidates: `IdLookup`.
         rating_range: The ratings that become 0 and 1.
+        timelines: Optional `UserTimelines`. With it, a last column has the
+            rank of each row.
+
+    Attributes:
+        keys: Names of the columns.
     """
 
     def __init__(
@@ -33,6 +39,7 @@ class PartReader:
         users: IdLookup,
         candidates: IdLookup,
         rating_range: tuple[float, float],
+        timelines: UserTimelines | None = None,
     ):
         self._columns = columns
         self._moments = moments
@@ -40,11 +47,13 @@ class PartReader:
         self._block_counts = block_counts
         self._lookups = {"user_ids": users, "candidate_ids": candidates}
         self._rating_range = rating_range
-        self.keys = [
+        self.timelines = timelines
+        self._in_files = [
             key
             for key in ("user_ids", "candidate_ids", "ratings", "weights")
             if columns.has(key)
         ]
+        self.keys = [*self._in_files, *["ranks"] * (timelines is not None)]
 
     @property
     def counts(self) -> np.ndarray:
@@ -60,15 +69,19 @@ class PartReader:
         counts = self._block_counts[piece.block]
         is_mixed = bool(counts.sum() > counts[self._part])
         found = self._columns.read(
-            piece.block, [*self.keys, *["timestamps"] * is_mixed]
+            piece.block, [*self._in_files, *["timestamps"] * is_mixed]
         )
         rows: slice | np.ndarray = slice(piece.start, piece.stop)
         if is_mixed:
             parts = self._moments.parts(found["timestamps"])
             rows = np.flatnonzero(parts == self._part)[rows]
-        return [
-            self._as_read(key, _taken(found[key], rows)) for key in self.keys
+        read = [
+            self._as_read(key, _taken(found[key], rows))
+            for key in self._in_files
         ]
+        if self.timelines is not None:
+            read.append(self.timelines.ranks_in(piece.block, rows))
+        return read
 
     def _as_read(self, key: str, column) -> np.ndarray:
         if key in self._lookups:
