@@ -2,6 +2,7 @@
 
     taskset -c 0,1 python benchmarks/bench_streaming.py --rows 100000000
     python benchmarks/bench_streaming.py --rows 1000000 --readers ours tf
+    python benchmarks/bench_streaming.py --readers ours fit --max-history 50
 
 A synthetic Parquet folder is written once: int32 users, candidates and time
 stamps, a twentieth as many users as rows and a two-hundredth as many
@@ -16,6 +17,9 @@ candidates, row groups of a million rows. Then, each in a process of its own:
 - `tf_rows`, `grain_rows`: as their guides have it, an element a row;
 - `fit`: `TwoTowerRetrieval.fit` with the in-batch softmax over 1024 rows, dim
   16, Adagrad.
+
+With `--max-history` the histories of the users come with the batches of `ours`
+and `fit`, and `fit` trains a `RecencyTower`.
 
 Ends with seconds, rows a second, CPU seconds and the peak of the process's
 memory.
@@ -87,7 +91,7 @@ def peak_mib():
     return int(line) / 1024
 
 
-def make_dataset(folder, batch_size=BATCH):
+def make_dataset(folder, batch_size=BATCH, max_history=None):
     import keras_dp_retrieval as kdr
 
     return kdr.RetrievalDataset.from_parquet(
@@ -95,6 +99,7 @@ def make_dataset(folder, batch_size=BATCH):
         streaming=True,
         timestamp_column="timestamp",
         batch_size=batch_size,
+        max_history=max_history,
     )
 
 
@@ -115,9 +120,12 @@ def blocks_of(data):
     return np.flatnonzero(counts), read
 
 
-def with_ours(folder):
-    data = make_dataset(folder)
-    return data, (group[0] for group in data.batches("train").numpy_groups(16))
+def with_ours(folder, max_history=None):
+    data = make_dataset(folder, max_history=max_history)
+    groups = data.batches("train").numpy_groups(16)
+    if max_history is None:
+        return data, (group[0] for group in groups)
+    return data, (group[0]["user_id"] for group in groups)
 
 
 def with_arrow(folder):
@@ -188,15 +196,16 @@ def with_grain_rows(folder):
     return data, (batch["user_id"] for batch in dataset)
 
 
-def measure(reader, folder, most_rows):
+def measure(reader, folder, most_rows, max_history):
     """Reads an epoch in this process."""
     if reader == "fit":
-        return measure_fit(folder, most_rows)
+        return measure_fit(folder, most_rows, max_history)
+    options = {"max_history": max_history} if reader == "ours" else {}
     for name in IMPORTS[reader.removesuffix("_rows")]:
         importlib.import_module(name)
     base = peak_mib()
     start, begun = time.perf_counter(), cpu_seconds()
-    data, batches = globals()[f"with_{reader}"](folder)
+    data, batches = globals()[f"with_{reader}"](folder, **options)
     made, made_cpu = time.perf_counter(), cpu_seconds()
     peak_made = peak_mib()
     num_rows = len_of(next(batches))
@@ -223,17 +232,18 @@ def len_of(batch):
     return batch.size if hasattr(batch, "size") else len(batch)
 
 
-def measure_fit(folder, most_rows):
+def measure_fit(folder, most_rows, max_history):
     import jax
     import keras
 
     import keras_dp_retrieval as kdr
 
     start = time.perf_counter()
-    data = make_dataset(folder, BATCH_OF_FIT)
+    data = make_dataset(folder, BATCH_OF_FIT, max_history)
     before = peak_mib()
+    tower = max_history and kdr.RecencyTower(data.num_candidates, 16)
     model = kdr.TwoTowerRetrieval.for_dataset(
-        data, 16, objective="in_batch_softmax"
+        data, 16, objective="in_batch_softmax", user_tower=tower
     )
     model.compile(keras.optimizers.Adagrad(0.1), steps_per_execution=16)
     steps = min(data.steps_per_epoch, -(-most_rows // BATCH_OF_FIT))
@@ -261,9 +271,11 @@ def measure_fit(folder, most_rows):
     }
 
 
-def in_own_process(reader, folder, most_rows):
+def in_own_process(reader, folder, most_rows, max_history):
     command = [sys.executable, __file__, "--reader", reader, str(folder)]
     command += ["--read-rows", str(most_rows)]
+    if max_history is not None:
+        command += ["--max-history", str(max_history)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -281,12 +293,15 @@ def main():
     parser.add_argument("--read-rows", type=int, default=10**12)
     parser.add_argument("--readers", nargs="+", default=READERS)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--max-history", type=int)
     parser.add_argument("--folder", help="keeps the files that are read")
     parser.add_argument("--reader", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.reader:
         reader, folder = args.reader
-        found = measure(reader, pathlib.Path(folder), args.read_rows)
+        found = measure(
+            reader, pathlib.Path(folder), args.read_rows, args.max_history
+        )
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as temporary:
@@ -300,7 +315,7 @@ def main():
                 # A row is an element: these would take hours.
                 slow = reader.endswith("_rows") or reader == "fit"
                 few = min(args.read_rows, 2_000_000 if slow else 10**12)
-                found = in_own_process(reader, folder, few)
+                found = in_own_process(reader, folder, few, args.max_history)
                 shown = {name: round(value, 1) for name, value in found.items()}
                 load = os.getloadavg()[0]
                 print(
@@ -308,6 +323,7 @@ def main():
                         {
                             "reader": reader,
                             "of_rows": num_rows,
+                            "max_history": args.max_history,
                             **shown,
                             "load": round(load, 1),
                         }

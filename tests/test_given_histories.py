@@ -167,6 +167,7 @@ def test_users_without_their_histories_are_refused(model, streamed):
 
 def test_a_tower_reads_the_latest_of_longer_histories(streamed):
     model = model_of(streamed, tower_of(streamed, max_length=2))
+    model.build()  # Before it saw a batch.
     longer = np.array([[3, 4, 5, -1], [6, -1, -1, -1], [1, 2, 3, 4]])
     latest = np.array([[4, 5], [6, -1], [3, 4]])
     rows = np.array([1, 2, 3])
