@@ -243,3 +243,26 @@ def test_a_model_of_ids_alone_takes_the_same_batches(streamed, folder):
         model.objective.mask_known_positives = False
         model.fit(data.train, verbose=0)
     assert_same_weights(*models)
+
+
+def test_a_request_may_come_without_what_the_model_does_not_know(model):
+    user, items = model.user_vocabulary.ids[0], model.candidate_vocabulary.ids
+    had = [items[:2].tolist(), [*items[2:4].tolist(), 10**6], [10**6], []]
+    ids, scores, info = model.recommend(
+        [user, 10**6, 10**6, user],
+        k=4,
+        histories=had,
+        unknown="popular",
+        return_info=True,
+    )
+    assert info["source"].tolist() == ["model", "history", "popular", "model"]
+    assert info["num_unknown"].tolist() == [0, 2, 2, 0]
+    by_id = model.recommend([user, user], k=4, histories=[had[0], []])
+    np.testing.assert_array_equal(ids[[0, 3]], by_id[0])
+    np.testing.assert_allclose(scores[[0, 3]], by_id[1], rtol=1e-5)
+    by_history = model.recommend(k=4, histories=[had[1][:2]])
+    np.testing.assert_array_equal(ids[1], by_history[0][0])
+    # Without histories, they are taken to have had nothing.
+    alone, _ = model.recommend([user, 10**6], k=4, unknown="popular")
+    np.testing.assert_array_equal(alone, ids[[3, 2]])
+    assert model.recommend([], k=4, unknown="popular")[0].shape == (0, 4)

@@ -251,7 +251,9 @@ def test_histories_that_are_none_end_in_an_error_of_ours():
 def test_unknown_ids_are_shown_as_they_are_written():
     model = model_of()
     model.add_candidates([7])
-    with pytest.raises(ValueError, match=r"Received: 99999, and 0 more.* 10.$"):
+    with pytest.raises(
+        ValueError, match=r"Received: 99999, and 0 more.* 10\. "
+    ):
         model.recommend([np.int64(99999)])
     with pytest.raises(ValueError, match="known, such as 7, and 0 repeated"):
         model.add_candidates([7])

@@ -29,6 +29,33 @@ def encoded(model, side: str, features, ids, length: int) -> dict:
         ValueError: If the model has no features on this side, or these do not
             fit.
     """
+    columns = _columns(model, side, features, ids)
+    found = _lookup(model, side).encode(columns)
+    for name, column in found.items():
+        if len(column) != length:
+            raise ValueError(
+                f"Features must have one row for each of the {length} "
+                f"{side}s. Received: {len(column)} in {name!r}."
+            )
+    return found
+
+
+def tell_something(model, side: str, features, ids) -> np.ndarray:
+    """Which of them have a feature whose value the model knows, `(length,)`.
+
+    Args:
+        model: `TwoTowerRetrieval`, and the others as in `encoded`.
+    """
+    columns = _columns(model, side, features, ids)
+    return _lookup(model, side).schema.tells_something(columns)
+
+
+def _columns(model, side, features, ids) -> dict:
+    names = list(_lookup(model, side).schema.encoders)
+    return columns_for_ids(features, side, names, ids)
+
+
+def _lookup(model, side):
     lookup = getattr(model, f"{side}_features")
     if lookup is None:
         raise ValueError(
@@ -37,16 +64,7 @@ def encoded(model, side: str, features, ids, length: int) -> dict:
             "`TwoTowerRetrieval.for_dataset(data)`, and the data with "
             f"`{side}_features=...`."
         )
-    names = list(lookup.schema.encoders)
-    columns = columns_for_ids(features, side, names, ids)
-    found = lookup.encode(columns)
-    for name, column in found.items():
-        if len(column) != length:
-            raise ValueError(
-                f"Features must have one row for each of the {length} "
-                f"{side}s. Received: {len(column)} in {name!r}."
-            )
-    return found
+    return lookup
 
 
 class NewFeatures(NamedTuple):

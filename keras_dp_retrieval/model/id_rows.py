@@ -34,13 +34,33 @@ def candidate_rows(model, candidate_ids) -> np.ndarray:
     )
 
 
-def candidate_rows_or_zero(model, candidate_ids) -> np.ndarray:
-    """The same, with row 0 for candidates that the model does not know."""
+def known_user_rows(model, user_ids) -> tuple[np.ndarray, np.ndarray]:
+    """Table rows of users, some of whom may be unknown.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        user_ids: A list or array of ids, `(batch,)`.
+
+    Returns:
+        `(rows, is_known)`: int32 and bool `(batch,)`. Unknown ids have row 0.
+
+    Raises:
+        ValueError: If they are no ids, or of another kind than the model's.
+    """
+    return _found("user", user_ids, model.user_vocabulary, model.num_users)
+
+
+def known_candidate_rows(model, candidate_ids) -> np.ndarray:
+    """Table rows of the candidates that are known, int32 `(num_known,)`."""
     if not len(candidate_ids):
         return np.zeros(0, "int32")
-    if model.candidate_vocabulary is None:
-        return candidate_rows(model, candidate_ids)
-    return model.candidate_vocabulary.rows(candidate_ids)
+    rows, is_known = _found(
+        "candidate",
+        candidate_ids,
+        model.candidate_vocabulary,
+        model.num_candidates,
+    )
+    return rows[is_known]
 
 
 def candidate_ids(model, rows) -> np.ndarray:
@@ -63,12 +83,7 @@ def check_rows(role, rows, num_rows, *, padded=False):
         padded: bool. Whether -1, the padding of lists, is allowed, too.
     """
     rows = np.asarray(rows)
-    if rows.dtype.kind not in "iu":
-        raise ValueError(
-            f"{role.capitalize()} ids must be whole numbers. Received: an "
-            f"array of {rows.dtype}. A model made with "
-            "`TwoTowerRetrieval.for_dataset` knows ids of other kinds."
-        )
+    _check_whole_numbers(role, rows)
     lowest = PADDING if padded else 0
     if rows.size and (rows.min() < lowest or rows.max() >= num_rows):
         wrong = rows[(rows < lowest) | (rows >= num_rows)]
@@ -80,7 +95,51 @@ def check_rows(role, rows, num_rows, *, padded=False):
         )
 
 
+def _check_whole_numbers(role, rows):
+    if rows.dtype.kind not in "iu":
+        raise ValueError(
+            f"{role.capitalize()} ids must be whole numbers. Received: an "
+            f"array of {rows.dtype}. A model made with "
+            "`TwoTowerRetrieval.for_dataset` knows ids of other kinds."
+        )
+
+
 def _rows(role, ids, vocabulary, num_rows) -> np.ndarray:
+    """Table rows of ids that are all known."""
+    rows, is_known = _found(role, ids, vocabulary, num_rows)
+    if is_known.all():
+        return rows
+    ids = _as_listed(role, ids)
+    if vocabulary is None:
+        check_rows(role, id_column(f"{role}_ids", ids), num_rows)  # Raises.
+    unknown = np.asarray(ids)[~is_known]
+    raise ValueError(
+        f"{role.capitalize()} ids must be known to the model. Received: "
+        f"{_checks.shown(unknown[0])}, and {unknown.size - 1} more "
+        f"unknown. It knows {len(vocabulary.ids)} {role}s, such as "
+        f"{_checks.shown(vocabulary.ids[0])}. With `unknown='popular'`, "
+        "`recommend` takes unknown ids, too."
+    )
+
+
+def _found(role, ids, vocabulary, num_rows) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, 0 for unknown ids, and which ids are known."""
+    ids = _as_listed(role, ids)
+    if vocabulary is None:
+        ids = id_column(f"{role}_ids", ids)
+        _check_whole_numbers(role, ids)
+        is_known = (ids >= 0) & (ids < num_rows)
+        return np.where(is_known, ids, 0).astype("int32"), is_known
+    rows = vocabulary.rows(ids)
+    if rows.ndim != 1:
+        raise ValueError(
+            f"{role.capitalize()} ids must have the shape `(batch,)`. "
+            f"Received: an array of shape {rows.shape}."
+        )
+    return rows, rows > 0
+
+
+def _as_listed(role, ids):
     if ops.is_tensor(ids):
         ids = ops.convert_to_numpy(ids)
     if not _checks.is_listed(ids):
@@ -88,22 +147,4 @@ def _rows(role, ids, vocabulary, num_rows) -> np.ndarray:
             f"{role.capitalize()} ids must be a list or an array, `(batch,)`. "
             f"Received: a {type(ids).__name__}, {_checks.shown(ids):.80}."
         )
-    if vocabulary is None:
-        ids = id_column(f"{role}_ids", ids)
-        check_rows(role, ids, num_rows)
-        return ids.astype("int32")
-    rows = vocabulary.rows(ids)
-    if rows.ndim != 1:
-        raise ValueError(
-            f"{role.capitalize()} ids must have the shape `(batch,)`. "
-            f"Received: an array of shape {rows.shape}."
-        )
-    if not rows.all():
-        unknown = np.asarray(ids)[rows == 0]
-        raise ValueError(
-            f"{role.capitalize()} ids must be known to the model. Received: "
-            f"{_checks.shown(unknown[0])}, and {unknown.size - 1} more "
-            f"unknown. It knows {len(vocabulary.ids)} {role}s, such as "
-            f"{_checks.shown(vocabulary.ids[0])}."
-        )
-    return rows
+    return ids

@@ -1,12 +1,14 @@
 """Recommending: raw ids in, raw ids and scores out."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval._keras.layers import added_losses
-from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
+from keras_dp_retrieval.data.padding import PADDING
 from keras_dp_retrieval.index import CandidateIndex
 from keras_dp_retrieval.index.exact import (
     DEFAULT_CHUNK_SIZE,
@@ -19,7 +21,9 @@ from keras_dp_retrieval.model.candidate_states import (
     retrievable,
     retrievable_rows,
 )
-from keras_dp_retrieval.model.request_users import padded, users_of
+from keras_dp_retrieval.model.popular import popular_search
+from keras_dp_retrieval.model.request_users import POPULAR, users_of
+from keras_dp_retrieval.model.row_lists import joined, padded
 from keras_dp_retrieval.training.finite import check_vectors
 
 # Users ranked, and candidates encoded, at a time: with the chunks of `top_k`,
@@ -29,35 +33,43 @@ CANDIDATES_PER_CHUNK = DEFAULT_CHUNK_SIZE
 
 
 def recommend(
-    model, user_ids, k, exclude_seen, histories, exclude, user_features=None
+    model,
+    user_ids,
+    k,
+    exclude_seen,
+    histories,
+    exclude,
+    user_features=None,
+    allowed_ids=None,
+    unknown="raise",
+    return_info=False,
 ):
     """What `TwoTowerRetrieval.recommend` says."""
     k = check_k(k, model.num_candidates)
     _checks.one_of("exclude_seen", exclude_seen, (True, False))
-    users = users_of(model, user_ids, histories, user_features)
+    _checks.flag("return_info", return_info)
+    users = users_of(model, user_ids, histories, user_features, unknown)
     also_excluded = _excluded(model, exclude, len(users))
-    index = model.candidate_index
-    search = _index_search(model, index) if index else _tower_search(model)
+    allowed = _allowed(model, allowed_ids, unknown)
+    search = _Search(model, allowed, allowed_ids is not None)
     found = []
     for part in _parts(len(users), USERS_PER_CHUNK):
-        vectors = model.user_vectors(users.inputs(part))
-        check_vectors("user", vectors)
-        excluded_rows = _joined(
-            users.seen(part) if exclude_seen else None, also_excluded[part]
+        excluded_rows = joined(
+            users.seen(part) if exclude_seen else None,
+            padded(also_excluded[part]) if len(also_excluded) else None,
         )
-        found.append(search(vectors, k, excluded_rows))
+        found.append(search(users, part, k, excluded_rows))
     ids, scores = map(np.concatenate, zip(*found, strict=True))
-    return ids, scores
+    if not return_info:
+        return ids, scores
+    info = {"source": users.sources, "num_unknown": users.num_unknown}
+    return ids, scores, info
 
 
 def encode_users(model, user_ids, histories, user_features=None) -> np.ndarray:
     """What `TwoTowerRetrieval.encode_users` says."""
     users = users_of(model, user_ids, histories, user_features)
-    return _in_chunks(
-        lambda part: model.user_vectors(users.inputs(part)),
-        len(users),
-        USERS_PER_CHUNK,
-    )
+    return _in_chunks(users.vectors, len(users), USERS_PER_CHUNK)
 
 
 def encode_candidates(model, candidate_ids) -> np.ndarray:
@@ -102,15 +114,55 @@ def best_rows(model, user_vectors, *, exported):
     return top_k(vectors, candidates, model.k, allowed=allowed)[1]
 
 
-def _tower_search(model):
+class _Search:
+    """A search for users of each kind; what one needs is made when it is used.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        allowed: bool `(num_candidates,)`. Others are in no list.
+        is_narrowed: bool. Whether those are fewer than the retrievable ones.
+    """
+
+    def __init__(self, model, allowed, is_narrowed):
+        self._model, self._allowed = model, allowed
+        self._is_narrowed = is_narrowed
+
+    def __call__(self, users, part, k, excluded_rows):
+        """Returns `(ids, scores)` of some users, `(part, k)` each."""
+        is_popular = users.sources[part] == POPULAR
+        if is_popular.all() and len(is_popular):
+            return self._of_popular(len(is_popular), k, excluded_rows)
+        vectors = users.vectors(part)
+        check_vectors("user", vectors)
+        found = self._of_vectors(vectors, k, excluded_rows)
+        if not is_popular.any():
+            return found
+        popular = self._of_popular(len(is_popular), k, excluded_rows)
+        return tuple(
+            np.where(is_popular[:, None], one, other)
+            for one, other in zip(popular, found, strict=True)
+        )
+
+    @functools.cached_property
+    def _of_popular(self):
+        return popular_search(self._model, self._allowed)
+
+    @functools.cached_property
+    def _of_vectors(self):
+        index = self._model.candidate_index
+        if not index:
+            return _tower_search(self._model, self._allowed)
+        allowed = self._allowed if self._is_narrowed else None
+        return _index_search(self._model, index, allowed)
+
+
+def _tower_search(model, allowed):
     """Returns a search in the candidate tower's present vectors.
 
     That is a function `(vectors, k, excluded_rows) -> (ids, scores)`, where
     `excluded_rows` are None or int `(batch, length)`, padded with -1.
     """
     candidates = model.candidate_vectors()
-    allowed = np.zeros(model.num_candidates, bool)
-    allowed[retrievable_rows(model)] = True
     check_vectors("candidate", candidates, allowed)
 
     def search(vectors, k, excluded_rows):
@@ -127,15 +179,46 @@ def _tower_search(model):
     return search
 
 
-def _index_search(model, index):
-    """Returns a search like that of `_tower_search` in a `CandidateIndex`."""
+def _index_search(model, index, allowed):
+    """Returns a search like that of `_tower_search` in a `CandidateIndex`.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        index: `CandidateIndex`.
+        allowed: Optional bool `(num_candidates,)`.
+    """
+    allowed_ids = None
+    if allowed is not None:
+        allowed_ids = id_rows.candidate_ids(model, np.flatnonzero(allowed))
+        if len(allowed_ids):
+            allowed_ids = allowed_ids[index.rows(allowed_ids) >= 0]
 
     def search(vectors, k, excluded_rows):
         if excluded_rows is not None:
             excluded_rows = _rows_in_index(model, index, excluded_rows)
-        return index.search(vectors, k, excluded_rows=excluded_rows)
+        return index.search(
+            vectors, k, excluded_rows=excluded_rows, allowed_ids=allowed_ids
+        )
 
     return search
+
+
+def _allowed(model, allowed_ids, unknown) -> np.ndarray:
+    """Who may be recommended at all, bool `(num_candidates,)`."""
+    rows = retrievable_rows(model)
+    if allowed_ids is not None:
+        rows_of = id_rows.candidate_rows
+        if unknown == POPULAR:
+            rows_of = id_rows.known_candidate_rows
+        if not _checks.is_listed(allowed_ids):
+            raise ValueError(
+                "`allowed_ids` must be a list or an array of candidate ids. "
+                f"Received: {_checks.shown(allowed_ids):.80}."
+            )
+        rows = np.intersect1d(rows, rows_of(model, allowed_ids))
+    allowed = np.zeros(model.num_candidates, bool)
+    allowed[rows] = True
+    return allowed
 
 
 def _rows_in_index(model, index, table_rows) -> np.ndarray:
@@ -164,21 +247,7 @@ def _excluded(model, exclude, num_users) -> list[np.ndarray]:
             f"of the {num_users} users. Received: "
             f"{_checks.shown(exclude):.80}."
         )
-    return [id_rows.candidate_rows_or_zero(model, ids) for ids in lists]
-
-
-def _joined(seen, also_excluded) -> np.ndarray | None:
-    """Two lists of rows to leave out for each user as one, or None."""
-    if not len(also_excluded):
-        return seen
-    more = padded(also_excluded)
-    if seen is None:
-        return more
-    width = next_power_of_two(seen.shape[1] + more.shape[1])
-    joined = np.full((len(seen), width), PADDING, "int32")
-    joined[:, : seen.shape[1]] = seen
-    joined[:, seen.shape[1] : seen.shape[1] + more.shape[1]] = more
-    return joined
+    return [id_rows.known_candidate_rows(model, ids) for ids in lists]
 
 
 def _parts(length, size) -> list[slice]:

@@ -1,18 +1,25 @@
 """The users of a request: known ones, and those who never were in training."""
 
 import numpy as np
+from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.padding import (
-    PADDING,
-    next_power_of_two,
-    pad_lists,
-)
+from keras_dp_retrieval.data.padding import PADDING
 from keras_dp_retrieval.model import encoding, feature_rows, id_rows
+from keras_dp_retrieval.model.row_lists import joined, padded
 from keras_dp_retrieval.towers import history_tower
 
+# Where an answer comes from.
+BY_ID, BY_HISTORY, BY_FEATURES = "model", "history", "features"
+POPULAR = "popular"
 
-def users_of(model, user_ids, histories, user_features) -> "Users":
+# What becomes of unknown ids.
+UNKNOWN = ("raise", POPULAR)
+
+
+def users_of(
+    model, user_ids, histories, user_features, unknown="raise"
+) -> "Users":
     """The users of a request: by ids, by histories, or by their features.
 
     Args:
@@ -20,46 +27,106 @@ def users_of(model, user_ids, histories, user_features) -> "Users":
         user_ids: As in `TwoTowerRetrieval.recommend`, and the others.
 
     Raises:
-        ValueError: If it is neither or both, or they do not fit the model.
+        ValueError: If none of them is given, or they do not fit the model.
     """
-    given = [user_ids is not None, histories is not None]
+    skips = _checks.one_of("unknown", unknown, UNKNOWN) == POPULAR
     needs_histories = encoding.needs_histories(model)
-    is_twice = all(given) and not needs_histories
-    if is_twice or (user_features is None and not any(given)):
+    _check_given(user_ids, histories, user_features, skips or needs_histories)
+    known = new = None
+    if user_ids is not None:
+        known = _known_users(model, user_ids, skips)
+        if needs_histories and histories is None:
+            histories = _no_histories(model, len(known), skips)
+    if histories is not None:
+        rows = known.rows if known is not None and needs_histories else None
+        new = _new_users(model, histories, skips, rows)
+    given = [users for users in (known, new) if users is not None]
+    lengths = [len(users) for users in given]
+    if len(set(lengths)) > 1:
+        raise ValueError(
+            "`histories` must have a list for each of `user_ids`. Received: "
+            f"{lengths[1]} for {lengths[0]} users."
+        )
+    columns = tell_something = None
+    if user_features is not None:
+        lengths.append(feature_rows.num_rows(user_features))
+        of_users = "user", user_features, user_ids
+        columns = feature_rows.encoded(model, *of_users, lengths[0])
+        tell_something = np.ones(lengths[0], bool)
+        if skips:
+            tell_something = feature_rows.tell_something(model, *of_users)
+    num_unknown = np.zeros(lengths[0], "int32")
+    for users in given:
+        num_unknown += users.num_unknown
+    return Users(
+        model,
+        # Where histories come along, they are told with the ids.
+        _with_features(model, None if needs_histories else known, new, columns),
+        _sources(known, new, tell_something, skips),
+        num_unknown,
+    )
+
+
+def _check_given(user_ids, histories, user_features, takes_both):
+    given = [user_ids is not None, histories is not None]
+    if all(given) and not takes_both:
         raise ValueError(
             "Give either `user_ids` or `histories`, or `user_features` alone. "
-            f"Received: {'both' if is_twice else 'neither'}."
+            "Received: both. With `unknown='popular'`, histories go with ids: "
+            "they are for those that are unknown."
         )
-    users: _KnownUsers | _NewUsers | None = None
-    rows = None
-    if user_ids is not None:
+    if user_features is None and not any(given):
+        raise ValueError(
+            "Give either `user_ids` or `histories`, or `user_features` alone. "
+            "Received: neither."
+        )
+
+
+def _no_histories(model, num_users, skips) -> list | None:
+    """What users have had that come by their ids alone."""
+    if not skips:
+        raise ValueError(encoding.without_histories(model, "`user_ids` alone"))
+    return [[]] * num_users
+
+
+def _sources(known, new, tell_something, skips) -> np.ndarray:
+    """Where each answer comes from: the first of these that there is."""
+    there_is = {}
+    if known is not None:
+        there_is[BY_ID] = known.is_known
+    if new is not None:
+        there_is[BY_HISTORY] = new.has_history
+    if tell_something is not None:
+        there_is[BY_FEATURES] = tell_something
+    # Who raises at what is unknown means an empty history as it is.
+    otherwise = POPULAR if skips else next(iter(there_is))
+    return np.select(list(there_is.values()), list(there_is), otherwise)
+
+
+def _with_features(model, known, new, columns) -> list:
+    """Those who are asked about, with the features that the tower is told."""
+    asked = [users for users in (known, new) if users is not None]
+    if columns is not None:
+        return [
+            _UsersWithFeatures(model, users, columns)
+            for users in asked or [None]
+        ]
+    if new is not None and model.user_features is not None:
+        unknown = model.user_features.schema.unknown(len(new))
+        asked[-1] = _UsersWithFeatures(model, new, unknown)
+    return asked
+
+
+def _known_users(model, user_ids, skips) -> "_KnownUsers":
+    if skips:
+        found = id_rows.known_user_rows(model, user_ids)
+    else:
         rows = id_rows.user_rows(model, user_ids)
-    if histories is not None:
-        users = _new_users(model, histories, rows)
-    elif rows is not None:
-        if needs_histories:
-            raise ValueError(
-                encoding.without_histories(model, "`user_ids` alone")
-            )
-        users = _KnownUsers(rows, model.histories)
-    if user_features is not None:
-        length = feature_rows.num_rows(user_features)
-        columns = feature_rows.encoded(
-            model,
-            "user",
-            user_features,
-            user_ids,
-            length if users is None else len(users),
-        )
-        return _UsersWithFeatures(model, users, columns)
-    assert users is not None
-    if isinstance(users, _NewUsers) and model.user_features is not None:
-        unknown = model.user_features.schema.unknown(len(users))
-        return _UsersWithFeatures(model, users, unknown)
-    return users
+        found = rows, np.ones(len(rows), bool)
+    return _KnownUsers(*found, model.histories)
 
 
-def _new_users(model, histories, user_rows) -> "_NewUsers":
+def _new_users(model, histories, skips, user_rows) -> "_NewUsers":
     reader = history_tower(model.user_tower)
     if reader is None:
         raise ValueError(
@@ -67,23 +134,70 @@ def _new_users(model, histories, user_rows) -> "_NewUsers":
             "`IdHistoryTower` or `RecencyTower`. Received: "
             f"{type(model.user_tower).__name__}."
         )
-    is_lists = _checks.is_listed(histories) and len(histories)
+    # As many as there are ids, which may be none.
+    least = 1 if user_rows is None else 0
+    is_lists = _checks.is_listed(histories) and len(histories) >= least
     if not is_lists or not all(map(_checks.is_listed, histories)):
         raise ValueError(
             "`histories` must be a list of lists of candidate ids, such "
             "as [[50, 172, 181]], one for each user. Received: "
             f"{_checks.shown(histories):.80}."
         )
-    if user_rows is not None and len(user_rows) != len(histories):
-        raise ValueError(
-            "`histories` must have a list for each of `user_ids`. Received: "
-            f"{len(histories)} for {len(user_rows)} users."
-        )
-    return _NewUsers(
-        [id_rows.candidate_rows(model, history) for history in histories],
-        reader.max_length,
-        user_rows,
-    )
+    if skips:
+        lists = [
+            id_rows.known_candidate_rows(model, history)
+            for history in histories
+        ]
+    else:
+        lists = [id_rows.candidate_rows(model, one) for one in histories]
+    num_unknown = [
+        len(history) - len(rows)
+        for history, rows in zip(histories, lists, strict=True)
+    ]
+    return _NewUsers(lists, num_unknown, reader.max_length, user_rows)
+
+
+class Users:
+    """The users of a request.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        asked: Those whose rows are known, those whose histories are given, or
+            both, in this order: then the latter are for whom the former does
+            not know.
+        sources: str `(batch,)`: where each answer comes from. Whoever has
+            `POPULAR` is not for the tower, which could say nothing.
+        num_unknown: int32 `(batch,)`. Ids of the user and of the history that
+            the model does not know.
+    """
+
+    def __init__(self, model, asked, sources, num_unknown):
+        self._model, self._asked = model, asked
+        self.sources, self.num_unknown = sources, num_unknown
+
+    def __len__(self):
+        return len(self.sources)
+
+    def vectors(self, part: slice):
+        """The vectors of some, a tensor `(part, dim)`.
+
+        All of a part go through the tower, so that few shapes occur.
+        """
+        by_id = self.sources[part] == BY_ID
+        asked = self._asked
+        if len(asked) > 1 and (by_id.all() or not by_id.any()):
+            asked = asked[:1] if by_id.all() else asked[1:]
+        vectors = [self._model.user_vectors(one.inputs(part)) for one in asked]
+        if len(vectors) == 1:
+            return vectors[0]
+        return ops.where(by_id[:, None], *vectors)
+
+    def seen(self, part: slice) -> np.ndarray | None:
+        """Their seen items, `(part, longest)` rows, padded with -1."""
+        rows = None
+        for one in self._asked:
+            rows = joined(rows, one.seen(part))
+        return rows
 
 
 class _KnownUsers:
@@ -91,25 +205,30 @@ class _KnownUsers:
 
     Args:
         rows: int32 `(batch,)`.
+        is_known: bool `(batch,)`. Those of others count for nothing.
         histories: Optional `Histories`.
     """
 
-    def __init__(self, rows, histories):
-        self._rows = rows
+    def __init__(self, rows, is_known, histories):
+        self.rows = rows
         self._histories = histories
+        self.is_known = is_known
+        self.num_unknown = (~is_known).astype("int32")
 
     def __len__(self):
-        return len(self._rows)
+        return len(self.rows)
 
     def inputs(self, part: slice) -> np.ndarray:
         """The inputs of the user tower, `(part, ...)`."""
-        return self._rows[part]
+        return self.rows[part]
 
     def seen(self, part: slice) -> np.ndarray | None:
         """Their seen items, `(part, longest)` rows, padded with -1."""
         if self._histories is None:
             return None
-        return self._histories.padded(self._rows[part])
+        seen = self._histories.padded(self.rows[part])
+        # Without a vocabulary, row 0 may be somebody.
+        return np.where(self.is_known[part, None], seen, PADDING)
 
 
 class _NewUsers:
@@ -117,14 +236,17 @@ class _NewUsers:
 
     Args:
         histories: int32 arrays of candidate rows, oldest first.
+        num_unknown: Ints. How many more items each history has.
         max_length: Optional int. How many of the latest go into the tower.
         rows: Optional int32 `(batch,)`. Their rows, where they are known.
     """
 
-    def __init__(self, histories, max_length, rows=None):
+    def __init__(self, histories, num_unknown, max_length, rows=None):
         self._histories = histories
         self._max_length = max_length
         self._rows = rows
+        self.has_history = np.array([len(one) > 0 for one in histories], bool)
+        self.num_unknown = np.array(num_unknown, "int32")
 
     def __len__(self):
         return len(self._histories)
@@ -175,17 +297,3 @@ class _UsersWithFeatures:
 
     def seen(self, part: slice) -> np.ndarray | None:
         return None if self._users is None else self._users.seen(part)
-
-
-Users = _KnownUsers | _NewUsers | _UsersWithFeatures
-
-
-def padded(lists, most=None) -> np.ndarray:
-    """int32 `(batch, longest)`, padded with -1.
-
-    `longest` is rounded up to a power of two, or to `most`, so that few shapes
-    occur.
-    """
-    width = next_power_of_two(max(map(len, lists)))
-    width = width if most is None else min(width, most)
-    return pad_lists(lists, width)

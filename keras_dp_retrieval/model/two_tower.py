@@ -549,8 +549,11 @@ class TwoTowerRetrieval(PaddedModel):
         exclude_seen=True,
         *,
         histories=None,
-        exclude=None,
         user_features=None,
+        exclude=None,
+        allowed_ids=None,
+        unknown="raise",
+        return_info=False,
     ):
         """Returns the k candidates with the highest scores for each user.
 
@@ -559,20 +562,34 @@ class TwoTowerRetrieval(PaddedModel):
             k: int. Candidates a user; may exceed the catalogue, up to 2**20.
             exclude_seen: bool. Leaves out the user's seen items, as far as
                 the model knows them: made `for_dataset`, it knows those of
-                the train part.
+                the train part. Those of `histories` are seen, too.
             histories: Instead of `user_ids`, for each user a list of
                 candidate ids, oldest first; nobody need have seen the users
                 before. Needs a user tower that takes histories. A model that
                 stores none, as of streamed data, also takes both.
-            exclude: Optional, for each user a list of candidate ids that are
-                left out as well, such as what was seen since the model was
-                trained. Those that the model does not know are in no list
-                anyway.
             user_features: Optional table of features, a frame or a dict of
                 columns, for a model that has some: one row for each user, in
                 the order of `user_ids` or `histories`, whose stored features
                 it replaces. Alone, it asks for users of whom nothing else is
                 known.
+            exclude: Optional, for each user a list of candidate ids that are
+                left out as well, such as what was seen since the model was
+                trained. Those that the model does not know are in no list
+                anyway.
+            allowed_ids: Optional list of candidate ids for all users: the k
+                best of these are returned, and no others.
+            unknown: str. With `"raise"`, an id that the model does not know
+                is an error. With `"popular"`, a user is answered by what is
+                known: by the id; or else by the history, of which unknown
+                items are skipped; or else by the features. `user_ids` and
+                `histories` then go together. A user of whom nothing is known
+                (no id, no item, no feature with a value that training had)
+                gets the retrievable candidates with the highest
+                `candidate_counts`, equal ones by the lower row, and
+                `log1p(count)` as scores; what is to be left out is. Unknown
+                `allowed_ids` are skipped. Ids of another kind, such as text
+                for numbers, stay errors.
+            return_info: bool. Whether to return the `info` below.
 
         Returns:
             `(candidate_ids, scores)`, NumPy arrays `(batch, k)`, best first,
@@ -581,6 +598,12 @@ class TwoTowerRetrieval(PaddedModel):
             than k candidates are left, as for a user who has seen nearly
             everything, the rest has id -1 (`""` among strings) and score
             minus infinity. No candidate has such an id.
+
+            With `return_info=True`, `(candidate_ids, scores, info)`: `info`
+            is a dict of NumPy arrays `(batch,)`. `"source"` says what each
+            answer comes from, `"model"` (the id), `"history"`, `"features"`
+            or `"popular"`; `"num_unknown"` how many ids, of the user and in
+            the history, the model does not know.
 
         Raises:
             ValueError: If a user or candidate is not known, or vectors are
@@ -594,6 +617,9 @@ class TwoTowerRetrieval(PaddedModel):
             histories,
             exclude,
             user_features,
+            allowed_ids,
+            unknown,
+            return_info,
         )
 
     @property

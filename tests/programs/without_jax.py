@@ -40,6 +40,13 @@ np.testing.assert_array_equal(found, best)
 model.build_index()
 found, _ = model.recommend(ids, k=3, exclude_seen=False)
 np.testing.assert_array_equal(found, best)
+asked = [ids[0], 10**6, ids[1]]
+found, _, info = model.recommend(
+    asked, k=3, exclude_seen=False, unknown="popular", return_info=True
+)
+np.testing.assert_array_equal(found[[0, 2]], best[:2])
+np.testing.assert_array_equal(found[1], model.retrievable_ids()[:3])
+assert info["source"].tolist() == ["model", "popular", "model"]
 predicted = model.predict(x, batch_size=4, verbose=0)["predictions"]
 np.testing.assert_array_equal(
     data.candidate_vocabulary.raw_ids(predicted)[:, :3], best

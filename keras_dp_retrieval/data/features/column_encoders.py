@@ -44,6 +44,11 @@ class ColumnEncoder:
         """Returns the column as int32 or float32, `(n,)` or `(n, width)`."""
         raise NotImplementedError
 
+    def is_missing(self, name: str, column) -> np.ndarray:
+        """Which rows tell nothing, bool `(n,)`: empty, or not known."""
+        is_missing = np.equal(self.encode(name, column), 0)
+        return np.all(is_missing, axis=1) if self.is_pooled else is_missing
+
     def get_config(self) -> dict:
         raise NotImplementedError
 
@@ -176,6 +181,9 @@ class NumericEncoder(ColumnEncoder):
         numbers = self._numbers(name, column)
         scaled = (numbers - self.mean) / self.stddev
         return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+
+    def is_missing(self, name, column):
+        return np.isnan(self._numbers(name, column))  # The mean is a value.
 
     @staticmethod
     def _numbers(name, column) -> np.ndarray:

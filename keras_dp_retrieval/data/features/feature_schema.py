@@ -53,6 +53,29 @@ class FeatureSchema:
             ValueError: If there is none of the columns, or others, if their
                 lengths differ, or one is of another kind.
         """
+        arrow = self._as_arrow(columns)
+        empty = self.unknown(_length(arrow))
+        return {
+            name: encoder.encode(name, arrow[name])
+            if name in arrow
+            else empty[name]
+            for name, encoder in self.encoders.items()
+        }
+
+    def tells_something(self, columns: Mapping) -> np.ndarray:
+        """Which rows have a value that is known, in any column; bool `(n,)`.
+
+        Args:
+            columns: As in `encode`.
+        """
+        arrow = self._as_arrow(columns)
+        told = np.zeros(_length(arrow), bool)
+        for name, column in arrow.items():
+            told |= ~self.encoders[name].is_missing(name, column)
+        return told
+
+    def _as_arrow(self, columns) -> dict:
+        """The columns as Arrow's, if they are such and of one length."""
         from keras_dp_retrieval.data.features import feature_reading
 
         named = feature_reading.named_columns_of(columns, "Features")
@@ -67,14 +90,7 @@ class FeatureSchema:
                 "Columns of features must have one length. Received: "
                 f"{lengths}."
             )
-        (length,) = set(lengths.values())
-        empty = self.unknown(length)
-        return {
-            name: encoder.encode(name, arrow[name])
-            if name in arrow
-            else empty[name]
-            for name, encoder in self.encoders.items()
-        }
+        return arrow
 
     def unknown(self, num_rows: int) -> dict[str, np.ndarray]:
         """What rows look like of which nothing is known."""
@@ -107,3 +123,7 @@ class FeatureSchema:
     def from_config(cls, config) -> "FeatureSchema":
         deserialize = keras.saving.deserialize_keras_object
         return cls({name: deserialize(c) for name, c in config["encoders"]})
+
+
+def _length(columns: Mapping) -> int:
+    return len(next(iter(columns.values())))
