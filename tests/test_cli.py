@@ -53,7 +53,7 @@ def test_train_reports_devices_metrics_and_titles(synthetic_training):
 
 def test_every_synthetic_figure_is_marked(synthetic_training):
     output, _ = synthetic_training
-    assert "SYNTHETIC: made-up data" in output
+    assert "SYNTHETIC data" in output
     for heading in re.findall(r"^(?:Test part|Recommended).*$", output, re.M):
         assert "SYNTHETIC" in heading
 
@@ -360,7 +360,7 @@ def test_ctrl_c_in_a_search_says_how_it_goes_on(
     assert cli.main(command) == 130
     said = capsys.readouterr().err
     assert said == (
-        "keras-dp-retrieval: interrupted. The same command goes on with what "
+        "keras-dp-retrieval: interrupted. The same command resumes what "
         f"is in {tmp_path / 'search'}.\n"
     )
 

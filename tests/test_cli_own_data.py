@@ -348,7 +348,7 @@ def test_inspection_describes_the_file_and_what_training_would_do(
 def test_inspection_without_a_file_is_of_movielens(capsys):
     command = ("inspect", "--source", "synthetic", "--split", "tutorial")
     said = run(capsys, *command)
-    assert said.startswith("MovieLens 100k (synthetic) (SYNTHETIC: made-up")
+    assert said.startswith("MovieLens 100k (synthetic) (SYNTHETIC data)")
     assert "Validation and test are the same rows." in said
     assert "`--split by_time` does." in said
     assert "order='ignored'" in said

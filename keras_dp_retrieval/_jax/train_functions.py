@@ -51,7 +51,7 @@ def on_committed_state(function):
 
     On one device Keras makes variables that may move ("uncommitted") and gets
     them back from a step bound to the device, all but the metrics that it
-    resets in each epoch. JAX compiles anew for each such mixture.
+    resets in each epoch. JAX compiles again for each such mixture.
     """
 
     def bound(array):

@@ -80,5 +80,5 @@ def _compile_reason(known: dict, shapes: tuple, steps: int) -> str:
         return NEW_SHAPE
     # Otherwise it is the state that differs. Keras makes variables that JAX
     # may move; from a step on one device they come back bound to it, and the
-    # metrics are made anew for each epoch.
+    # metrics are reset in each epoch.
     return SHORT_GROUP if steps not in known[shapes] else SAME_SHAPE

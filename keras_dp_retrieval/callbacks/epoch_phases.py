@@ -27,7 +27,7 @@ class EpochPhases:
         self._recorder.begin()
 
     def begin_training(self):
-        """Training begins, or goes on after a validation in mid-epoch."""
+        """Training begins, or resumes after a validation in mid-epoch."""
         recorder = self._recorder
         if not recorder.training:
             since = self._trained_at

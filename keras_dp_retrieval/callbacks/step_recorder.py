@@ -92,7 +92,7 @@ class StepRecorder:
         if self.finished is None:
             # What other callbacks did at the epoch's begin is no training.
             self.started = now
-        else:  # Training goes on after a validation in mid-epoch.
+        else:  # Training resumes after a validation in mid-epoch.
             self.started += now - self.finished
         self._marked_at = now
         self.running = self.training = True

@@ -1,4 +1,4 @@
-"""Which command was asked for, and how its errors are told."""
+"""Which command was asked for, and how its errors are shown."""
 
 import argparse
 import os

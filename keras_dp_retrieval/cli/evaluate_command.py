@@ -41,7 +41,7 @@ def run(args) -> int:
 
 
 def _load_data_of(model, args):
-    """The data set that the model was made for, unless told otherwise."""
+    """The data set that the model was made for, unless another is named."""
     known = model.trained_on or {}
     # A model that was made in Python may call the candidates otherwise.
     options = {"candidate_key": model.candidate_key}

@@ -38,13 +38,13 @@ def load_data(args, split: str | None = None, reading=None, **options):
     }
     if args.interactions is None:
         return _load_movielens(args, split=split or "random", **options)
-    told = {
+    given = {
         **vars(args),
         "conditions": args.filter and parse_conditions("--filter", args.filter),
     }
     return dataset_from_file(
         args.interactions,
-        FileReading.of(told, otherwise=reading or {}),
+        FileReading.of(given, otherwise=reading or {}),
         candidates=args.candidates,
         title_column=args.title_column or "auto",
         split=split,
@@ -75,8 +75,8 @@ def _load_movielens(args, **options):
             raise  # Asked for by name: nothing else will do.
         print(
             f"MovieLens could not be reached: {in_flags(str(error))}\n"
-            "Going on with SYNTHETIC data of the same shape. Every figure "
-            "below is about made-up ratings, not about MovieLens."
+            "Continuing with SYNTHETIC data of the same shape. Every figure "
+            "below is about synthetic ratings, not about MovieLens."
         )
         data = kdr.MovieLensRetrievalDataset(
             version, source="synthetic", **options

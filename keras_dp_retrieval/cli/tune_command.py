@@ -62,11 +62,11 @@ def _add_search_arguments(parser):
     parser.add_argument(
         "--directory",
         default="tuning",
-        help="where the search is kept; the same command goes on with it",
+        help="where the search is kept; the same command resumes it",
     )
     parser.add_argument("--project-name", default="search")
     parser.add_argument(
-        "--overwrite", action="store_true", help="begin anew instead"
+        "--overwrite", action="store_true", help="start over instead"
     )
     parser.add_argument(
         "--plot", metavar="FILE", help="draw the trials, such as trials.png"
@@ -91,7 +91,7 @@ def run(args) -> int:
     except KeyboardInterrupt:
         folder = pathlib.Path(args.directory) / args.project_name
         raise KeyboardInterrupt(
-            f"The same command goes on with what is in {folder}"
+            f"The same command resumes what is in {folder}"
             f"{', without --overwrite' if args.overwrite else ''}."
         ) from None
     if not result.best_model_path.exists():

@@ -217,7 +217,7 @@ def _column(what: str, value, key, argument: str) -> np.ndarray:
 
 
 def _ids(what: str, value) -> np.ndarray:
-    """Whole numbers from 0 on; whatever else is told at once."""
+    """Whole numbers from 0 on; an error for whatever else."""
     ids = np.asarray(keras.ops.convert_to_numpy(value))
     whole = ids.dtype.kind in "iu"
     if ids.size and (not whole or ids.min() < 0 or ids.max() >= 2**31):

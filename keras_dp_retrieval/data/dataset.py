@@ -94,7 +94,7 @@ class RetrievalDataset(SplitDataset):
             file, or `Features`, which has more to say. A user with features
             and no interactions is known, too.
         candidate_features: Likewise of the candidates.
-        is_synthetic: bool. Whether the interactions are made up, so that
+        is_synthetic: bool. Whether the interactions are synthetic, so that
             whoever prints figures can say so.
         validation_in_train: bool. Whether the validation part is learned
             from, to refit a model whose settings have been chosen.
@@ -403,7 +403,7 @@ class RetrievalDataset(SplitDataset):
         data_seed: int = 42,
         **options,
     ) -> "RetrievalDataset":
-        """Makes up a data set of any shape, with known structure.
+        """Makes a synthetic data set of any shape, with known structure.
 
         Args:
             num_users: int. Likewise the next four, as in
@@ -411,7 +411,7 @@ class RetrievalDataset(SplitDataset):
             data_seed: int. Of the interactions; `seed` is that of the split.
             **options: As in the class.
         """
-        made_up = synthetic.synthetic_ratings(
+        generated = synthetic.synthetic_ratings(
             num_users,
             num_candidates,
             num_ratings,
@@ -419,8 +419,8 @@ class RetrievalDataset(SplitDataset):
             popularity_exponent=popularity_exponent,
             seed=data_seed,
         )
-        told = {"candidate_titles": made_up.titles, "is_synthetic": True}
-        return cls._from_raw(made_up.ratings, {**told, **options})
+        known = {"candidate_titles": generated.titles, "is_synthetic": True}
+        return cls._from_raw(generated.ratings, {**known, **options})
 
     @classmethod
     def _from_table(cls, read: tuple[RawRatings, str], options: Mapping):

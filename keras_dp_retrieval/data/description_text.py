@@ -5,15 +5,15 @@ import dataclasses
 _WIDTH = 32  # Of the names of figures.
 
 
-def in_words(told) -> str:
+def in_words(description) -> str:
     """Returns a `DatasetDescription` as lines of text."""
     sections = (
-        _of_all(told),
-        _of_spreads(told),
-        _of_long_tail(told),
-        _of_time(told),
-        _of_parts(told),
-        _of_test(told),
+        _of_all(description),
+        _of_spreads(description),
+        _of_long_tail(description),
+        _of_time(description),
+        _of_parts(description),
+        _of_test(description),
     )
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -26,33 +26,33 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 
-def _of_all(told) -> list[str]:
-    made_up = " (SYNTHETIC: made-up data)" if told.is_synthetic else ""
-    repeated = f"{told.num_repeated:,}"
+def _of_all(description) -> list[str]:
+    synthetic = " (SYNTHETIC data)" if description.is_synthetic else ""
+    repeated = f"{description.num_repeated:,}"
     lines = [
-        f"{told.source}{made_up}",
-        *(f"  {note}" for note in told.notes.split("; ") if note),
+        f"{description.source}{synthetic}",
+        *(f"  {note}" for note in description.notes.split("; ") if note),
         "",
-        _line("interactions", f"{told.num_interactions:,}"),
+        _line("interactions", f"{description.num_interactions:,}"),
         _line("  of a pair that had one", repeated),
-        _line("users", f"{told.num_users:,}"),
-        _line("candidates", f"{told.num_candidates:,}"),
-        _line("density", f"{told.density:.3%}", "of all pairs"),
+        _line("users", f"{description.num_users:,}"),
+        _line("candidates", f"{description.num_candidates:,}"),
+        _line("density", f"{description.density:.3%}", "of all pairs"),
     ]
-    if told.ratings is None:
+    if description.ratings is None:
         return [*lines, _line("ratings", "none")]
-    low, mean, high = told.ratings
+    low, mean, high = description.ratings
     scale = f"{low:g} to {high:g}"
     return [*lines, _line("ratings", scale, f"{mean:.2f} on average")]
 
 
-def _of_spreads(told) -> list[str]:
+def _of_spreads(description) -> list[str]:
     names = ["least", "10%", "25%", "median", "75%", "90%", "99%", "most"]
     columns = [*names, "mean"]
     lines = [" " * 16 + "".join(f"{name:>9}" for name in columns)]
     for name, one in (
-        ("user", told.of_users),
-        ("candidate", told.of_candidates),
+        ("user", description.of_users),
+        ("candidate", description.of_candidates),
     ):
         shown = [*(f"{value:,}" for value in one.quantiles), f"{one.mean:,.1f}"]
         cells = "".join(f"{value:>9}" for value in shown)
@@ -60,8 +60,8 @@ def _of_spreads(told) -> list[str]:
     return lines
 
 
-def _of_long_tail(told) -> list[str]:
-    tail, number = told.long_tail, told.num_candidates
+def _of_long_tail(description) -> list[str]:
+    tail, number = description.long_tail, description.num_candidates
     half, once = f"{tail.num_for_half:,}", f"{tail.num_once:,}"
     return [
         _line(
@@ -80,35 +80,35 @@ def _of_long_tail(told) -> list[str]:
     ]
 
 
-def _of_time(told) -> list[str]:
-    time = told.time
+def _of_time(description) -> list[str]:
+    time = description.time
     if time is None:
         return [_line("timestamps", "none")]
     read_as = "" if time.unit is None else f" (read as {time.unit})"
     lines = [f"timestamps from {time.first} to {time.last}{read_as}"]
     if time.days is not None:
         lines.append(_line("days", f"{time.days:,.1f}"))
-    of_all = f"{_share(time.num_tied, told.num_interactions)} of all"
+    of_all = f"{_share(time.num_tied, description.num_interactions)} of all"
     tied = f"{time.num_tied:,}"
     return [*lines, _line("share user and time with another", tied, of_all)]
 
 
-def _of_parts(told) -> list[str]:
+def _of_parts(description) -> list[str]:
     lines = [
-        f"{f'split {told.split!r}, seed {told.seed}':{_WIDTH}}"
-        + "".join(f"{part:>12}" for part in told.parts)
+        f"{f'split {description.split!r}, seed {description.seed}':{_WIDTH}}"
+        + "".join(f"{part:>12}" for part in description.parts)
     ]
-    for field in dataclasses.fields(next(iter(told.parts.values()))):
+    for field in dataclasses.fields(next(iter(description.parts.values()))):
         name = "  " + field.name.removeprefix("num_")
-        sizes = [getattr(one, field.name) for one in told.parts.values()]
+        sizes = [getattr(one, field.name) for one in description.parts.values()]
         lines.append(
             f"{name:{_WIDTH}}" + "".join(f"{size:>12,}" for size in sizes)
         )
     return lines
 
 
-def _of_test(told) -> list[str]:
-    cold, leakage = told.cold, told.leakage
+def _of_test(description) -> list[str]:
+    cold, leakage = description.cold, description.leakage
     if cold is None:
         return []
     size = leakage.num_test

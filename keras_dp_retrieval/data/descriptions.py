@@ -69,13 +69,13 @@ def fingerprint(train: Ratings, source: str, options: Mapping) -> dict:
 
 def in_short(kind: str, source: str, options: Mapping, is_synthetic) -> str:
     """Returns the `repr` of a data set, which reads no data."""
-    made_up = ", SYNTHETIC data" if is_synthetic else ""
+    synthetic = ", SYNTHETIC data" if is_synthetic else ""
     split = f"split={options['split']!r}"
     if options["split"] == "tutorial":
         split += " (validation and test are the same rows)"
     return (
         f"<{kind}: {source}, {split}, batch_size={options['batch_size']}, "
-        f"seed={options['seed']}{made_up}>"
+        f"seed={options['seed']}{synthetic}>"
     )
 
 
@@ -86,7 +86,7 @@ def sizes(divided: Divided, source: str, split: str, is_synthetic) -> str:
     )
     return (
         f"{source}"
-        f"{' (SYNTHETIC: made-up data)' if is_synthetic else ''}: "
+        f"{' (SYNTHETIC data)' if is_synthetic else ''}: "
         f"{divided.num_users - 1:,} users, {divided.num_candidates - 1:,} "
         f"candidates; split {split!r}: {of_parts}"
         f"{'; ' + divided.note if divided.note else ''}"

@@ -79,7 +79,7 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
         return [
             timeline.user_rows[later[indices]],
             timeline.lengths[later[indices]],
-            timeline.candidate_rows[timeline.places[later[indices]]],
+            timeline.candidate_rows[timeline.indices[later[indices]]],
         ]
 
     epochs = EpochShuffle(len(later), epochs_seed)

@@ -1,6 +1,6 @@
 """A data set from a file of any kind: what is not said follows from the file.
 
-The methods of `RetrievalDataset` read what they are told; the command line
+The methods of `RetrievalDataset` read what they are asked to; the command line
 asks for as little as it can. So here columns are found by their names, the
 split and the scale of the ratings by what the columns hold, and the
 description of the data set says what was chosen.
@@ -24,7 +24,7 @@ from keras_dp_retrieval.data.readers.title_files import read_titles
 # What to call a column by that is not to be read.
 NONE = "none"
 
-# What `RetrievalDataset` takes ratings to be, unless told otherwise.
+# What `RetrievalDataset` takes ratings to be, unless it is given.
 USUAL_RANGE = (1.0, 5.0)
 
 
@@ -58,13 +58,15 @@ class FileReading:
     rating_range: tuple[float, float] | None = None
 
     @classmethod
-    def of(cls, told: Mapping, *, otherwise: Mapping) -> "FileReading":
-        """Returns what was told; of what is None, what `otherwise` has."""
+    def of(cls, given: Mapping, *, otherwise: Mapping) -> "FileReading":
+        """Returns what was given; of what is None, what `otherwise` has."""
         names = [field.name for field in dataclasses.fields(cls)]
         chosen = {
-            name: told[name] if told.get(name) is not None else otherwise[name]
+            name: given[name]
+            if given.get(name) is not None
+            else otherwise[name]
             for name in names
-            if told.get(name) is not None or name in otherwise
+            if given.get(name) is not None or name in otherwise
         }
         for name in ("conditions", "rating_range"):  # JSON has lists.
             if chosen.get(name) is not None:

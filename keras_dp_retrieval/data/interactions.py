@@ -89,9 +89,9 @@ class Interactions:
         """
         lengths = np.diff(self.indptr)
         dropped = np.repeat(np.maximum(lengths - num, 0), lengths)
-        places = np.arange(len(self)) - np.repeat(self.indptr[:-1], lengths)
+        indices = np.arange(len(self)) - np.repeat(self.indptr[:-1], lengths)
         indptr = np.concatenate([[0], np.cumsum(np.minimum(lengths, num))])
-        return Interactions(indptr, self.candidate_rows[places >= dropped])
+        return Interactions(indptr, self.candidate_rows[indices >= dropped])
 
     @property
     def num_users(self) -> int:

@@ -42,7 +42,8 @@ class LeakageReport:
             found.append(
                 f"{self.num_repeated:,} of {self.num_test:,} test "
                 "interactions are also in the train part: a model that leaves "
-                "out what was seen cannot find them, another is told them."
+                "out what was seen cannot find them, another was trained on "
+                "them."
             )
         if self.num_before_train_end:
             share = self.num_before_train_end / self.num_test

@@ -158,8 +158,8 @@ class MovieLensRetrievalDataset(RetrievalDataset):
     @property
     def fingerprint(self) -> dict:
         """As in `RetrievalDataset`, with `"version"` and `"source"`."""
-        told = {"version": self.version, "source": self.source}
-        return {**super().fingerprint, **told}
+        source = {"version": self.version, "source": self.source}
+        return {**super().fingerprint, **source}
 
     def _shown(self) -> str:
         return f"MovieLens {self.version} ({self.source})"

@@ -184,7 +184,7 @@ def _parse_movies(text: bytes, known: Version) -> list[tuple]:
             f"{where} must hold an id and a title in each line. Received: "
             f"{error}. Is the file damaged?"
         ) from error
-    return [(number, *told) for number, told in movies.items()]
+    return [(number, *rest) for number, rest in movies.items()]
 
 
 def _rows(text: bytes, known: Version) -> Iterable[list[str]]:

@@ -77,11 +77,11 @@ def read_tfds(version: str, data_dir=None, features: bool = False) -> MovieLens:
     ids, titles = _read_records(version, data_dir, "movies", _MOVIE_COLUMNS)
     name = f"movielens/{version}-ratings"
     names = [title.decode() for title in titles]
-    told = _read_features(version, data_dir, ids, names) if features else ()
+    known = _read_features(version, data_dir, ids, names) if features else ()
     return MovieLens(
         RawRatings(users, movies, stars, times, name=name),
         dict(zip(ids.tolist(), names, strict=True)),
-        *told,
+        *known,
     )
 
 

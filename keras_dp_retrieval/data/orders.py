@@ -21,7 +21,7 @@ def time_order(ratings: Ratings) -> np.ndarray:
     """
     if ratings.timestamps is None:
         return np.arange(len(ratings))
-    return _places_in_order(_time_keys(ratings))
+    return _indices_in_order(_time_keys(ratings))
 
 
 def user_order(ratings: Ratings) -> np.ndarray:
@@ -30,10 +30,10 @@ def user_order(ratings: Ratings) -> np.ndarray:
     Those of one time, or all without timestamps, stay as they came in.
     """
     if ratings.timestamps is None:
-        return _places_in_order(_with_places(ratings.user_rows))
+        return _indices_in_order(_with_indices(ratings.user_rows))
     order = time_order(ratings)
-    by_user = _with_places(ratings.user_rows[order])
-    return order[_places_in_order(by_user)]
+    by_user = _with_indices(ratings.user_rows[order])
+    return order[_indices_in_order(by_user)]
 
 
 def latest_of_users(ratings: Ratings, num: int) -> list[np.ndarray]:
@@ -57,7 +57,7 @@ def latest_of_users(ratings: Ratings, num: int) -> list[np.ndarray]:
 
 
 def _time_keys(ratings: Ratings) -> np.ndarray:
-    """Distinct numbers `(n,)` in the order of time, with the places."""
+    """Distinct numbers `(n,)` in the order of time, with the indices."""
     times = ratings.timestamps
     num = len(ratings)
     if times is None or not num:
@@ -66,7 +66,7 @@ def _time_keys(ratings: Ratings) -> np.ndarray:
     if since is None:
         since = np.empty(num, np.int64)
         since[np.argsort(times, kind="stable")] = np.arange(num)
-    return _with_places(since)
+    return _with_indices(since)
 
 
 def _since_first(times: np.ndarray, bits: int) -> np.ndarray | None:
@@ -84,15 +84,15 @@ def _since_first(times: np.ndarray, bits: int) -> np.ndarray | None:
     return None
 
 
-def _with_places(numbers: np.ndarray) -> np.ndarray:
-    """Numbers that leave the bits for it, with each one's place after it."""
+def _with_indices(numbers: np.ndarray) -> np.ndarray:
+    """Numbers that leave the bits for it, with each one's index after it."""
     keys = numbers.astype(np.int64) << len(numbers).bit_length()
     keys |= np.arange(len(numbers))
     return keys
 
 
-def _places_in_order(keys: np.ndarray) -> np.ndarray:
-    """Sorts keys in their place, and takes the places out of them."""
+def _indices_in_order(keys: np.ndarray) -> np.ndarray:
+    """Sorts keys in place, and takes the indices out of them."""
     keys.sort()
     keys &= _mask(len(keys))
     return keys

@@ -176,10 +176,14 @@ class SplitDataset:
         others are arguments of the class. Models made `for_dataset` keep it
         as `trained_on`.
         """
-        told = descriptions.fingerprint(
+        fingerprint = descriptions.fingerprint(
             self.ratings("train"), self._shown(), self._options()
         )
-        return told if self._origin is None else {**told, "file": self._origin}
+        return (
+            fingerprint
+            if self._origin is None
+            else {**fingerprint, "file": self._origin}
+        )
 
     def raw_features(self, side: str) -> FeatureTable | None:
         """The features of `"user"` or `"candidate"`, not encoded."""

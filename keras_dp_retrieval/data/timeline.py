@@ -24,7 +24,7 @@ class Timeline:
     Attributes:
         user_rows: int32 `(n,)`, of `ratings`.
         lengths: int32 `(n,)`. The user's interactions before it.
-        places: int64 `(n,)`. Where it stands in `candidate_rows`.
+        indices: int64 `(n,)`. Its index in `candidate_rows`.
         candidate_rows: int32, of `earlier` and of `ratings`. As
             `Interactions` has them, until some are shuffled.
     """
@@ -41,15 +41,15 @@ class Timeline:
         indptr = np.concatenate([[0], np.cumsum(counts)])
         everything = Interactions(indptr, ratings.candidate_rows)
         self.user_rows = ratings.user_rows
-        self.places = np.arange(len(ratings))
+        self.indices = np.arange(len(ratings))
         if earlier is not None:
             everything = earlier.followed_by(everything)
             before = earlier.indptr[1:]
-            self.places += np.pad(before, (0, num_users - len(before)), "edge")[
-                self.user_rows
-            ]
+            self.indices += np.pad(
+                before, (0, num_users - len(before)), "edge"
+            )[self.user_rows]
         starts = everything.indptr[self.user_rows]
-        self.lengths = (self.places - starts).astype("int32")
+        self.lengths = (self.indices - starts).astype("int32")
         self.candidate_rows = everything.candidate_rows.copy()
         self._in_file_order = everything.candidate_rows
         self._seed = seed
@@ -59,7 +59,7 @@ class Timeline:
                 np.diff(np.asarray(ratings.timestamps)) != 0
             )
         tied = np.flatnonzero(~(is_new[:-1] & is_new[1:]))
-        self._tied = self.places[tied]
+        self._tied = self.indices[tied]
         self._groups = np.cumsum(is_new)[tied]
 
     def shuffle_ties(self, epoch: int) -> None:

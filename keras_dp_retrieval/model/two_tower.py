@@ -717,10 +717,10 @@ class TwoTowerRetrieval(PaddedModel):
         """Makes new candidates known.
 
         They can be recommended from now on if `vectors` say where they begin,
-        or `features` what they are; else once
-        they have been trained, as their vectors are noise until then. The
-        number of times that they were seen in training begins at 0, and they
-        are nobody's negatives before it is more.
+        or `features` what they are; else once they have been trained, as
+        their vectors are noise until then. The number of times that they were
+        seen in training begins at 0, and they are nobody's negatives before
+        it is more.
 
         Args:
             ids: New ids `(n,)`. For a model without a
@@ -767,8 +767,10 @@ class TwoTowerRetrieval(PaddedModel):
         the two data sets tell that some are older, a warning says so. They
         must not have been added before. Candidates of the train part become
         negatives and can be recommended, as in a model made `for_dataset`.
-        The titles of the data replace those of the same ids. Where several
-        processes train together, all of them call this, with the same data.
+        The titles of the data replace those of the same ids. New ids get the
+        features that the data have of them, if the model has features; those
+        of known ids stay as they are. Where several processes train together,
+        all of them call this, with the same data.
 
         Args:
             data: `RetrievalDataset`, or one of its children. Its
@@ -780,7 +782,7 @@ class TwoTowerRetrieval(PaddedModel):
                 recommended again, and `evaluate` does not know that they were
                 trained on.
             learning_rate: Optional float. The optimizer's from now on; its
-                slots stay. A schedule, such as that of `fit_recipe`, goes on
+                slots stay. A schedule, such as that of `fit_recipe`, keeps
                 counting steps, and may have come to its end: a warning says
                 so where the rate is 0.
             seed: int. Seeds the new rows, which the tables' initializers draw.

@@ -23,9 +23,9 @@ def draw_data(described: dict, path=None):
         ImportError: If matplotlib is not installed.
     """
     figure = new_figure(13.5, 4.4)
-    made_up = " (SYNTHETIC: made-up data)" * described["is_synthetic"]
+    synthetic = " (SYNTHETIC data)" * described["is_synthetic"]
     figure.suptitle(
-        f"{described['source']}{made_up}: {described['num_users']:,} users, "
+        f"{described['source']}{synthetic}: {described['num_users']:,} users, "
         f"{described['num_candidates']:,} candidates"
     )
     tail, users, time = figure.subplots(1, 3)

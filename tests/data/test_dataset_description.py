@@ -173,7 +173,7 @@ def test_rows_that_are_in_two_parts_count_once():
     told = data.describe()
     assert told.num_interactions == 100_000 and told.num_repeated == 0
     assert sum(map(sum, told.time.counts.values())) == 100_000
-    assert "(SYNTHETIC: made-up data)" in str(told)
+    assert "(SYNTHETIC data)" in str(told)
     assert "Validation and test are the same rows." in str(told)
 
 

@@ -352,6 +352,6 @@ def test_movielens_tells_the_same_from_both_sources(data_dir):
     }
 
 
-def test_made_up_ratings_have_no_features():
+def test_synthetic_ratings_have_no_features():
     with pytest.raises(ValueError, match=r"features=True.*synthetic"):
         MovieLensRetrievalDataset(source="synthetic", features=True)

@@ -99,13 +99,13 @@ class _Ratings(_Column):
         for column in self._texts:
             # Python reads a little more than Arrow, such as `+1`.
             numbers = np.empty(len(column))
-            for place, text in enumerate(column.to_pylist()):
+            for index, text in enumerate(column.to_pylist()):
                 try:
-                    numbers[place] = float(text)
+                    numbers[index] = float(text)
                 except ValueError:
                     raise ValueError(
                         f"The column {self._name!r} must hold numbers. "
-                        f"Received: {text!r:.40} in row {row + place}."
+                        f"Received: {text!r:.40} in row {row + index}."
                     ) from None
             row += len(column)
             self._numbers.append(_as_small(numbers))

@@ -20,7 +20,7 @@ from keras_dp_retrieval.data.readers.csv_pieces import (
     LONGEST_LINE,
     Pieces,
     open_text,
-    quote_places,
+    quote_offsets,
     within_a_sentence,
 )
 from keras_dp_retrieval.data.readers.row_filters import RowFilter
@@ -106,7 +106,9 @@ class Table:
         self._builders = {
             key: BUILDERS[key](name) for key, name in wanted.items()
         }
-        self._places = {key: header.index(name) for key, name in wanted.items()}
+        self._indices = {
+            key: header.index(name) for key, name in wanted.items()
+        }
         self._filter = row_filter
         names = row_filter.names if row_filter else []
         self._compared = {name: header.index(name) for name in names}
@@ -135,12 +137,12 @@ class Table:
             return True  # An empty line is no row, as everywhere in CSV.
         if piece.startswith(codecs.BOM_UTF8):
             piece = b"\n" + piece  # Arrow would leave it out of an id.
-        quotes = quote_places(piece)
+        quotes = quote_offsets(piece)
         if is_cut or not _is_quoted_well(piece, quotes, self._separator):
             return False
         types = {
-            place: self._builders[key].type
-            for key, place in self._places.items()
+            index: self._builders[key].type
+            for key, index in self._indices.items()
         }
         has_quotes = len(quotes) > 0
         table = self._parsed(piece, types, has_quotes)
@@ -153,9 +155,9 @@ class Table:
         return True
 
     def _parsed(self, piece: bytes, types: dict, has_quotes: bool):
-        """Columns by their places: two may have one name."""
+        """Columns by their indices: two may have one name."""
         types = {**dict.fromkeys(self._compared.values(), _TEXT), **types}
-        told = {str(place): kind for place, kind in types.items()}
+        column_types = {str(index): kind for index, kind in types.items()}
         try:
             return arrow_csv.read_csv(
                 pyarrow.BufferReader(piece),
@@ -167,8 +169,8 @@ class Table:
                     delimiter=self._separator, newlines_in_values=has_quotes
                 ),
                 arrow_csv.ConvertOptions(
-                    column_types=told,
-                    include_columns=list(told),
+                    column_types=column_types,
+                    include_columns=list(column_types),
                     null_values=[],
                 ),
             )
@@ -179,22 +181,22 @@ class Table:
         self.num_rows += len(table)
         if self._filter is not None:
             compared = {
-                name: self._filter.cast(name, table.column(str(place)))
-                for name, place in self._compared.items()
+                name: self._filter.cast(name, table.column(str(index)))
+                for name, index in self._compared.items()
             }
             table = table.filter(self._filter.mask(pyarrow.table(compared)))
         self.num_kept += len(table)
-        for key, place in self._places.items():
-            self._builders[key].add(table.column(str(place)))
+        for key, index in self._indices.items():
+            self._builders[key].add(table.column(str(index)))
 
     def _add_rows(self, pieces: Pieces) -> None:
         """Adds all that is left, line by line: or says what is wrong."""
         rows = self._rows(pieces)
-        places = {*self._places.values(), *self._compared.values()}
+        indices = {*self._indices.values(), *self._compared.values()}
         while block := list(itertools.islice(rows, _ROWS_AT_ONCE)):
             columns = {
-                str(place): pyarrow.array([row[place] for row in block], _TEXT)
-                for place in places
+                str(index): pyarrow.array([row[index] for row in block], _TEXT)
+                for index in indices
             }
             self._add_table(pyarrow.table(columns))
 

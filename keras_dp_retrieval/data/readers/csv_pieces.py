@@ -190,7 +190,7 @@ def within_a_sentence(what: str) -> str:
 
 def _last_end(piece: bytes) -> int:
     """Where the last line ends whose quotes are closed; 0 if none does."""
-    quotes = quote_places(piece)
+    quotes = quote_offsets(piece)
     end = len(piece)
     for _ in range(_MOST_TRIES):
         newline = piece.rfind(b"\n", 0, end)
@@ -201,7 +201,7 @@ def _last_end(piece: bytes) -> int:
     return piece.rfind(b"\n") + 1  # A quote too many, as will be said.
 
 
-def quote_places(piece: bytes) -> np.ndarray:
+def quote_offsets(piece: bytes) -> np.ndarray:
     """`(n,)` int64: where there are quotes."""
     if b'"' not in piece:
         return np.zeros(0, np.int64)

@@ -80,8 +80,8 @@ def _check_size(source, names: set[str], path, states) -> None:
         size += metadata.num_rows * len(names) * _BYTES_A_VALUE
         for group in range(metadata.num_row_groups):
             columns = metadata.row_group(group)
-            for place in range(columns.num_columns):
-                column = columns.column(place)
+            for index in range(columns.num_columns):
+                column = columns.column(index)
                 if column.path_in_schema in names:
                     size += column.total_uncompressed_size
     packed = sum(size_of_file for size_of_file, _ in states.values())

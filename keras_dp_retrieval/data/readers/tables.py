@@ -153,10 +153,10 @@ def _naming(path: pathlib.Path):
 
 def _merged(raw: RawRatings, request: Request, notes: list[str]):
     raw, note = merge_repeated(raw, request.repeated)
-    told = "; ".join(one for one in (*notes, note) if one)
-    if told:
-        _log.info("%s: %s", raw.name, told)
-    return raw, told
+    text = "; ".join(one for one in (*notes, note) if one)
+    if text:
+        _log.info("%s: %s", raw.name, text)
+    return raw, text
 
 
 def existing(path) -> pathlib.Path:
