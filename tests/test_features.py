@@ -12,6 +12,7 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.features import FeatureSchema
+from keras_dp_retrieval.data.features.column_encoders import NumericEncoder
 from keras_dp_retrieval.towers import feature_tower
 
 NUM_USERS, NUM_ITEMS, NUM_COLD = 48, 30, 6
@@ -92,11 +93,18 @@ def test_towers_that_know_ids_alone_get_ids(data):
 
 
 def test_the_vector_is_the_sum_of_id_values_labels_and_numbers(data):
-    tower = kdr.FeatureTower(data.candidate_features, 4, seed=0)
+    encoders = dict(data.candidate_features.schema.encoders)
+    encoders["price"] = NumericEncoder(9.0, 2.0, boundaries=[-0.5, 0.5])
+    tower = kdr.FeatureTower(
+        {"schema": FeatureSchema(encoders), "num_rows": data.num_candidates},
+        4,
+        seed=0,
+    )
     lookup = kdr.FeatureLookup.from_features(data.candidate_features)
     rows = np.array([3, 0, 7])
     vectors = tower({"candidate_id": rows, **lookup(rows)})
     features = data.candidate_features.columns
+    bins = np.asarray(tower.bins["price"].embeddings)
     ids, group, tags = (
         np.asarray(table.embeddings)
         for table in (tower.ids, tower.tables["group"], tower.tables["tags"])
@@ -107,9 +115,9 @@ def test_the_vector_is_the_sum_of_id_values_labels_and_numbers(data):
             expected[number] += ids[row] + group[features["group"][row]]
         for label in features["tags"][row]:
             expected[number] += tags[label] if label else 0
-        expected[number] += features["price"][row] * np.asarray(
-            tower.number_vectors[0]
-        )
+        price = features["price"][row]
+        expected[number] += price * np.asarray(tower.number_vectors[0])
+        expected[number] += bins[np.searchsorted([-0.5, 0.5], price)]
     np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-7)
 
 

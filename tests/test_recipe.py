@@ -195,6 +195,50 @@ def test_nothing_to_predict_is_said_in_our_words():
 # Trials.
 
 
+@pytest.mark.parametrize(("gain", "keeps"), [(0.01, True), (0.1, False)])
+def test_features_are_used_unless_it_is_better_without(
+    monkeypatch, gain, keeps
+):
+    without = np.array([0.5, 0.6, 0.7, 0.6])
+
+    class Task:
+        def ndcg_of_users(self, model, k):
+            return without
+
+    monkeypatch.setattr(trials, "_task", lambda data: Task())
+    with_them = without - gain - np.array([0.02, -0.02, 0.02, -0.02])
+    found = trials.compare(with_them, None, None, "features")
+    assert found.keeps == keeps
+    # By hand: the differences scatter by 0.02, over the root of four users.
+    assert found.gain == pytest.approx(gain)
+    assert found.error == pytest.approx(0.01)
+    assert ("with features" in str(found)) == keeps
+
+
+def test_the_recipe_takes_features_that_there_are(monkeypatch):
+    kinds = {"item_id": range(1, 81), "kind": ["a", "b"] * 40}
+    plain = synthetic()
+    ratings = plain._loaded.interactions
+    data = kdr.RetrievalDataset(
+        ratings.user_ids, ratings.candidate_ids, candidate_features=kinds
+    )
+    options = {"epochs": 1, "embedding_dimension": 4}
+    said = []
+    monkeypatch.setattr(trials.Comparison, "keeps", False)
+    for features, use, tune in (
+        (True, None, False),
+        (False, False, False),
+        (False, None, True),  # A trial was better without.
+        (True, True, True),  # Nobody asks a trial.
+    ):
+        given = {} if use is None else {"use_features": use}
+        model = kdr.fit_recipe(data, tune=tune, **given, **options)
+        said.append(isinstance(model.candidate_tower, kdr.FeatureTower))
+        assert said[-1] == features
+    with pytest.raises(ValueError, match="needs data with features"):
+        kdr.fit_recipe(plain, use_features=True)
+
+
 @pytest.fixture
 def tried(monkeypatch):
     """What `fit_recipe` has tried: pairs of the data and temperatures."""
@@ -202,7 +246,7 @@ def tried(monkeypatch):
 
     def choose(train, data, first, **options):
         calls.append((data, first, options))
-        return trials.Choice(first / 2, 0.25, ndcg=0.5)
+        return trials.Choice(first / 2, 0.25, ndcg=0.5), None
 
     monkeypatch.setattr(trials, "choose", choose)
     return calls
@@ -297,7 +341,7 @@ def chosen(monkeypatch, ndcg, *, noise=(0.0,), **options):
         trained.append(temperature)
         return Trial(temperature)
 
-    return trials.choose(train, None, 0.14, **options), trained
+    return trials.choose(train, None, 0.14, **options)[0], trained
 
 
 @pytest.mark.parametrize(

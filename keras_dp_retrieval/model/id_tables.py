@@ -120,7 +120,7 @@ def _feature_tables(model) -> set[int]:
         for tower in (model.user_tower, model.candidate_tower)
         for layer in sublayers(tower)
         if isinstance(layer, FeatureTower)
-        for table in layer.tables.values()
+        for table in (*layer.tables.values(), *layer.bins.values())
     }
 
 

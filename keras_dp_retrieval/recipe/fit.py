@@ -31,6 +31,9 @@ def fit_recipe(
 ):
     """Trains a model with hyperparameters that are chosen from the data.
 
+    Features of users and candidates are used if the data have some, unless a
+    trial without them does better by more than two standard errors.
+
     Objective, towers, dimension, optimizer, schedule and number of epochs
     are chosen from the shape of the data, see `Recipe`. The temperature and
     the popularity weight are chosen in trials on held-out interactions: three
@@ -164,7 +167,7 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         if verbose:
             print(f"Chosen: {decision}")
 
-    best = trials.choose(
+    best, of_users = trials.choose(
         train,
         data,
         recipe.temperature,
@@ -173,11 +176,21 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         report=report,
         explain=explain,
     )
-    return dataclasses.replace(
+    recipe = dataclasses.replace(
         recipe,
         temperature=best.temperature,
         popularity_weight=best.popularity_weight,
     )
+    if not recipe.use_features or "use_features" in given:
+        return recipe
+    without = dataclasses.replace(
+        recipe, epochs=shorter.epochs, use_features=False
+    )
+    decision = trials.compare(
+        of_users, _train(data, without, seed), data, "features"
+    )
+    explain(decision)
+    return dataclasses.replace(recipe, use_features=decision.keeps)
 
 
 def _has_next_items(data) -> bool:

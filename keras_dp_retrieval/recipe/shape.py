@@ -45,7 +45,8 @@ class Recipe:
         rating_weight: float. `rating_weight` of `FullSoftmax`; 0 if there are
             no ratings to learn from.
         popularity_weight: float. `popularity_weight` of `TwoTowerRetrieval`.
-        use_features: bool. Whether the towers get the features of the data.
+        use_features: bool. Whether the towers get the features of the data,
+            as they do if there are any, unless trials advise against it.
         id_dropout: float. `id_dropout` of the candidates' `FeatureTower`.
 
     Raises:
@@ -65,7 +66,7 @@ class Recipe:
     rating_weight: float = 0.8
     popularity_weight: float = 0.0
     use_features: bool = False
-    id_dropout: float = 0.1
+    id_dropout: float = 0.3
 
     def __post_init__(self):
         _checks.one_of("order", self.order, ORDERS)
@@ -118,7 +119,7 @@ def choose_recipe(data, **overrides) -> Recipe:
     options = {
         "order": "recency" if in_time else "ignored",
         "objective": losses.default_name(data.num_candidates),
-        "use_features": False,
+        "use_features": has_features(data),
         **overrides,
     }
     if options["use_features"] and not has_features(data):
@@ -138,8 +139,10 @@ def choose_recipe(data, **overrides) -> Recipe:
 
 def has_features(data) -> bool:
     """Whether a data set has features of users or candidates."""
-    sides = (data.user_features, data.candidate_features)
-    return any(features is not None for features in sides)
+    return any(
+        getattr(data, name, None) is not None
+        for name in ("user_features", "candidate_features")
+    )
 
 
 def _check_rating_weight(data, options):

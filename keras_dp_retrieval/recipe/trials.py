@@ -99,7 +99,7 @@ def choose(
     weights: bool = True,
     report: Callable = lambda choice: None,
     explain: Callable = lambda decision: None,
-) -> Choice:
+) -> tuple[Choice, np.ndarray]:
     """Chooses temperature and popularity weight by NDCG@10 (hill climbing).
 
     Divides the temperature `first` by 1.4 until NDCG@10 gets worse; if it does
@@ -120,7 +120,8 @@ def choose(
         explain: Called with the `Decision`, once.
 
     Returns:
-        The chosen `Choice`.
+        `(choice, ndcg_of_users)`: the chosen `Choice`, and its NDCG@10 of each
+        user.
     """
     task = _task(data)
     tried = []  # `(Choice, NDCG@10 of each user)`.
@@ -148,7 +149,54 @@ def choose(
         error=float(gains.std() / math.sqrt(len(gains))),
     )
     explain(decision)
-    return decision.chosen
+    chosen = decision.chosen
+    return chosen, of_users if chosen is plain else best_of_users
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Whether a model is better off without something.
+
+    Attributes:
+        what: str. What the other model was trained without.
+        gain: float. NDCG@10 of the model without it minus that of the one
+            with it.
+        error: float. Standard error of this difference, paired by user.
+    """
+
+    what: str
+    gain: float
+    error: float
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it is kept: unless it is significantly better without."""
+        return self.gain <= MIN_Z_SCORE * self.error
+
+    def __str__(self) -> str:
+        verb = "with" if self.keeps else "without"
+        return (
+            f"{verb} {self.what}: NDCG@10 changes by {self.gain:+.4f} without "
+            f"them, {MIN_Z_SCORE:g} standard errors are "
+            f"{MIN_Z_SCORE * self.error:.4f}"
+        )
+
+
+def compare(of_users: np.ndarray, model, data, what: str) -> Comparison:
+    """Compares a model with another one, trained without something.
+
+    Args:
+        of_users: `(num_users,)`. NDCG@10 of each user, as `choose` returns it.
+        model: The model trained without it.
+        data: As in `choose`.
+        what: str. What it is, in the plural.
+    """
+    gains = _task(data).ndcg_of_users(model, K) - of_users
+    return Comparison(
+        what,
+        gain=float(gains.mean()),
+        error=float(gains.std() / math.sqrt(len(gains))),
+    )
 
 
 def _ndcg(pair: tuple) -> float:

@@ -24,7 +24,8 @@ class FeatureTower(keras.layers.Layer):
 
     - A categorical column has one embedding a value.
     - Labels and words have one each, combined by `combiner`.
-    - Numbers and dates are multiplied by a vector each.
+    - Numbers and dates are multiplied by a vector each, and have one for the
+      bin that they are in.
     - `history` is the output of a tower of histories, which may bring
       embeddings of user ids of its own.
     - `network`, if there are `hidden` layers or crosses, is computed from all
@@ -75,9 +76,8 @@ class FeatureTower(keras.layers.Layer):
         hidden=(),
         num_crosses=0,
         use_id=True,
-        # Cold items gain from it, and up to 0.3 warm ones lose nothing;
-        # `benchmarks/` has the comparisons.
-        id_dropout=0.1,
+        # Cold items gain from it, and warm ones lose nothing up to here.
+        id_dropout=0.3,
         history=None,
         combiner="sum",
         stddev=0.05,
@@ -116,6 +116,13 @@ class FeatureTower(keras.layers.Layer):
             for name, encoder in self.schema.encoders.items()
             if encoder.is_number
         ]
+        self.bins = {
+            name: self._table(
+                len(self.schema.encoders[name].boundaries) + 1, f"bins_{number}"
+            )
+            for number, name in enumerate(self.numbers)
+            if self.schema.encoders[name].boundaries
+        }
         self.number_vectors = None
         if self.numbers:
             self.number_vectors = self.add_weight(
@@ -165,7 +172,8 @@ class FeatureTower(keras.layers.Layer):
         """The crosses, and the hidden layers with the output."""
         if not self.hidden and not self.num_crosses:
             return [], []
-        width = self.embedding_dimension * len(self.tables) + len(self.numbers)
+        num_tables = len(self.tables) + len(self.bins)
+        width = self.embedding_dimension * num_tables + len(self.numbers)
         crosses = []
         for number in range(self.num_crosses):
             import keras_rs
@@ -199,6 +207,7 @@ class FeatureTower(keras.layers.Layer):
         rows = _rows(inputs)
         known = self._known(rows, training)
         embedded = [self._embedded(name, inputs[name]) for name in self.tables]
+        embedded += [self._binned(name, inputs[name]) for name in self.bins]
         parts = list(embedded)
         if self.ids is not None:
             parts.append(self.ids(rows) * ops.cast(known, "float32")[:, None])
@@ -229,6 +238,15 @@ class FeatureTower(keras.layers.Layer):
         if isinstance(table, RowEmbedding):
             return combine(table(indices), present, self.combiner)
         return table(indices, weights=present)
+
+    def _binned(self, name, numbers):
+        boundaries = ops.cast(
+            ops.convert_to_tensor(self.schema.encoders[name].boundaries),
+            "float32",
+        )
+        numbers = ops.cast(numbers, "float32")
+        is_above = numbers[:, None] >= boundaries
+        return self.bins[name](ops.sum(ops.cast(is_above, "int32"), axis=1))
 
     def _history(self, inputs, rows, known, training):
         if not self.use_id:

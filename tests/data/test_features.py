@@ -200,6 +200,31 @@ def test_text_knows_the_most_frequent_words(monkeypatch):
     assert FeatureSchema.fit(table).encoders["text"].values == ["b", "c"]
 
 
+def test_bins_of_numbers_hold_about_equally_many():
+    years = [1990] * 2 + [1994] * 40 + [1995] * 30 + [1996] * 28
+    table = Features({"item_id": np.arange(100), "year": years})
+    encoder = FeatureSchema.fit(table.read("candidate")).encoders["year"]
+    boundaries = np.array(encoder.boundaries) * encoder.stddev + encoder.mean
+    # Bins of 20 or more: two of 1990 are too few for one of their own.
+    np.testing.assert_allclose(boundaries, [1994.5, 1995.5])
+    table = Features({"item_id": np.arange(640), "x": np.arange(640.0)})
+    encoder = FeatureSchema.fit(table.read("candidate")).encoders["x"]
+    assert len(encoder.boundaries) == 31
+    counts = np.histogram(
+        encoder.encode("x", table.read("candidate").columns["x"]),
+        [-np.inf, *encoder.boundaries, np.inf],
+    )[0]
+    assert counts.tolist() == [20] * 32
+
+
+def test_rare_words_of_many_rows_are_left_out():
+    rows = ["often rarely"] * 9 + ["often"] * 991
+    table = Features(
+        {"item_id": range(1000), "text": rows}, kinds={"text": "text"}
+    ).read("candidate")
+    assert FeatureSchema.fit(table).encoders["text"].values == ["often"]
+
+
 def test_a_constant_column_of_numbers_is_0():
     table = Features({"user_id": [1, 2], "x": [0.1, 0.1]}).read("user")
     encoded = FeatureSchema.fit(table).encode({"x": [0.1, 1.1]})

@@ -10,9 +10,17 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 
-# Words that occur in one row alone tell nothing of other rows.
-LEAST_ROWS_OF_A_WORD = 2
+# A word must be in so many of 1,000 rows, and in any case in two rows: one
+# alone tells nothing of others. Rarer words are learned by heart: of titles in
+# MovieLens 100K, those in two rows or more made cold items worse (NDCG@10
+# 0.24) than no words at all (0.32), those in ten or more better (0.34).
+LEAST_SHARE_OF_A_WORD = 0.01
+LEAST_ROWS_OF_A_WORD = (2, 10)
 MOST_WORDS = 20_000
+
+# Bins of numbers: with a vector a bin, a quantity need not act linearly.
+MOST_BINS = 32
+LEAST_ROWS_OF_A_BIN = 20  # With fewer they say which row it is.
 
 
 class ColumnEncoder:
@@ -134,8 +142,9 @@ class TextEncoder(_Values):
     """Words: int32 `(n, width)`, padded with 0.
 
     A text is the set of its words: letters and digits in a row, in lower
-    case. It knows the words that occur in two rows or more of the column that
-    it was fitted on, at most the 20,000 most frequent.
+    case. It knows the words that occur in 1 % of the rows that it was fitted
+    on, but in no fewer than two and in ten at most, and of them the 20,000 most
+    frequent.
     """
 
     kind = "text"
@@ -146,9 +155,10 @@ class TextEncoder(_Values):
         from keras_dp_retrieval.data.features import feature_arrays
 
         words = feature_arrays.words(name, column)
-        return cls(
-            feature_arrays.frequent(words, LEAST_ROWS_OF_A_WORD, MOST_WORDS)
-        )
+        low, high = LEAST_ROWS_OF_A_WORD
+        share = round(len(column) * LEAST_SHARE_OF_A_WORD)
+        least = min(max(share, low), high)
+        return cls(feature_arrays.frequent(words, least, MOST_WORDS))
 
     def encode(self, name, column):
         from keras_dp_retrieval.data.features import feature_arrays
@@ -164,18 +174,27 @@ class NumericEncoder(ColumnEncoder):
     Args:
         mean: float. Of the column that it was fitted on.
         stddev: float. Its standard deviation; 1 for a constant column.
+        boundaries: Rising floats, standardized: they divide the column into
+            bins of about equally many rows, 20 or more; 32 bins at most.
     """
 
     kind = "numeric"
     is_number = True
 
-    def __init__(self, mean, stddev):
+    def __init__(self, mean, stddev, boundaries=()):
         self.mean = _checks.number_between("mean", mean)
         self.stddev = _checks.number_between("stddev", stddev, 0, open_low=True)
+        self.boundaries = [
+            _checks.number_between("boundaries", float(one))
+            for one in boundaries
+        ]
 
     @classmethod
     def fit(cls, name, column):
-        return cls(*_mean_and_stddev(cls._numbers(name, column)))
+        numbers = cls._numbers(name, column)
+        numbers = numbers[~np.isnan(numbers)]
+        mean, stddev = _mean_and_stddev(numbers)
+        return cls(mean, stddev, (_boundaries(numbers) - mean) / stddev)
 
     def encode(self, name, column):
         numbers = self._numbers(name, column)
@@ -193,7 +212,11 @@ class NumericEncoder(ColumnEncoder):
         return feature_arrays.numbers(name, column)
 
     def get_config(self) -> dict:
-        return {"mean": self.mean, "stddev": self.stddev}
+        return {
+            "mean": self.mean,
+            "stddev": self.stddev,
+            "boundaries": self.boundaries,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -222,10 +245,27 @@ ENCODERS: dict[str, type[ColumnEncoder]] = {
 
 
 def _mean_and_stddev(numbers: np.ndarray) -> tuple[float, float]:
-    numbers = numbers[~np.isnan(numbers)]
     if not len(numbers):
         return 0.0, 1.0
     mean, stddev = float(numbers.mean()), float(numbers.std())
     # Of a constant column, rounding may leave a little.
     is_constant = stddev <= 1e-12 * max(abs(mean), 1e-300)
     return mean, 1.0 if is_constant else stddev
+
+
+def _boundaries(numbers: np.ndarray) -> np.ndarray:
+    """Between the bins of a column: in the middle of two of its values."""
+    num_bins = min(MOST_BINS, len(numbers) // LEAST_ROWS_OF_A_BIN)
+    if num_bins < 2:
+        return np.zeros(0)
+    values, counts = np.unique(numbers, return_counts=True)
+    rows_up_to = np.cumsum(counts)
+    size = len(numbers) / num_bins
+    last = int(np.searchsorted(rows_up_to, size))  # A bin's last value.
+    boundaries = []
+    # A rest of less than half a bin belongs to the one before.
+    while len(numbers) - rows_up_to[last] >= size / 2:
+        boundaries.append((values[last] + values[last + 1]) / 2)
+        following = np.searchsorted(rows_up_to, rows_up_to[last] + size)
+        last = min(int(following), len(values) - 1)
+    return np.array(boundaries)
