@@ -1,6 +1,7 @@
 """Features: read from anywhere, encoded as the train part has them."""
 
 import datetime
+import decimal
 import json
 
 import keras
@@ -319,6 +320,30 @@ def test_features_survive_the_config_of_a_data_set():
         before, after = getattr(data, side), getattr(again, side)
         for name, column in before.columns.items():
             np.testing.assert_array_equal(after.columns[name], column)
+
+
+def test_dates_survive_json():
+    zone = datetime.timezone(datetime.timedelta(hours=5))
+    features = Features(
+        {
+            "user_id": [1, 2, 3],
+            "day": [datetime.date(2026, 1, 1), None, datetime.date(2026, 1, 3)],
+            "moment": [datetime.datetime(2026, 1, d, 3) for d in (1, 2, 4)],
+            "zoned": [
+                datetime.datetime(2026, 1, d, 3, tzinfo=zone) for d in (1, 2, 4)
+            ],
+            "price": [decimal.Decimal("1.5"), decimal.Decimal(2), None],
+        }
+    )
+    table = features.read("user")
+    expected = FeatureSchema.fit(table).encode(table.columns)
+    for before in (features, Features(table)):
+        config = json.loads(json.dumps(before.get_config()))
+        again = Features.from_config(config).read("user")
+        assert again.kinds == table.kinds
+        encoded = FeatureSchema.fit(again).encode(again.columns)
+        for name, column in expected.items():
+            np.testing.assert_allclose(encoded[name], column, atol=1e-6)
 
 
 def test_ids_of_features_are_of_the_type_of_the_others():

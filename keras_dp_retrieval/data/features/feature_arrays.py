@@ -10,6 +10,7 @@ from pyarrow import types
 from keras_dp_retrieval.data.features.kinds import (
     LABEL_SEPARATOR,
     is_list,
+    is_moment,
     is_text,
 )
 
@@ -194,6 +195,18 @@ def days(name: str, column) -> np.ndarray:
             name, "dates, or texts such as '2026-11-29'", column, error
         ) from error
     return nanoseconds / _NANOSECONDS_A_DAY
+
+
+def as_list(column) -> list:
+    """Returns a column as a list that JSON can hold, dates as ISO texts."""
+    if types.is_timestamp(column.type) and column.type.tz is not None:
+        # `days` reads texts in UTC that name no zone.
+        column = column.cast(pyarrow.timestamp(column.type.unit))
+    if is_moment(column.type):
+        column = column.cast(_TEXT)
+    elif types.is_decimal(column.type):
+        column = column.cast(pyarrow.float64())
+    return column.to_pylist()
 
 
 def _numpy(column, missing=None) -> np.ndarray:

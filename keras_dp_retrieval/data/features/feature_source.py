@@ -113,24 +113,40 @@ class Features:
                 "kinds": dict(self.source.kinds),
             }
         if isinstance(self.source, (str, os.PathLike)):
-            source = os.fspath(self.source)
+            source, dates = os.fspath(self.source), {}
         else:
-            source = self._as_lists()
+            source, dates = self._as_lists()
         return {
             "source": source,
             "id_column": self.id_column,
             "columns": self.columns,
-            "kinds": self.kinds,
+            "kinds": {**dates, **self.kinds},
         }
 
-    def _as_lists(self) -> dict[str, list]:
-        from keras_dp_retrieval.data.features import feature_reading
+    def _as_lists(self) -> tuple[dict[str, list], dict[str, str]]:
+        """The columns for JSON, and the kind of those with dates, as text."""
+        from keras_dp_retrieval.data.features import (
+            feature_arrays,
+            feature_reading,
+            kinds,
+        )
 
         named = feature_reading.named_columns_of(self.source, "`source`")
-        return {
-            name: feature_reading.as_arrow(name, column).to_pylist()
+        columns = {
+            name: feature_reading.as_arrow(name, column)
             for name, column in named.items()
         }
+        dates = {
+            name: "date"
+            for name, column in columns.items()
+            if kinds.is_moment(column.type)
+            and (self.columns is None or name in self.columns)
+        }
+        lists = {
+            name: feature_arrays.as_list(column)
+            for name, column in columns.items()
+        }
+        return lists, dates
 
     @classmethod
     def from_config(cls, config) -> "Features":

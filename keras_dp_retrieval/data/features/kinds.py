@@ -43,7 +43,7 @@ def _inferred(name: str, column) -> str:
         kind = kind.value_type
     if is_list(kind):
         return "multi_label"
-    if types.is_temporal(kind) and not types.is_duration(kind):
+    if is_moment(kind):
         return "date"
     if types.is_boolean(kind) or types.is_null(kind):
         return "categorical"
@@ -81,6 +81,11 @@ def is_list(kind: pyarrow.DataType) -> bool:
         or types.is_large_list(kind)
         or types.is_fixed_size_list(kind)
     )
+
+
+def is_moment(kind: pyarrow.DataType) -> bool:
+    """Whether a column of this type holds dates or times."""
+    return types.is_temporal(kind) and not types.is_duration(kind)
 
 
 def is_text(kind: pyarrow.DataType) -> bool:
