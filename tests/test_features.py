@@ -92,6 +92,33 @@ def test_towers_that_know_ids_alone_get_ids(data):
     assert model.user_features is None and model.candidate_features is None
 
 
+def test_a_functional_model_over_ids_gets_ids(data):
+    ids = keras.Input((), dtype="int32")
+    table = keras.layers.Embedding(data.num_candidates, 8)
+    tower = keras.Model(ids, keras.layers.Dense(8)(table(ids)))
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, 8, objective="rating", candidate_tower=tower
+    )
+    assert model.candidate_features is None
+    np.testing.assert_allclose(
+        model.candidate_vectors(),
+        tower(np.arange(data.num_candidates)),
+        atol=1e-6,
+    )
+
+
+def test_a_functional_model_over_one_column_gets_the_column(data):
+    group = keras.Input((), dtype="int32", name="group")
+    tower = keras.Model(group, keras.layers.Embedding(4, 8)(group))
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, 8, objective="rating", candidate_tower=tower
+    )
+    vectors = model.candidate_vectors()
+    np.testing.assert_allclose(
+        vectors, tower(data.candidate_features.columns["group"]), atol=1e-6
+    )
+
+
 def test_the_vector_is_the_sum_of_id_values_labels_and_numbers(data):
     encoders = dict(data.candidate_features.schema.encoders)
     encoders["price"] = NumericEncoder(9.0, 2.0, boundaries=[-0.5, 0.5])

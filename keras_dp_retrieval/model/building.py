@@ -251,13 +251,25 @@ def known_features(data, given) -> dict:
     found = {}
     for side in ("user", "candidate"):
         features = getattr(data, f"{side}_features", None)
+        if features is None:
+            continue
         tower = given.get(f"{side}_tower")
-        takes_rows = tower is not None and (
-            isinstance(tower, HistoryTower) or knows_ids_alone(tower)
-        )
-        if features is not None and not takes_rows:
+        if tower is None or not _takes_ids_alone(tower, features):
             found[f"{side}_features"] = FeatureLookup.from_features(features)
     return found
+
+
+def _takes_ids_alone(tower, features) -> bool:
+    """Whether a tower has no use for features: it takes ids, or histories."""
+    if isinstance(tower, HistoryTower) or knows_ids_alone(tower):
+        return True
+    # A functional model with one input, which is called as no column is.
+    only = getattr(tower, "input", None)
+    return (
+        isinstance(tower, keras.Model)
+        and isinstance(only, keras.KerasTensor)
+        and only.name not in features.columns
+    )
 
 
 def _check_features(model, side):

@@ -173,13 +173,15 @@ def _run(tower, inputs, training):
     return tower(inputs)
 
 
-def _wanted(tower, inputs: dict) -> dict:
+def _wanted(tower, inputs: dict):
     """The inputs that a functional model has; other layers get all."""
     names = (
         getattr(tower, "input", None)
         if isinstance(tower, keras.Model)
         else None
     )
+    if isinstance(names, keras.KerasTensor) and names.name in inputs:
+        return inputs[names.name]
     if not isinstance(names, dict):
         return inputs
     missing = sorted(set(names) - set(inputs))
