@@ -113,7 +113,8 @@ class Features:
                 "kinds": dict(self.source.kinds),
             }
         if isinstance(self.source, (str, os.PathLike)):
-            source, dates = os.fspath(self.source), {}
+            source: str | dict = os.fspath(self.source)
+            dates: dict[str, str] = {}
         else:
             source, dates = self._as_lists()
         return {
