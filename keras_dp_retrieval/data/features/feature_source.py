@@ -108,7 +108,10 @@ class Features:
     def get_config(self) -> dict:
         if isinstance(self.source, FeatureTable):
             return {
-                "source": self.source.as_lists(),
+                "source": {
+                    self.source.id_column: self.source.ids.tolist(),
+                    **_as_lists(self.source.columns),
+                },
                 "id_column": self.source.id_column,
                 "kinds": dict(self.source.kinds),
             }
@@ -116,7 +119,7 @@ class Features:
             source: str | dict = os.fspath(self.source)
             dates: dict[str, str] = {}
         else:
-            source, dates = self._as_lists()
+            source, dates = self._lists_and_dates()
         return {
             "source": source,
             "id_column": self.id_column,
@@ -124,13 +127,9 @@ class Features:
             "kinds": {**dates, **self.kinds},
         }
 
-    def _as_lists(self) -> tuple[dict[str, list], dict[str, str]]:
+    def _lists_and_dates(self) -> tuple[dict[str, list], dict[str, str]]:
         """The columns for JSON, and the kind of those with dates, as text."""
-        from keras_dp_retrieval.data.features import (
-            feature_arrays,
-            feature_reading,
-            kinds,
-        )
+        from keras_dp_retrieval.data.features import feature_reading, kinds
 
         named = feature_reading.named_columns_of(self.source, "`source`")
         columns = {
@@ -143,15 +142,18 @@ class Features:
             if kinds.is_moment(column.type)
             and (self.columns is None or name in self.columns)
         }
-        lists = {
-            name: feature_arrays.as_list(column)
-            for name, column in columns.items()
-        }
-        return lists, dates
+        return _as_lists(columns), dates
 
     @classmethod
     def from_config(cls, config) -> "Features":
         return cls(**config)
+
+
+def _as_lists(columns: Mapping) -> dict[str, list]:
+    """Columns of Arrow as lists that JSON can hold."""
+    from keras_dp_retrieval.data.features import feature_arrays
+
+    return {name: feature_arrays.as_list(one) for name, one in columns.items()}
 
 
 def columns_for_ids(source, side: str, names: Sequence[str], ids) -> dict:

@@ -26,12 +26,3 @@ class FeatureTable:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def as_lists(self) -> dict[str, list]:
-        """Returns the columns, ids first, as lists that JSON can hold."""
-        from keras_dp_retrieval.data.features.feature_arrays import as_list
-
-        return {
-            self.id_column: self.ids.tolist(),
-            **{name: as_list(one) for name, one in self.columns.items()},
-        }
