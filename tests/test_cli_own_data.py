@@ -210,7 +210,19 @@ def test_somebody_new_is_asked_for_by_a_history(tmp_path, capsys):
     ]
     run(capsys, *command, "--output", tmp_path / "new.jsonl")
     rows = map(json.loads, (tmp_path / "new.jsonl").read_text().splitlines())
-    assert {row["user_id"] for row in rows} == {None}
+    assert {(row["user_id"], row["source"]) for row in rows} == {
+        (None, "history")
+    }
+    # Items that nobody had count for nothing, which is said.
+    more = run(capsys, *command[:3], 99, *command[3:], 98, "-k", 2)
+    note, rest = more.split("\n", 1)
+    assert rest == said
+    assert note.startswith("Note: 2 of 5 ids of the history are not known to")
+    assert note.endswith("skipped: 99, 98.")
+    note, rest = run(capsys, *command[:3], 99, "-k", 2).split("\n", 1)
+    assert note.endswith("skipped: 99; the list is what is popular.")
+    (ids,), _ = model.recommend(histories=[[]], k=2, unknown="popular")
+    assert re.findall(r"^ +[-\d.]+ +(\d+)$", rest, re.M) == list(map(str, ids))
     assert "candidate ids are whole numbers. Received: 'x'" in error_of(
         capsys, "recommend", tmp_path / "m.keras", "--history", "x"
     )
@@ -266,6 +278,7 @@ def test_files_hold_what_the_model_recommends(
             "candidate_id": str(one),
             "title": model.candidate_titles.get(one),
             "score": score,
+            "source": "model",
         }
         for user, of_user, their_scores in zip(users, ids, scores, strict=True)
         for rank, (one, score) in enumerate(
@@ -287,8 +300,6 @@ def test_a_file_of_lists_is_replaced_when_it_is_whole(
     path = tmp_path / "lists.csv"
     path.write_text("older lists")
     command = ("recommend", shop / "model.keras", "--output", path)
-    said = error_of(capsys, *command, "ann01", "bob", "cid")
-    assert "2 of 3 that are not: 'bob', 'cid'. It knows 24 users" in said
     monkeypatch.setattr(recommend_command, "_MOST_USERS", 1)
     recommend, calls = kdr.TwoTowerRetrieval.recommend, []
 
@@ -302,6 +313,33 @@ def test_a_file_of_lists_is_replaced_when_it_is_whole(
     assert cli.main([*map(str, command), "ann01", "ann02"]) == 130
     assert path.read_text() == "older lists"
     assert [one.name for one in tmp_path.iterdir()] == ["lists.csv"]
+
+
+def test_users_of_whom_nothing_is_known_get_what_is_popular(
+    shop, model, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(recommend_command, "_MOST_USERS", 2)
+    users = ["bob", "ann02", "cid"]
+    command = ("recommend", shop / "model.keras", "-k", 3, *users)
+    said = run(capsys, *command)
+    assert re.findall("Note: .*", said) == [
+        "Note: 2 of 3 users are not known to the model and get what is "
+        "popular: 'bob', 'cid'."
+    ]
+    lists = re.split("Recommended for .*:", said)[1:]
+    listed = [re.findall(r"B\d\d", text) for text in lists]
+    ids, _ = model.recommend(users, k=3, unknown="popular")
+    assert listed == ids.tolist()
+    assert listed[0] == listed[2]
+    counts = np.asarray(model.candidate_counts)
+    most = counts[model.candidate_vocabulary.rows(ids[0])]
+    assert most.tolist() == sorted(counts[1:].tolist())[:-4:-1]
+    run(capsys, *command, "--output", tmp_path / "lists.csv")
+    rows = rows_of(tmp_path / "lists.csv")
+    assert [row["source"] for row in rows[::3]] == [
+        *("popular", "model", "popular")
+    ]
+    assert rows[0]["score"] == pytest.approx(np.log1p(most[0]))
 
 
 @pytest.mark.parametrize("output", ["lists.txt", "lists", ".csv", "no/l.csv"])
@@ -410,3 +448,130 @@ def test_a_search_takes_the_file(shop, monkeypatch, capsys):
     assert "enough" in error_of(capsys, *command)
     (data,) = searched
     assert data.split == "random" and data.num_candidates == 19
+
+
+# Features
+
+
+def write_features(folder):
+    """What is known of customers and products; nobody has `B00`."""
+    users = [["customer", "country"]]
+    users += [[f"ann{n:02}", ["GB", "SE"][n % 2]] for n in range(1, 25)]
+    items = [["item_id", "kind", "price"]]
+    items += [[f"B{n:02}", f"kind {n % 3}", n] for n in range(19)]
+    for name, rows in (("users", users), ("items", items)):
+        with open(folder / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+
+@pytest.mark.slow
+def test_towers_learn_from_files_of_features(
+    shop, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_features(tmp_path)
+    data = ("--interactions", shop / "shop.csv", "--repeated", "last")
+    of_users = ("--user-features", "users.csv")
+    features = (*of_users, "--candidate-features", "items.csv")
+    with patched_devices(monkeypatch):
+        said = run(
+            capsys,
+            *("train", *data, *features, "--objective", "full_softmax"),
+            *("--epochs", "1", "--embedding-dimension", "4"),
+        )
+    model = kdr.TwoTowerRetrieval.load("model.keras")
+    assert list(model.user_features.schema.encoders) == ["country"]
+    assert list(model.candidate_features.schema.encoders) == ["kind", "price"]
+    assert isinstance(model.user_tower, kdr.FeatureTower)
+    assert "features of 24 users: country (categorical, 2)\n" in said
+    assert "B00" in model.retrievable_ids()
+    evaluated = run(capsys, "evaluate", "model.keras", *data, *features)
+    assert metrics_in(evaluated) == metrics_in(said)
+    # Without the products, B00 is no id of the data.
+    wrong = error_of(capsys, "evaluate", "model.keras", *data, *of_users)
+    assert wrong.endswith("as then, with `--candidate-features FILE`.\n")
+
+
+@pytest.mark.filterwarnings("ignore:.*also in the train part")
+def test_inspection_and_search_take_files_of_features(
+    shop, tmp_path, monkeypatch, capsys
+):
+    from keras_dp_retrieval import tuning
+
+    searched = []
+
+    def search(data, **_):
+        searched.append(data)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(tuning, "search", search)
+    monkeypatch.chdir(tmp_path)
+    write_features(tmp_path)
+    options = ("--candidate-features", "items.csv", "--split", "by_time")
+    shop_file = shop / "shop.csv"
+    assert "enough" in error_of(
+        capsys, "tune", "--interactions", shop_file, *options
+    )
+    (data,) = searched
+    assert data.candidate_features.num_rows == NUM_PRODUCTS + 2
+    assert data.user_features is None
+    said = run(capsys, "inspect", shop_file, *options)
+    assert "\nfeatures of 19 candidates: kind (categorical, 3), price" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--user-features", "nowhere.csv"),
+            r"`--user-features` must be a file or folder that exists",
+        ),
+        (
+            ("--user-features", "items.csv"),
+            r"one column with the ids of the users\. .*`--user-column NAME`",
+        ),
+        (
+            ("--candidate-features", "twice.csv"),
+            r"`--candidate-features` must have one row for each id\. .*'B01'",
+        ),
+        (
+            ("--candidate-features", "broken.parquet"),
+            r"'broken.parquet' must be a CSV file in UTF-8 .* or a Parquet",
+        ),
+        (("--features",), r"and `--features` of MovieLens"),
+    ],
+)
+def test_features_are_checked_before_the_interactions(
+    options, message, shop, tmp_path, monkeypatch, capsys
+):
+    def read(*_, **__):
+        pytest.fail("The features were not checked first.")
+
+    monkeypatch.setattr(inputs, "dataset_from_file", read)
+    monkeypatch.chdir(tmp_path)
+    write_features(tmp_path)
+    (tmp_path / "twice.csv").write_text("item_id,kind\nB01,a\nB01,b\n")
+    (tmp_path / "broken.parquet").write_text("no parquet")
+    for command in ("train", "tune", "inspect"):
+        shop_file = (shop / "shop.csv",)
+        if command != "inspect":
+            shop_file = ("--interactions", *shop_file)
+        said = error_of(capsys, command, *shop_file, *options)
+        assert re.search(message, said), said
+
+
+def test_features_of_movielens_are_asked_for_with_a_flag(monkeypatch, capsys):
+    asked = []
+
+    def movielens(version, **options):
+        asked.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(kdr, "MovieLensRetrievalDataset", movielens)
+    for flags in ((), ("--features",)):
+        assert "enough" in error_of(capsys, "train", *flags)
+    assert [options["features"] for options in asked] == [False, True]
+    command = ("train", "--features", "--source", "synthetic")
+    assert "`--features` needs MovieLens itself" in error_of(capsys, *command)
+    said = error_of(capsys, "train", "--user-features", "users.csv")
+    assert "`--user-features` must come with a file of interactions" in said

@@ -137,8 +137,7 @@ def test_what_cannot_be_recommended_is_not_popular():
     assert ids[1].tolist() == [102, 100, -1, -1]
 
 
-@pytest.mark.parametrize("indexed", [False, True])
-@pytest.mark.parametrize("chunk", [2, 1024])
+@pytest.mark.parametrize(("indexed", "chunk"), [(False, 2), (True, 1024)])
 def test_a_mixed_batch_answers_each_as_if_alone(indexed, chunk, monkeypatch):
     monkeypatch.setattr(recommending, "USERS_PER_CHUNK", chunk)
     model = model_of()
@@ -233,6 +232,8 @@ def test_a_history_is_for_an_id_that_is_unknown(reader):
     by_history = reader.recommend(histories=[[104]], k=8)
     same((ids[1:2], scores[1:2]), by_history)
     same((ids[2], scores[2]), popular(reader, 8))
+    alone = reader.recommend([99], 8, histories=[[104]], unknown="popular")
+    same(alone, by_history)
 
 
 # Features

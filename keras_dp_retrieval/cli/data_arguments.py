@@ -8,11 +8,11 @@ from keras_dp_retrieval.data.readers.repeats import REPEATED, check_repeated
 from keras_dp_retrieval.data.readers.text_conditions import parse_conditions
 from keras_dp_retrieval.data.splits import SPLITS
 
-_OF_MOVIELENS = ("version", "source", "data_dir")
+_OF_MOVIELENS = ("version", "source", "data_dir", "features")
 _OF_FILES = (
     *("user_column", "candidate_column", "rating_column", "timestamp_column"),
     *("weight_column", "filter", "repeated", "rating_range"),
-    *("candidates", "title_column"),
+    *("candidates", "title_column", "user_features", "candidate_features"),
 )
 _OF_BOTH = ("interactions", "split", "seed", "batch_size", "allow_trained")
 
@@ -97,6 +97,13 @@ def _add_file_arguments(group):
         metavar="NAME",
         help="column of titles in it; found by its name (title, name, ...)",
     )
+    for side in ("user", "candidate"):
+        group.add_argument(
+            f"--{side}-features",
+            metavar="FILE",
+            help=f"CSV or Parquet with what is known of {side}s, a row each, "
+            "with their ids; both towers learn from such",
+        )
 
 
 def _add_movielens_arguments(group):
@@ -111,6 +118,12 @@ def _add_movielens_arguments(group):
     )
     group.add_argument(
         "--data-dir", help="folder of TFDS, or of GroupLens' files"
+    )
+    group.add_argument(
+        "--features",
+        action="store_const",
+        const=True,
+        help="learn from the features of movies and, in 100k and 1m, of users",
     )
 
 
@@ -132,6 +145,11 @@ def check_data_arguments(args, *, known: bool = False) -> None:
                 f"{given} must come with a file of interactions. Received: no "
                 "file. Name it, or leave the option out for MovieLens."
             )
+        if args.features and args.source == "synthetic":
+            raise ValueError(
+                "`--features` needs MovieLens itself. Received: --source "
+                "synthetic, which has ratings alone."
+            )
         return
     given = _given(args, _OF_MOVIELENS)
     if given:
@@ -145,7 +163,8 @@ def check_data_arguments(args, *, known: bool = False) -> None:
             "`--title-column` must come with `--candidates FILE`, which has "
             f"the titles. Received: --title-column {args.title_column} alone."
         )
-    for name in ("interactions", "candidates"):
+    files = "interactions", "candidates", "user_features", "candidate_features"
+    for name in files:
         check_exists(flag(name), getattr(args, name))
     if args.rating_range is not None:
         args.rating_range = arguments.rating_range(args.rating_range)
@@ -174,6 +193,10 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# What says in Python which column has the ids; here it is found by its name.
+_ID_COLUMN = "`kdr.Features(table, id_column=...)`"
+
+
 def in_flags(message: str) -> str:
     """A message of the classes, in the words of the command line.
 
@@ -188,4 +211,7 @@ def in_flags(message: str) -> str:
         is_plain = value in ("", "True")
         return f"`{flag(_FLAGS[name])}{'' if is_plain else ' ' + value}`"
 
+    message = message.replace(
+        _ID_COLUMN, "`--user-column NAME` or `--candidate-column NAME`"
+    )
     return re.sub(r"`(\w+)(?:=([^`]*))?`", translated, message)

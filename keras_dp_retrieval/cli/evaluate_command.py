@@ -5,6 +5,7 @@ from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
     check_data_arguments,
+    flag,
 )
 
 HELP = "metrics of a saved model"
@@ -33,11 +34,29 @@ def run(args) -> int:
     model = inputs.load_model(args.model)
     data = _load_data_of(model, args)
     printing.print_data(data)
-    metrics = kdr.evaluate(
-        model, data, split="test", allow_trained=args.allow_trained
-    )
+    metrics = _evaluate(model, data, args)
     printing.print_metrics(metrics, data)
     return 0
+
+
+def _evaluate(model, data, args) -> dict:
+    try:
+        return kdr.evaluate(
+            model, data, split="test", allow_trained=args.allow_trained
+        )
+    except ValueError as error:
+        # Ids that have features and no interactions are ids of the data, too.
+        unnamed = [
+            f"`{flag(name)} FILE`"
+            for name in ("user_features", "candidate_features")
+            if getattr(model, name) is not None and getattr(args, name) is None
+        ]
+        if not unnamed or args.interactions is None:
+            raise
+        raise ValueError(
+            f"{error} The model was trained with features: name their files as "
+            f"then, with {' and '.join(unnamed)}."
+        ) from error
 
 
 def _load_data_of(model, args):
@@ -47,6 +66,9 @@ def _load_data_of(model, args):
     options = {"candidate_key": model.candidate_key}
     if args.interactions is None:
         _choose_movielens(known, args)
+        sides = model.user_features, model.candidate_features
+        if any(one is not None for one in sides):
+            args.features = True
         options = {}
     if args.seed is None:
         args.seed = known.get("seed", 42)

@@ -42,14 +42,40 @@ def load_data(args, split: str | None = None, reading=None, **options):
         **vars(args),
         "conditions": args.filter and parse_conditions("--filter", args.filter),
     }
+    reading = FileReading.of(given, otherwise=reading or {})
+    # First, as they are small: what is wrong with them is said at once.
+    options["user_features"] = _features(
+        "user", args.user_features, reading.user_column
+    )
+    options["candidate_features"] = _features(
+        "candidate", args.candidate_features, reading.candidate_column
+    )
     return dataset_from_file(
         args.interactions,
-        FileReading.of(given, otherwise=reading or {}),
+        reading,
         candidates=args.candidates,
         title_column=args.title_column or "auto",
         split=split,
         **options,
     )
+
+
+def _features(side: str, path: str | None, id_column: str):
+    """A table of features; None without a file.
+
+    Args:
+        side: `"user"` or `"candidate"`.
+        path: Optional path of a CSV or Parquet file.
+        id_column: str. What has the ids among the interactions: here, too, if
+            there is such a column.
+    """
+    if path is None:
+        return None
+    from keras_dp_retrieval.data.features import feature_reading
+
+    if id_column not in feature_reading.column_names(path):
+        id_column = "auto"
+    return kdr.Features(kdr.Features(path, id_column=id_column).read(side))
 
 
 def check_ratings(data, objectives) -> None:
@@ -67,11 +93,12 @@ def _load_movielens(args, **options):
     version = args.version or "100k"
     options["data_dir"] = args.data_dir
     source = args.source or _source_of(args.data_dir)
+    options["features"] = bool(args.features)
     data = kdr.MovieLensRetrievalDataset(version, source=source, **options)
     try:
         data.num_users  # noqa: B018, reads the ratings.
     except RuntimeError as error:
-        if args.source or args.data_dir:
+        if args.source or args.data_dir or args.features:
             raise  # Asked for by name: nothing else will do.
         print(
             f"MovieLens could not be reached: {in_flags(str(error))}\n"

@@ -3,7 +3,7 @@
 import warnings
 
 from keras_dp_retrieval import recipe, report
-from keras_dp_retrieval.cli import inputs
+from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
     check_data_arguments,
@@ -34,6 +34,7 @@ def run(args) -> int:
         data = inputs.load_data(args, args.split)
         described = data.describe()
     print(in_flags(str(described)))
+    printing.print_features(data)
     print()
     print(recipe.plan_recipe(data))
     if args.figure:

@@ -17,14 +17,15 @@ def write(path, model, lists: Iterable[tuple]) -> tuple[int, int]:
     """Writes lists to a file, which is there when it is whole.
 
     A row is a candidate of a user: `user_id` (nothing for somebody new),
-    `rank` (from 1), `candidate_id`, `title` (nothing without one) and `score`.
+    `rank` (from 1), `candidate_id`, `title` (nothing without one), `score` and
+    `source`, what the list comes from, as `recommend` says.
     What only fills up a list that is too short is left out.
 
     Args:
         path: Path. Its suffix, one of `SUFFIXES`, says what is written.
         model: `TwoTowerRetrieval`, for ids and titles.
-        lists: `(users, candidate_ids, scores)`, some users at a time: ids
-            `(batch,)` or None, `(batch, k)`, `(batch, k)`.
+        lists: `(users, candidate_ids, scores, sources)`, some users at a time:
+            ids `(batch,)` or None, `(batch, k)`, `(batch, k)`, `(batch,)`.
 
     Returns:
         `(num_users, num_rows)`.
@@ -35,10 +36,10 @@ def write(path, model, lists: Iterable[tuple]) -> tuple[int, int]:
     num_users = num_rows = 0
     with renamed_when_whole(path, suffix) as temporary:
         with _WRITERS[suffix](temporary, _schema(model)) as write_table:
-            for users, ids, scores in _chained(first, lists):
-                table = _table(users, ids, scores, model)
+            for part in _chained(first, lists):
+                table = _table(part, model)
                 write_table(table)
-                num_users += len(ids)
+                num_users += len(part[1])
                 num_rows += len(table)
     return num_users, num_rows
 
@@ -62,14 +63,16 @@ def _schema(model):
             "candidate_id": of(model.candidate_vocabulary),
             "title": pyarrow.string(),
             "score": pyarrow.float32(),
+            "source": pyarrow.string(),
         }
     )
 
 
-def _table(users, ids, scores, model):
+def _table(part: tuple, model):
     """Some lists as an Arrow table of `_schema`."""
     import pyarrow
 
+    users, ids, scores, sources = part
     found = np.isfinite(scores)
     ranks = np.broadcast_to(np.arange(1, ids.shape[1] + 1), ids.shape)
     candidates = ids[found].tolist()
@@ -84,6 +87,7 @@ def _table(users, ids, scores, model):
         candidates,
         [titles.get(one) for one in candidates],
         scores[found],
+        np.repeat(sources, found.sum(1)).tolist(),
     ]
     schema = _schema(model)
     return pyarrow.table(
@@ -114,8 +118,9 @@ def _csv(path, schema) -> Iterator[Callable]:
 @contextlib.contextmanager
 def _json_lines(path, schema) -> Iterator[Callable]:
     def write_table(table):
-        for *row, score in _rows(table):
-            values = dict(zip(schema.names, [*row, float(score)], strict=True))
+        for row in _rows(table):
+            values = dict(zip(schema.names, row, strict=True))
+            values["score"] = float(values["score"])
             file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     with open(path, "w", encoding="utf-8") as file:
@@ -124,9 +129,9 @@ def _json_lines(path, schema) -> Iterator[Callable]:
 
 def _rows(table) -> Iterator[tuple]:
     """Rows of a table, scores as the shortest texts that mean them."""
-    *columns, scores = table.columns
-    texts = scores.cast("string")
-    return zip(*(one.to_pylist() for one in (*columns, texts)), strict=True)
+    place = table.column_names.index("score")
+    texts = table.set_column(place, "score", table["score"].cast("string"))
+    return zip(*(one.to_pylist() for one in texts.columns), strict=True)
 
 
 _WRITERS = {".parquet": _parquet, ".csv": _csv, ".jsonl": _json_lines}

@@ -6,6 +6,16 @@ import numpy as np
 def print_data(data):
     """What the data are, and what was done to read and split them."""
     print("Data: " + data.description.replace("; ", "\n      "))
+    print_features(data, " " * 6)
+
+
+def print_features(data, indent=""):
+    """What is known of users and candidates, where there is a table."""
+    for side in ("user", "candidate"):
+        features = getattr(data, f"{side}_features")
+        if features is not None:
+            number = int(features.is_known.sum())
+            print(f"{indent}features of {number:,} {side}s: {features}")
 
 
 def print_metrics(metrics: dict, data):

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_dp_retrieval.cli import inputs, list_files, printing
 from keras_dp_retrieval.cli.data_arguments import check_exists
+from keras_dp_retrieval.model import id_rows
 
 HELP = "use a saved model"
 
@@ -16,12 +17,18 @@ _MOST_CANDIDATES = 2**20
 
 def add_arguments(parser):
     parser.add_argument("model", help="a file that `train` saved")
-    parser.add_argument("user_ids", nargs="*", help="ids of known users")
+    parser.add_argument(
+        "user_ids",
+        nargs="*",
+        help="ids of users; one of whom the model knows nothing gets what is "
+        "popular",
+    )
     parser.add_argument(
         "--history",
         nargs="+",
         metavar="ID",
-        help="instead, what somebody new had, oldest first: ids of candidates",
+        help="instead, what somebody new had, oldest first: ids of candidates; "
+        "unknown ones are skipped",
     )
     parser.add_argument(
         "--users",
@@ -40,7 +47,7 @@ def add_arguments(parser):
         dest="lists",
         metavar="FILE",
         help="write the lists to a .parquet, .csv or .jsonl file: user_id, "
-        "rank, candidate_id, title, score",
+        "rank, candidate_id, title, score, source",
     )
 
 
@@ -79,14 +86,16 @@ def run(args) -> int:
 
 
 def _lists(model, args) -> Iterator[tuple]:
-    """Yields `(users, candidate ids, scores)`, some users at a time.
+    """Yields `(users, candidate ids, scores, sources)`, some at a time.
 
     Users are ids `(batch,)`, or None for somebody new.
     """
     if args.history:
         vocabulary = model.candidate_vocabulary
         history = _as_ids(args.history, vocabulary, "candidate")
-        yield (None, *model.recommend(histories=[history], k=args.k))
+        found = _recommended(model, args.k, histories=[history])
+        _say_skipped(history, model)
+        yield (None, *found)
         return
     given = args.user_ids
     if args.users:
@@ -94,11 +103,11 @@ def _lists(model, args) -> Iterator[tuple]:
     users = _as_ids(given, model.user_vocabulary, "user")
     if args.users:
         users = _each_once(users)
-    _check_known(users, model)
+    _say_unknown(users, model)
     size = min(max(_MOST_CANDIDATES // args.k, 1), _MOST_USERS)
     for start in range(0, len(users), size):
         part = users[start : start + size]
-        yield (part, *model.recommend(part, k=args.k))
+        yield (part, *_recommended(model, args.k, part))
 
 
 def _as_ids(given, vocabulary, role: str) -> np.ndarray:
@@ -129,26 +138,46 @@ def _each_once(users: np.ndarray) -> np.ndarray:
     return users[np.sort(first)]
 
 
-def _check_known(users: np.ndarray, model):
-    """Raises one error that names the unknown, before any list is made."""
-    vocabulary = model.user_vocabulary
-    if vocabulary is None:
-        return  # Then ids are rows, and the model checks those.
-    unknown = users[vocabulary.rows(users) == 0]
+def _recommended(model, k, users=None, histories=None) -> tuple:
+    """`(candidate ids, scores, sources)` of users or of a history."""
+    ids, scores, info = model.recommend(
+        users, k=k, histories=histories, unknown="popular", return_info=True
+    )
+    return ids, scores, info["source"]
+
+
+def _say_unknown(users: np.ndarray, model):
+    """Says in a line who gets what is popular, before any list is made."""
+    _, is_known = id_rows.known_user_rows(model, users)
+    unknown = users[~is_known]
     if len(unknown):
-        named = ", ".join(map(repr, unknown[:10].tolist()))
-        more = f" and {len(unknown) - 10:,} more" if len(unknown) > 10 else ""
-        raise ValueError(
-            "Users must be known to the model. Received "
-            f"{len(unknown):,} of {len(users):,} that are not: {named}{more}. "
-            f"It knows {len(vocabulary.ids):,} users, such as "
-            f"{vocabulary.ids[0].item()!r}. Ask for somebody new with "
-            "`--history`, the candidates they had."
+        print(
+            f"Note: {len(unknown):,} of {len(users):,} users are not known to "
+            f"the model and get what is popular: {_named(unknown)}."
         )
 
 
+def _say_skipped(history: np.ndarray, model):
+    """Says in a line what of a history counts for nothing."""
+    is_known = id_rows.known_candidates(model, history)
+    unknown = history[~is_known]
+    if len(unknown):
+        instead = "" if is_known.any() else "; the list is what is popular"
+        print(
+            f"Note: {len(unknown):,} of {len(history):,} ids of the history "
+            "are not known to the model, and skipped: "
+            f"{_named(unknown)}{instead}."
+        )
+
+
+def _named(ids: np.ndarray) -> str:
+    """The first ten of ids, and how many more."""
+    more = f" and {len(ids) - 10:,} more" if len(ids) > 10 else ""
+    return ", ".join(map(repr, ids[:10].tolist())) + more
+
+
 def _print(model, lists):
-    for users, ids, scores in lists:
+    for users, ids, scores, _ in lists:
         names = ["this history"] if users is None else users.tolist()
         for name, of_user, their_scores in zip(names, ids, scores, strict=True):
             who = name if users is None else f"user {name}"

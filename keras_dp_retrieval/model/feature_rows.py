@@ -40,14 +40,14 @@ def encoded(model, side: str, features, ids, length: int) -> dict:
     return found
 
 
-def tell_something(model, side: str, features, ids) -> np.ndarray:
+def have_values(model, side: str, features, ids) -> np.ndarray:
     """Which of them have a feature whose value the model knows, `(length,)`.
 
     Args:
         model: `TwoTowerRetrieval`, and the others as in `encoded`.
     """
     columns = _columns(model, side, features, ids)
-    return _lookup(model, side).schema.tells_something(columns)
+    return _lookup(model, side).schema.has_values(columns)
 
 
 def _columns(model, side, features, ids) -> dict:

@@ -52,15 +52,24 @@ def known_user_rows(model, user_ids) -> tuple[np.ndarray, np.ndarray]:
 
 def known_candidate_rows(model, candidate_ids) -> np.ndarray:
     """Table rows of the candidates that are known, int32 `(num_known,)`."""
+    rows, is_known = _candidates(model, candidate_ids)
+    return rows[is_known]
+
+
+def known_candidates(model, candidate_ids) -> np.ndarray:
+    """Which candidates are known, bool `(batch,)`."""
+    return _candidates(model, candidate_ids)[1]
+
+
+def _candidates(model, candidate_ids):
     if not len(candidate_ids):
-        return np.zeros(0, "int32")
-    rows, is_known = _found(
+        return np.zeros(0, "int32"), np.zeros(0, bool)
+    return _found(
         "candidate",
         candidate_ids,
         model.candidate_vocabulary,
         model.num_candidates,
     )
-    return rows[is_known]
 
 
 def candidate_ids(model, rows) -> np.ndarray:

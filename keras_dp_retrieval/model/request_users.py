@@ -47,22 +47,22 @@ def users_of(
             "`histories` must have a list for each of `user_ids`. Received: "
             f"{lengths[1]} for {lengths[0]} users."
         )
-    columns = tell_something = None
+    columns = has_features = None
     if user_features is not None:
         lengths.append(feature_rows.num_rows(user_features))
         of_users = "user", user_features, user_ids
         columns = feature_rows.encoded(model, *of_users, lengths[0])
-        tell_something = np.ones(lengths[0], bool)
+        has_features = np.ones(lengths[0], bool)
         if skips:
-            tell_something = feature_rows.tell_something(model, *of_users)
+            has_features = feature_rows.have_values(model, *of_users)
     num_unknown = np.zeros(lengths[0], "int32")
     for users in given:
         num_unknown += users.num_unknown
     return Users(
         model,
-        # Where histories come along, they are told with the ids.
+        # Where histories come along, ids go with them.
         _with_features(model, None if needs_histories else known, new, columns),
-        _sources(known, new, tell_something, skips),
+        _sources(known, new, has_features, skips),
         num_unknown,
     )
 
@@ -89,22 +89,22 @@ def _no_histories(model, num_users, skips) -> list | None:
     return [[]] * num_users
 
 
-def _sources(known, new, tell_something, skips) -> np.ndarray:
+def _sources(known, new, has_features, skips) -> np.ndarray:
     """Where each answer comes from: the first of these that there is."""
     there_is = {}
     if known is not None:
         there_is[BY_ID] = known.is_known
     if new is not None:
         there_is[BY_HISTORY] = new.has_history
-    if tell_something is not None:
-        there_is[BY_FEATURES] = tell_something
+    if has_features is not None:
+        there_is[BY_FEATURES] = has_features
     # Who raises at what is unknown means an empty history as it is.
     otherwise = POPULAR if skips else next(iter(there_is))
     return np.select(list(there_is.values()), list(there_is), otherwise)
 
 
 def _with_features(model, known, new, columns) -> list:
-    """Those who are asked about, with the features that the tower is told."""
+    """Those who are asked about, with the features that the tower takes."""
     asked = [users for users in (known, new) if users is not None]
     if columns is not None:
         return [

@@ -53,7 +53,7 @@ class ColumnEncoder:
         raise NotImplementedError
 
     def is_missing(self, name: str, column) -> np.ndarray:
-        """Which rows tell nothing, bool `(n,)`: empty, or not known."""
+        """Which rows have no known value, bool `(n,)`."""
         is_missing = np.equal(self.encode(name, column), 0)
         return np.all(is_missing, axis=1) if self.is_pooled else is_missing
 

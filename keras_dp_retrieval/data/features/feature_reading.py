@@ -66,10 +66,8 @@ def table_of_file(path: pathlib.Path, side, id_column, names, kinds):
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     try:
-        if path.is_dir() or path.suffix.lower() in (".parquet", ".pq"):
-            table = arrow_dataset.dataset(
-                path, format="parquet", partitioning="hive"
-            ).to_table()
+        if _is_parquet(path):
+            table = _parquet(path).to_table()
             read = {name: table[name] for name in table.column_names}
         else:
             read, id_column = _read_csv(path, side, id_column)
@@ -82,11 +80,36 @@ def table_of_file(path: pathlib.Path, side, id_column, names, kinds):
     return _made(read, side, id_column, names, kinds)
 
 
-def _read_csv(path: pathlib.Path, side: str, id_column: str):
+def column_names(path) -> list[str]:
+    """The columns of a file; none if it cannot be read, which reading says."""
+    path = pathlib.Path(path)
+    try:
+        if _is_parquet(path):
+            return _parquet(path).schema.names
+        return _csv_header(path)[0]
+    except (pyarrow.ArrowException, OSError, UnicodeError):
+        return []
+
+
+def _is_parquet(path: pathlib.Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in (".parquet", ".pq")
+
+
+def _parquet(path):
+    return arrow_dataset.dataset(path, format="parquet", partitioning="hive")
+
+
+def _csv_header(path) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them."""
     with pyarrow.input_stream(path, compression="detect") as stream:
         first = stream.read(2**16).split(b"\n", 1)[0].decode("utf-8-sig")
     separator = max(_SEPARATORS, key=first.count)
     names = [name.strip().strip('"') for name in first.split(separator)]
+    return names, separator
+
+
+def _read_csv(path: pathlib.Path, side: str, id_column: str):
+    names, separator = _csv_header(path)
     ids = find_id_column(side, id_column, names, f"The file {str(path)!r}")
     with pyarrow.input_stream(path, compression="detect") as stream:
         read = arrow_csv.read_csv(

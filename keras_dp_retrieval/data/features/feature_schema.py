@@ -62,17 +62,17 @@ class FeatureSchema:
             for name, encoder in self.encoders.items()
         }
 
-    def tells_something(self, columns: Mapping) -> np.ndarray:
+    def has_values(self, columns: Mapping) -> np.ndarray:
         """Which rows have a value that is known, in any column; bool `(n,)`.
 
         Args:
             columns: As in `encode`.
         """
         arrow = self._as_arrow(columns)
-        told = np.zeros(_length(arrow), bool)
+        known = np.zeros(_length(arrow), bool)
         for name, column in arrow.items():
-            told |= ~self.encoders[name].is_missing(name, column)
-        return told
+            known |= ~self.encoders[name].is_missing(name, column)
+        return known
 
     def _as_arrow(self, columns) -> dict:
         """The columns as Arrow's, if they are such and of one length."""
