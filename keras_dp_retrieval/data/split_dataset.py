@@ -185,6 +185,10 @@ class SplitDataset:
             else {**fingerprint, "file": self._origin}
         )
 
+    def raw_interactions(self) -> RawRatings:
+        """The interactions as they came, before they were divided."""
+        return self._loaded.interactions
+
     def raw_features(self, side: str) -> FeatureTable | None:
         """The features of `"user"` or `"candidate"`, not encoded."""
         return getattr(self._loaded, f"{side}_features")
