@@ -50,9 +50,9 @@ def held_out_pairs(data, split: str) -> np.ndarray:
 
 def real_candidates(data) -> np.ndarray:
     """Which rows stand for a candidate: bool, `(num_candidates,)`."""
-    told = getattr(data, "real_candidates", None)
-    if told is not None:
-        return np.asarray(told, bool)
+    real = getattr(data, "real_candidates", None)
+    if real is not None:
+        return np.asarray(real, bool)
     vocabulary = getattr(data, "candidate_vocabulary", None)
     real = np.ones(data.num_candidates, bool)
     if vocabulary is not None:

@@ -8,13 +8,10 @@ of the first batch, and the file keeps what these were.
 import keras
 
 from keras_dp_retrieval import _checks, losses
-from keras_dp_retrieval.model import encoding
-from keras_dp_retrieval.model.candidate_states import knows_ids_alone
+from keras_dp_retrieval.model import encoding, feature_parts
 from keras_dp_retrieval.model.input_specs import map_spec, spec_of_shape
 from keras_dp_retrieval.towers import (
-    FeatureLookup,
     FeatureTower,
-    HistoryTower,
     history_tower,
 )
 from keras_dp_retrieval.towers.embedding import RowEmbedding
@@ -145,7 +142,7 @@ def check_parts(model) -> None:
     """Raises a ValueError if a part is made for other sizes than the model."""
     for side in ("user", "candidate"):
         _check_table(model, side)
-        _check_features(model, side)
+        feature_parts.check(model, side)
     reader = history_tower(model.user_tower)
     for layer in (model.histories, model.user_tower, reader):
         for name in ("num_users", "num_candidates"):
@@ -231,75 +228,6 @@ def _check_table(model, side):
             f"The {side} tower must have a row for each of the {num_rows} "
             f"{side}s (`num_{side}s`). Received: {tower.name!r} with "
             f"{first.input_dim} rows (`input_dim`)."
-        )
-
-
-def features(side: str, given):
-    """The lookup of features that is given; None gives None."""
-    if given is None:
-        return None
-    return _checks.instance(f"{side}_features", given, FeatureLookup)
-
-
-def known_features(data, given) -> dict:
-    """The features of a data set, for those towers that take them.
-
-    Args:
-        data: A data set.
-        given: dict. The arguments of the model that are given.
-    """
-    found = {}
-    for side in ("user", "candidate"):
-        features = getattr(data, f"{side}_features", None)
-        if features is None:
-            continue
-        tower = given.get(f"{side}_tower")
-        if tower is None or not _takes_ids_alone(tower, features):
-            found[f"{side}_features"] = FeatureLookup.from_features(features)
-    return found
-
-
-def _takes_ids_alone(tower, features) -> bool:
-    """Whether a tower has no use for features: it takes ids, or histories."""
-    if isinstance(tower, HistoryTower) or knows_ids_alone(tower):
-        return True
-    # A functional model with one input, which is called as no column is.
-    only = getattr(tower, "input", None)
-    return (
-        isinstance(tower, keras.Model)
-        and isinstance(only, keras.KerasTensor)
-        and only.name not in features.columns
-    )
-
-
-def _check_features(model, side):
-    """Raises a ValueError if a tower and the features do not fit."""
-    tower = getattr(model, f"{side}_tower")
-    lookup = getattr(model, f"{side}_features")
-    num_rows = getattr(model, f"num_{side}s")
-    if isinstance(tower, FeatureTower) and lookup is None:
-        raise ValueError(
-            f"A `FeatureTower` needs the features of the {side}s. Received: "
-            f"{side}_features=None. Make the model with "
-            f"`TwoTowerRetrieval.for_dataset(data)`, and the data with "
-            f"`{side}_features=...`."
-        )
-    if lookup is None:
-        return
-    if lookup.num_rows != num_rows:
-        raise ValueError(
-            f"`{side}_features` must have a row for each of the {num_rows} "
-            f"{side}s (`num_{side}s`). Received: {lookup.num_rows}."
-        )
-    if isinstance(tower, FeatureTower) and (
-        tower.num_rows != num_rows
-        or list(tower.schema.encoders) != list(lookup.schema.encoders)
-    ):
-        raise ValueError(
-            f"The tower {tower.name!r} must be made for the features of the "
-            f"{side}s, {list(lookup.schema.encoders)} of {num_rows} rows. "
-            f"Received: {list(tower.schema.encoders)} of {tower.num_rows}. "
-            f"Make it with `kdr.FeatureTower(data.{side}_features, ...)`."
         )
 
 

@@ -9,7 +9,7 @@ from keras_dp_retrieval.data.streaming.not_in_memory import (
     NotInMemory,
     needs_memory,
 )
-from keras_dp_retrieval.model import building
+from keras_dp_retrieval.model import feature_parts
 from keras_dp_retrieval.model.candidate_states import states_of
 from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.towers.histories import Histories
@@ -40,7 +40,7 @@ def arguments_of(data, given) -> dict:
     }
     if "histories" not in given:
         known["histories"] = _histories_of(data, given.get("user_tower"))
-    return {**known, **building.known_features(data, given)}
+    return {**known, **feature_parts.known_features(data, given)}
 
 
 def _histories_of(data, user_tower) -> Histories | None:

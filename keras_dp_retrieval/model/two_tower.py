@@ -14,6 +14,7 @@ from keras_dp_retrieval.model import (
     candidate_states,
     compiling,
     encoding,
+    feature_parts,
     growth,
     id_rows,
     known_data,
@@ -143,8 +144,8 @@ class TwoTowerRetrieval(PaddedModel):
         self.rating_key = _checks.text("rating_key", rating_key)
         self.objective = building.objective(objective, self.num_candidates)
         self.initial_stddev = building.initial_stddev(initial_stddev)
-        self.user_features = building.features("user", user_features)
-        self.candidate_features = building.features(
+        self.user_features = feature_parts.lookup("user", user_features)
+        self.candidate_features = feature_parts.lookup(
             "candidate", candidate_features
         )
         self.user_tower = building.tower(self, "user", user_tower)
