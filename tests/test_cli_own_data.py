@@ -575,3 +575,20 @@ def test_features_of_movielens_are_asked_for_with_a_flag(monkeypatch, capsys):
     assert "`--features` needs MovieLens itself" in error_of(capsys, *command)
     said = error_of(capsys, "train", "--user-features", "users.csv")
     assert "`--user-features` must come with a file of interactions" in said
+
+
+@pytest.mark.filterwarnings("ignore:.*also in the train part")
+def test_ids_have_one_name_among_interactions_and_features(
+    shop, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_features(tmp_path)
+    for path in (shop / "shop.csv", tmp_path / "users.csv"):
+        renamed = path.read_text().replace("customer", "buyer", 1)
+        (tmp_path / path.name).write_text(renamed)
+    said = run(
+        capsys,
+        *("inspect", "shop.csv", "--user-column", "buyer"),
+        *("--user-features", "users.csv"),
+    )
+    assert "\nfeatures of 24 users: country (categorical, 2)\n" in said
