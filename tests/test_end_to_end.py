@@ -41,9 +41,8 @@ def same_start(model, plain):
     model.candidate_tower.set_weights(plain.movies.get_weights())
 
 
-@pytest.mark.parametrize(
-    "num_devices", [1, pytest.param(8, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [1, 8])
 def test_losses_are_those_of_the_recipe_in_plain_keras(
     on_devices, tutorial_data, plain_data, num_devices
 ):

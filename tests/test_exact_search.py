@@ -240,9 +240,8 @@ for number, options in enumerate(({}, {"chunk_size": 256})):
 
 
 # TensorFlow's lists are compared with a plain sort in test_backends.py, too.
-@pytest.mark.parametrize(
-    "backend", [pytest.param("tensorflow", marks=pytest.mark.slow), "numpy"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["tensorflow", "numpy"])
 def test_other_backends_give_the_same(tmp_path, backend):
     queries, candidates = tied_vectors(num_candidates=1_000)
     excluded = np.random.default_rng(1).integers(-1, 1_000, (5, 300))

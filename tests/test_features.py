@@ -233,11 +233,12 @@ def towers(data):
     ("objective", "updates"),
     [
         ("full_softmax", "dense"),
-        pytest.param("in_batch_softmax", "dense", marks=pytest.mark.slow),
-        pytest.param("full_softmax", "row_sparse", marks=pytest.mark.slow),
-        pytest.param("in_batch_softmax", "row_sparse", marks=pytest.mark.slow),
+        ("in_batch_softmax", "dense"),
+        ("full_softmax", "row_sparse"),
+        ("in_batch_softmax", "row_sparse"),
     ],
 )
+@pytest.mark.slow
 def test_four_devices_learn_what_one_learns(
     data, on_devices, objective, updates
 ):
@@ -367,6 +368,7 @@ class Projected(keras.layers.Layer):
         return cls(inner, **config)
 
 
+@pytest.mark.slow
 def test_a_feature_tower_inside_another_layer_grows_with_it(data, tmp_path):
     model = kdr.TwoTowerRetrieval.for_dataset(
         data,

@@ -151,7 +151,7 @@ def test_a_bad_row_of_an_array_is_refused_before_anything_is_trained():
 
 def test_what_diverged_is_not_ranked_and_not_saved_without_a_word(tmp_path):
     model = diverged_model()
-    says = "candidate vectors must be finite .* learning rate is too high"
+    says = "user vectors must be finite .* learning rate is too high"
     with pytest.raises(ValueError, match=says):
         model.recommend([1, 2], k=3)
     with pytest.raises(ValueError, match=r"must be finite.*lower learning ra"):

@@ -148,6 +148,7 @@ def test_a_grown_model_trains_and_comes_back(tmp_path, with_ids):
     assert train(model, 7, 8) == train(reloaded, 7, 8)
 
 
+@pytest.mark.slow
 def test_eight_devices_grow_as_one_does(on_devices):
     results = []
     for count in (1, 8):

@@ -70,11 +70,13 @@ def results(tmp_path_factory):
     }
 
 
+@pytest.mark.slow
 def test_processes_agree_with_each_other(results):
     for name, value in results["first"].items():
         np.testing.assert_array_equal(value, results["second"][name], name)
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_device_gives(results):
     for name, value in results["first"].items():
         expected = results["alone"][name]

@@ -414,7 +414,14 @@ def bytes_exchanged(program):
     return total
 
 
-@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "rmsprop"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "adagrad",
+        pytest.param("adam", marks=pytest.mark.slow),
+        pytest.param("rmsprop", marks=pytest.mark.slow),
+    ],
+)
 def test_bytes_exchanged_do_not_depend_on_the_table(
     optimizer, on_devices, compiler_options
 ):

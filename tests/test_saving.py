@@ -328,10 +328,8 @@ def test_two_processes_load_it_go_on_and_save_it_together(saved_on, tmp_path):
 # Never half a file
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["half_written", pytest.param("before_renaming", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["half_written", "before_renaming"])
 def test_a_save_that_is_killed_leaves_the_old_file(tmp_path, moment):
     path = tmp_path / "m.keras"
     model = trained_model()
@@ -774,6 +772,7 @@ def test_a_file_of_an_earlier_format_gives_what_it_gave(version, tmp_path):
     np.testing.assert_allclose(train(model), stored["next_loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_needs_only_the_import():
     process = run("load_and_recommend.py", FIXTURE)
     (said,) = outputs([process])

@@ -368,6 +368,7 @@ def test_unknown_objective_says_which_there_are(search):
         search(objective="val_ndcg_at_5", epochs=1, max_trials=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_compilation_cache")
 def test_same_dimensions_compile_once(search):
     misses = []
