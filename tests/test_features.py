@@ -13,6 +13,7 @@ import pytest
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.features import FeatureSchema
 from keras_dp_retrieval.data.features.column_encoders import NumericEncoder
+from keras_dp_retrieval.model import growth
 from keras_dp_retrieval.towers import feature_tower
 
 NUM_USERS, NUM_ITEMS, NUM_COLD = 48, 30, 6
@@ -452,6 +453,29 @@ def test_features_that_do_not_fit_change_nothing(data, features, message):
         model.add_candidates([300], features=features)
     assert model.num_candidates == before[0]
     np.testing.assert_array_equal(model.encode_candidates(), before[1])
+
+
+def test_growth_that_fails_at_the_end_takes_features_back(data, monkeypatch):
+    model = trained(data, epochs=1)
+    features, tower = model.candidate_features, model.candidate_tower
+    before = model.recommend([1, 2], k=5)
+
+    def sizes():
+        shapes = [tuple(one.shape) for one in features.weights]
+        widths = dict(features.widths)
+        return features.num_rows, widths, tower.num_rows, shapes
+
+    expected = sizes()
+
+    def fail(*_):
+        raise ValueError("at the end")
+
+    monkeypatch.setattr(growth, "_check_new_vectors", fail)
+    labels = [["t0", "t1", "t2"]]
+    with pytest.raises(ValueError, match="at the end"):
+        model.add_candidates([300], features={"group": ["g1"], "tags": labels})
+    assert sizes() == expected
+    np.testing.assert_array_equal(model.recommend([1, 2], k=5)[1], before[1])
 
 
 def test_added_users_are_known_by_their_features(data, model):

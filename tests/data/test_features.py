@@ -361,12 +361,11 @@ def test_other_parts_have_encoders_of_their_own():
         split="by_time",
         timestamps=np.arange(40),
     )
+    # Looked at before there is another, which must not have them too.
+    before = data.candidate_features.schema.encoders["x"].mean
     all_of_it = data.with_validation_in_train()
+    after = all_of_it.candidate_features.schema.encoders["x"].mean
     # Candidates come in the order of time, so more of them are in train.
-    before, after = (
-        one.candidate_features.schema.encoders["x"].mean
-        for one in (data, all_of_it)
-    )
     assert before < after
 
 
