@@ -66,6 +66,28 @@ def _float_column(name: str, values) -> np.ndarray:
     return small
 
 
+def check_rating_range(
+    ratings: np.ndarray, low: float, high: float, where: str = ""
+) -> None:
+    """Raises a ValueError if a rating lies outside `low` to `high`.
+
+    Args:
+        ratings: `(n,)` floats.
+        low: float.
+        high: float.
+        where: str. Where they are, such as `" in the test part"`.
+    """
+    outside = (ratings < low) | (ratings > high)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise ValueError(
+            f"Ratings must lie between {low:g} and {high:g}. Received "
+            f"{int(outside.sum())} outside{where}, the first in row {row}: "
+            f"{ratings[row]:g}. Correct them, or state the scale: "
+            "`rating_range=(low, high)`."
+        )
+
+
 def _check_numbers(name: str, column: np.ndarray) -> None:
     # Strings such as "5" could be read as numbers, and so could dates.
     bad = {

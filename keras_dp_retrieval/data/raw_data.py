@@ -6,7 +6,11 @@ import numpy as np
 
 from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_both
 from keras_dp_retrieval.data.features.feature_table import FeatureTable
-from keras_dp_retrieval.data.float_columns import rating_column, weight_column
+from keras_dp_retrieval.data.float_columns import (
+    check_rating_range,
+    rating_column,
+    weight_column,
+)
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.timestamps import timestamp_column
 
@@ -148,17 +152,8 @@ class RawRatings:
 
     def check_range(self, low: float, high: float) -> None:
         """Raises a ValueError if a rating lies outside `low` to `high`."""
-        if self.ratings is None:
-            return
-        outside = (self.ratings < low) | (self.ratings > high)
-        if outside.any():
-            row = int(np.argmax(outside))
-            raise ValueError(
-                f"Ratings must lie between {low:g} and {high:g}. Received "
-                f"{int(outside.sum())} outside in the {self.name}, the first "
-                f"in row {row}: {self.ratings[row]:g}. Correct them, or state "
-                "the scale: `rating_range=(low, high)`."
-            )
+        if self.ratings is not None:
+            check_rating_range(self.ratings, low, high, f" in the {self.name}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

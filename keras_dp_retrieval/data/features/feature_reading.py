@@ -19,6 +19,7 @@ from keras_dp_retrieval.data.readers.column_names import (
     names_ids,
 )
 from keras_dp_retrieval.data.readers.csv_columns import whole_numbers
+from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 # Names that a tower's inputs have already.
 RESERVED = ("user_id", "candidate_id", "history", "length")
@@ -231,19 +232,15 @@ def columns_for_ids(source, side, names, ids) -> dict:
     if ids is None or len(others) != 1 or not names_ids(side, others[0]):
         return named  # Any other column is an error of the encoders.
     table = _made(named, side, AUTO, None, {})
-    order = np.argsort(table.ids, kind="stable")
+    known = Vocabulary(table.ids)
     wanted = checked_ids("ids", ids)
-    if wanted.dtype.kind != table.ids.dtype.kind:
-        found = np.zeros(len(wanted), bool)
-        rows = found
-    else:
-        indices = np.searchsorted(table.ids, wanted, sorter=order)
-        rows = order[np.minimum(indices, len(order) - 1)]
-        found = table.ids[rows] == wanted
-    if not found.all():
-        missing = wanted[~found]
+    rows = np.zeros(len(wanted), np.int32)
+    if wanted.dtype.kind == known.ids.dtype.kind:
+        rows = known.rows(wanted)
+    if not rows.all():
+        missing = wanted[rows == 0]
         raise ValueError(
             f"{what} must have a row for each id. Missing: "
             f"{_checks.shown(missing[0])}, and {len(missing) - 1} more."
         )
-    return {name: one.take(rows) for name, one in table.columns.items()}
+    return {name: one.take(rows - 1) for name, one in table.columns.items()}

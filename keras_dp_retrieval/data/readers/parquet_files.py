@@ -10,9 +10,7 @@ from keras_dp_retrieval.data.columns import refuse_rows
 from keras_dp_retrieval.data.encoded_ids import encode_both
 from keras_dp_retrieval.data.raw_data import COLUMNS, RawRatings
 from keras_dp_retrieval.data.readers import limits
-from keras_dp_retrieval.data.readers.column_names import (
-    found_columns,
-)
+from keras_dp_retrieval.data.readers.column_names import found_columns
 from keras_dp_retrieval.data.readers.row_filters import RowFilter
 
 _BYTES_A_VALUE = 8

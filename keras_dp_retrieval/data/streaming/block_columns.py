@@ -3,7 +3,11 @@
 import numpy as np
 
 from keras_dp_retrieval.data.encoded_ids import EncodedIds, encode_ids
-from keras_dp_retrieval.data.float_columns import rating_column, weight_column
+from keras_dp_retrieval.data.float_columns import (
+    check_rating_range,
+    rating_column,
+    weight_column,
+)
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.streaming.parquet_blocks import (
     ParquetBlocks,
@@ -66,16 +70,7 @@ class BlockColumns:
         if key != "ratings":
             return column
         ratings = rating_column(column)
-        low, high = self._rating_range
-        outside = (ratings < low) | (ratings > high)
-        if outside.any():
-            row = int(np.argmax(outside))
-            raise ValueError(
-                f"Ratings must lie between {low:g} and {high:g}. Received "
-                f"{int(outside.sum())} outside, the first in row {row}: "
-                f"{ratings[row]:g}. Correct them, or state the scale: "
-                "`rating_range=(low, high)`."
-            )
+        check_rating_range(ratings, *self._rating_range)
         return ratings
 
     def encoded(self, block: int, key: str, column) -> EncodedIds:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from keras_dp_retrieval.data.columns import refuse_rows
 from keras_dp_retrieval.data.readers import limits
 from keras_dp_retrieval.data.readers.column_names import (
-    check_names,
     found_columns,
 )
 from keras_dp_retrieval.data.readers.row_filters import RowFilter
@@ -61,7 +60,7 @@ class ParquetBlocks:
             columns, self._schema.names, what
         )
         if row_filter is not None:
-            check_names(row_filter.names, self._schema.names, what)
+            row_filter.check_names(self._schema.names, what)
             self._expression = row_filter.expression()
         self._states: dict[str, tuple[int, int]] = {}
         self._blocks: list = []
