@@ -162,6 +162,10 @@ NONSENSE = {
         ("--learning-rate", "0", "1"),
         ("--learning-rate", "nan"),
         ("--temperature", "-1"),
+        ("--id-dropout", "0.3"),  # Without features.
+        ("--features", "--id-dropout", "0", "1.5"),
+        ("--features", "--hidden-width", "0"),
+        ("--features", "--num-hidden-layers", "2"),  # Without their width.
         ("--seed", "-1"),
         ("--batch-size", "0"),
         ("--plot", "trials.xyz"),

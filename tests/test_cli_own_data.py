@@ -500,8 +500,8 @@ def test_inspection_and_search_take_files_of_features(
 
     searched = []
 
-    def search(data, **_):
-        searched.append(data)
+    def search(data, **options):
+        searched.append((data, options))
         raise ValueError("enough")
 
     monkeypatch.setattr(tuning, "search", search)
@@ -509,10 +509,13 @@ def test_inspection_and_search_take_files_of_features(
     write_features(tmp_path)
     options = ("--candidate-features", "items.csv", "--split", "by_time")
     shop_file = shop / "shop.csv"
+    towers = ("--hidden-width", "8", "16", "--id-dropout", "0", "0.5")
     assert "enough" in error_of(
-        capsys, "tune", "--interactions", shop_file, *options
+        capsys, "tune", "--interactions", shop_file, *options, *towers
     )
-    (data,) = searched
+    ((data, asked),) = searched
+    assert asked["hidden_width"] == [8, 16]
+    assert asked["id_dropout"] == [0.0, 0.5]
     assert data.candidate_features.num_rows == NUM_PRODUCTS + 2
     assert data.user_features is None
     said = run(capsys, "inspect", shop_file, *options)

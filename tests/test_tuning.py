@@ -441,6 +441,102 @@ def test_snippet_makes_the_best_model_again(search, data):
     assert measured["ndcg_at_10"] == result.best_trial.score
 
 
+@pytest.fixture(scope="module")
+def data_with_features():
+    rng = np.random.default_rng(0)
+    return kdr.RetrievalDataset(
+        rng.integers(0, 20, 300),
+        rng.integers(0, 30, 300),
+        batch_size=100,
+        candidate_features={
+            "item_id": np.arange(35),
+            "group": [f"g{item % 3}" for item in range(35)],
+        },
+    )
+
+
+TOWERS = {
+    "hidden_width": (4, 8),
+    "num_hidden_layers": (0, 1),
+    "id_dropout": (0.0, 0.5),
+}
+
+
+def test_a_search_trains_the_feature_towers_that_it_is_asked_for(
+    data_with_features, directory
+):
+    result = search_quietly(
+        data_with_features,
+        directory,
+        project_name="one_feature_tower",
+        hidden_width=8,
+        num_hidden_layers=2,
+        id_dropout=0.25,
+        max_trials=1,
+        epochs=1,
+    )
+    tower = result.best_model.candidate_tower
+    assert tower.hidden == [8, 8] and tower.id_dropout == 0.25
+    assert "hidden=(8, 8), id_dropout=0.25" in result.snippet
+
+
+@pytest.mark.slow
+def test_hidden_layers_and_dropout_of_feature_towers_are_searched(
+    data_with_features, directory
+):
+    options = {
+        "project_name": "feature_towers",
+        "embedding_dimension": 4,
+        "learning_rate": (0.1, 0.5),
+        "devices": None,
+        "epochs": 2,
+        **TOWERS,
+    }
+    with pytest.raises(Interruption):
+        search_quietly(
+            data_with_features,
+            directory,
+            callbacks=[Interrupt(1, 1)],
+            **options,
+        )
+    result = search_quietly(data_with_features, directory, **options)
+    shapes = {
+        (t.chosen["num_hidden_layers"], t.chosen.get("hidden_width"))
+        for t in result.trials
+    }
+    assert len(shapes) > 1
+    # Where there are no layers, there is no width.
+    assert all((number == 0) == (width is None) for number, width in shapes)
+    dropped = {t.chosen["id_dropout"] for t in result.trials}
+    assert len(dropped) == 3 and 0 <= min(dropped) < max(dropped) <= 0.5
+    assert {*TOWERS} <= {*result.table().splitlines()[0].split()}
+    # The best model has what the best trial chose, and the snippet makes it.
+    chosen = result.best_trial.chosen
+    tower = result.best_model.candidate_tower
+    width = chosen.get("hidden_width")
+    assert tower.hidden == [width] * chosen["num_hidden_layers"]
+    assert tower.id_dropout == chosen["id_dropout"]
+    names = {"data": data_with_features}
+    data_with_features.start_at_epoch(0)
+    exec(result.snippet.replace("data = ...", "pass  # "), names)
+    measured = kdr.evaluate(
+        names["model"], data_with_features, "validation", ks=(10,)
+    )
+    assert measured["ndcg_at_10"] == result.best_trial.score
+
+
+def test_towers_are_searched_only_when_asked_for(data_with_features):
+    values = keras_tuner.HyperParameters()
+    tuning.RetrievalHyperModel(data_with_features).build(values)
+    assert not {*TOWERS} & {*values.values}
+    hypermodel = tuning.RetrievalHyperModel(data_with_features, **TOWERS)
+    config = keras.saving.serialize_keras_object(hypermodel)
+    again = keras.saving.deserialize_keras_object(
+        json.loads(json.dumps(config))
+    )
+    assert again.id_dropout == [0.0, 0.5] and again.hidden_width == [4, 8]
+
+
 def test_table_and_figure_show_every_trial(finished, tmp_path):
     result = finished
     lines = result.table().splitlines()
@@ -512,11 +608,19 @@ def test_config_survives_json(data):
             {"model_objective": "rating", "temperature": 0.1},
             "belongs to the softmax",
         ),
+        ({"id_dropout": 0.3}, "data with features. .*`user_features=..."),
+        ({"hidden_width": (0,)}, "hidden_width"),
+        ({"id_dropout": (0.0, 1.5)}, "id_dropout"),
     ],
 )
 def test_ranges_are_checked(data, options, message):
     with pytest.raises(ValueError, match=message):
         tuning.RetrievalHyperModel(data, **options)
+
+
+def test_a_number_of_layers_needs_their_width(data_with_features):
+    with pytest.raises(ValueError, match=r"Add such as `hidden_width="):
+        tuning.RetrievalHyperModel(data_with_features, num_hidden_layers=2)
 
 
 # Trials that fall behind

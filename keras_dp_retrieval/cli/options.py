@@ -48,6 +48,10 @@ def _positive_number(option, value):
     _checks.number_between(option, value, 0, open_low=True)
 
 
+def _share(option, value):
+    _checks.number_between(option, value, 0, 1)
+
+
 def _model_file(option, path):
     if pathlib.PurePath(path).suffix != ".keras":
         raise ValueError(
@@ -130,6 +134,9 @@ _RULES = {
     "virtual_devices": _virtual_devices,
     "epochs": _checks.positive_int,
     "embedding_dimension": _checks.positive_int,
+    "hidden_width": _checks.positive_int,
+    "num_hidden_layers": _checks.non_negative_int,
+    "id_dropout": _share,
     "steps_per_execution": _checks.positive_int,
     "batch_size": _checks.positive_int,
     "max_trials": _checks.positive_int,

@@ -6,6 +6,7 @@ from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
     check_data_arguments,
+    flag,
 )
 
 HELP = "search for good hyperparameters"
@@ -46,6 +47,7 @@ def _add_search_arguments(parser):
         nargs="+",
         help="likewise, of a softmax objective; not searched by default",
     )
+    _add_tower_arguments(parser)
     parser.add_argument(
         "--objective",
         nargs="+",
@@ -73,8 +75,45 @@ def _add_search_arguments(parser):
     )
 
 
+def _add_tower_arguments(parser):
+    group = parser.add_argument_group("of the towers of data with features")
+    group.add_argument(
+        "--hidden-width",
+        type=int,
+        nargs="+",
+        help="widths of the hidden layers to choose from; none by default",
+    )
+    group.add_argument(
+        "--num-hidden-layers",
+        type=int,
+        nargs="+",
+        help="how many such layers, to choose from; one by default",
+    )
+    group.add_argument(
+        "--id-dropout",
+        type=float,
+        nargs="+",
+        help="which share of ids is dropped in training: two are the ends of "
+        "a range, more are to choose from; not searched by default",
+    )
+
+
 def check(args) -> None:
     check_data_arguments(args)
+    has_features = args.user_features or args.candidate_features
+    for name in ("hidden_width", "num_hidden_layers", "id_dropout"):
+        if getattr(args, name) is None or has_features or args.features:
+            continue
+        raise ValueError(
+            f"`{flag(name)}` belongs to the towers of data with features. "
+            "Received: data without. Add `--user-features FILE` or "
+            "`--candidate-features FILE`, or `--features` of MovieLens."
+        )
+    if args.num_hidden_layers is not None and args.hidden_width is None:
+        raise ValueError(
+            "`--num-hidden-layers` needs the width of the layers. Received: "
+            "no width. Add such as `--hidden-width 32 64 128`."
+        )
 
 
 def run(args) -> int:
@@ -113,6 +152,9 @@ def _search(tuning, data, args):
         embedding_dimension=args.embedding_dimension,
         learning_rate=args.learning_rate,
         temperature=args.temperature,
+        hidden_width=args.hidden_width,
+        num_hidden_layers=args.num_hidden_layers,
+        id_dropout=args.id_dropout,
         model_objective=args.objective,
         objective=args.metric,
         directory=args.directory,

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 import keras
 import keras_tuner
 
-from keras_dp_retrieval import _checks, distribution, losses
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.callbacks import (
     DistributionAwareCallback,
     RetrievalMetrics,
 )
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
-from keras_dp_retrieval.model import TwoTowerRetrieval
-from keras_dp_retrieval.tuning import _keras_tuner, ranges, snippets
+from keras_dp_retrieval.tuning import (
+    _keras_tuner,
+    ranges,
+    snippets,
+    trial_devices,
+    trial_models,
+)
 from keras_dp_retrieval.tuning.progress import EpochHooks, TrialProgress
 from keras_dp_retrieval.tuning.stopping import MedianStopping
 
@@ -60,6 +65,14 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             logarithmically; more are to choose from; a number is fixed.
         temperature: Optional, likewise: of a softmax objective.
         weight_decay: Optional, likewise: of the optimizer.
+        hidden_width: Optional ints to choose from, or an int: of data with
+            features, the width of the hidden layers of both towers. By
+            default they have none.
+        num_hidden_layers: Optional, likewise: how many such layers; 0 is a
+            number, too. By default one.
+        id_dropout: Optional. Of data with features, the `id_dropout` of both
+            towers. Two numbers are the ends of a range, more are to choose
+            from; a number is fixed.
         model_objective: str or strs. The model's `objective`, as in
             `TwoTowerRetrieval`; of several, each trial gets one, as the
             hyperparameter `objective`.
@@ -78,6 +91,9 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         learning_rate: float | Sequence[float] = (1e-3, 1.0),
         temperature: float | Sequence[float] | None = None,
         weight_decay: float | Sequence[float] | None = None,
+        hidden_width: int | Sequence[int] | None = None,
+        num_hidden_layers: int | Sequence[int] | None = None,
+        id_dropout: float | Sequence[float] | None = None,
         model_objective: str | Sequence[str] = "auto",
         optimizer: str = "adagrad",
         steps_per_execution: int = 1,
@@ -99,6 +115,19 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         self.temperature = ranges.positive_numbers("temperature", temperature)
         self.weight_decay = ranges.positive_numbers(
             "weight_decay", weight_decay
+        )
+        self.hidden_width = ranges.optional_positive_ints(
+            "hidden_width", hidden_width
+        )
+        self.num_hidden_layers = ranges.non_negative_ints(
+            "num_hidden_layers", num_hidden_layers
+        )
+        self.id_dropout = ranges.shares("id_dropout", id_dropout)
+        trial_models.check_features_can_be_searched(
+            data,
+            hidden_width=hidden_width,
+            num_hidden_layers=num_hidden_layers,
+            id_dropout=id_dropout,
         )
         self.model_objective = ranges.objectives(
             model_objective, data, temperature
@@ -127,6 +156,9 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
             "learning_rate": self.learning_rate,
             "temperature": self.temperature,
             "weight_decay": self.weight_decay,
+            "hidden_width": self.hidden_width,
+            "num_hidden_layers": self.num_hidden_layers,
+            "id_dropout": self.id_dropout,
             "model_objective": self.model_objective,
             "optimizer": self.optimizer,
             "steps_per_execution": self.steps_per_execution,
@@ -167,36 +199,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
         Args:
             hp: `keras_tuner.HyperParameters` of the trial.
         """
-        dimension = hp.Choice("embedding_dimension", self.embedding_dimension)
-        options = {
-            "learning_rate": ranges.sample(
-                hp, "learning_rate", self.learning_rate
-            )
-        }
-        if self.weight_decay is not None:
-            options["weight_decay"] = ranges.sample(
-                hp, "weight_decay", self.weight_decay
-            )
-        model = TwoTowerRetrieval.for_dataset(
-            self.data, dimension, objective=self._make_objective(hp)
-        )
-        model.build((None,))
-        model.compile(
-            optimizer=keras.optimizers.get(
-                {"class_name": self.optimizer, "config": options}
-            ),
-            steps_per_execution=self.steps_per_execution,
-        )
-        return model
-
-    def _make_objective(self, hp):
-        name = self.model_objective
-        if not isinstance(name, str):
-            name = hp.Choice("objective", name)
-        if self.temperature is None:
-            return name
-        temperature = ranges.sample(hp, "temperature", self.temperature)
-        return losses.OBJECTIVES[name](temperature=temperature)
+        return trial_models.two_towers(self, hp)
 
     def fit(
         self,
@@ -272,20 +275,7 @@ class RetrievalHyperModel(keras_tuner.HyperModel):
                 of `devices`, or from the number that a batch is divided over.
                 The error ends the search.
         """
-        from keras_dp_retrieval._jax import devices
-
-        batches_for = distribution.num_devices()
-        variables = [*model.variables, *model.optimizer.variables]
-        counts = {devices.devices_of(v.value)[1] for v in variables}
-        if counts | {batches_for} != {len(self._wanted)}:
-            raise keras_tuner.errors.FatalRuntimeError(
-                f"A trial must run on {len(self._wanted)} devices: "
-                f"{', '.join(self._wanted)}. Received: a model with variables "
-                f"on {sorted(counts)} devices, and batches for {batches_for}. "
-                "KerasTuner clears the distribution before it builds a model; "
-                "it must be set in `build`, before the model is made."
-            )
-        return batches_for
+        return trial_devices.check(model, self._wanted)
 
     # For the reader
 

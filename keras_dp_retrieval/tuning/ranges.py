@@ -17,19 +17,33 @@ def listed(name: str, value) -> list:
 
 def positive_ints(name: str, value) -> list[int]:
     """Checked whole numbers above 0."""
-    return [
-        _checks.positive_int(name, number) for number in listed(name, value)
-    ]
+    return [_checks.positive_int(name, one) for one in listed(name, value)]
+
+
+def optional_positive_ints(name: str, value) -> list[int] | None:
+    """Checked whole numbers above 0; None stays None."""
+    return None if value is None else positive_ints(name, value)
+
+
+def non_negative_ints(name: str, value) -> list[int] | None:
+    """Checked whole numbers from 0 on; None stays None."""
+    return _checked(name, value, _checks.non_negative_int)
 
 
 def positive_numbers(name: str, value) -> list[float] | None:
     """Checked numbers above 0; None stays None."""
+    return _checked(name, value, _checks.number_between, 0, open_low=True)
+
+
+def shares(name: str, value) -> list[float] | None:
+    """Checked numbers from 0 to 1; None stays None."""
+    return _checked(name, value, _checks.number_between, 0, 1)
+
+
+def _checked(name: str, value, check, *limits, **options) -> list | None:
     if value is None:
         return None
-    return [
-        _checks.number_between(name, number, 0, open_low=True)
-        for number in listed(name, value)
-    ]
+    return [check(name, one, *limits, **options) for one in listed(name, value)]
 
 
 def objectives(given, data, temperature) -> str | list[str]:
@@ -59,18 +73,19 @@ def objectives(given, data, temperature) -> str | list[str]:
     return names[0] if len(names) == 1 else names
 
 
-def sample(hp, name: str, values: list[float]) -> float:
+def sample(hp, name: str, values: list[float], sampling: str = "log") -> float:
     """Declares a number to KerasTuner and returns this trial's value.
 
     Args:
         hp: `keras_tuner.HyperParameters` of the trial.
         name: str.
-        values: floats. One is fixed, two are the ends of a range that is
-            sampled logarithmically, more are to choose from.
+        values: floats. One is fixed, two are the ends of a range, more are to
+            choose from.
+        sampling: str. How a range is sampled: `"log"` or `"linear"`.
     """
     if len(values) == 1:
         return hp.Fixed(name, values[0])
     if len(values) > 2:
         return hp.Choice(name, values)
     low, high = values
-    return hp.Float(name, low, high, sampling="log")
+    return hp.Float(name, low, high, sampling=sampling)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_dp_retrieval import losses
+from keras_dp_retrieval.tuning import trial_models
 
 
 def of_own_model(hypermodel, values: dict, epochs: int) -> str:
@@ -31,13 +32,28 @@ def of_two_towers(hypermodel, values: dict, epochs: int) -> str:
         "kdr.data_parallel()\n"
         "model = kdr.TwoTowerRetrieval.for_dataset(\n"
         f"    data, {values['embedding_dimension']}, "
-        f"objective={_objective(hypermodel, values)}\n"
+        f"objective={_objective(hypermodel, values)}"
+        f"{_towers(hypermodel, values)}\n"
         ")\n"
         "model.compile(\n"
         f"    optimizer={_optimizer(hypermodel, values)},\n"
         f"    steps_per_execution={hypermodel.steps_per_execution},\n"
         ")\n"
         f"model.fit(data.train, epochs={epochs})\n"
+    )
+
+
+def _towers(hypermodel, values) -> str:
+    """Those that are not the default, in lines of their own."""
+    options = trial_models.tower_options(values)
+    if not options:
+        return ""
+    shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    return "".join(
+        f",\n    {side}_tower=kdr.FeatureTower(\n"
+        f"        data.{side}_features, {values['embedding_dimension']}, "
+        f"{shown}\n    )"
+        for side in trial_models.sides_with_features(hypermodel.data)
     )
 
 
