@@ -629,3 +629,33 @@ def test_a_process_without_tensorflow_answers_by_features(
     )
     expected = f"{ids.tolist()} {np.round(scores, 4).tolist()}"
     assert done.stdout.splitlines()[-1] == expected
+
+
+RANDOM = """
+import random, sys
+import keras, keras_dp_retrieval as kdr
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
+data = kdr.RetrievalDataset([1, 2], [1, 2], validation_fraction=0,
+    test_fraction=0, candidate_features={"item_id": [1, 2], "a": [["x"], []]})
+features = data.candidate_features
+keras.utils.set_random_seed(0)
+assert "keras_rs" not in sys.modules
+before = random.getstate()
+kdr.FeatureTower(features, 4)
+first = random.getstate()
+assert "keras_rs" in sys.modules and first != before
+random.setstate(before)
+kdr.FeatureTower(features, 4)
+assert random.getstate() == first
+"""
+
+
+@pytest.mark.slow
+def test_the_first_tower_of_a_process_has_the_seeds_of_the_second():
+    """Imports that come with it draw from Python's random numbers."""
+    subprocess.run(
+        [sys.executable, "-c", RANDOM],
+        check=True,
+        cwd=pathlib.Path(kdr.__file__).parents[1],
+        env={**os.environ},
+    )

@@ -20,6 +20,7 @@ LAYERS = {
     "_keras": 0.25,
     "_jax": 0.5,
     "_lookups": 0,
+    "_random_state": 0,
     "distribution": 1,
     "agreement": 1.5,
     "data._tensorflow": 1,

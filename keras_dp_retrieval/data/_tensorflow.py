@@ -1,12 +1,15 @@
 """The door to TensorFlow, which here only feeds data."""
 
+from keras_dp_retrieval import _random_state
+
 
 def import_tensorflow():
     """Returns the tensorflow module, kept away from the GPUs.
 
     Imported where it is used, as it takes seconds.
     """
-    import tensorflow as tf
+    with _random_state.kept():
+        import tensorflow as tf
 
     # Otherwise TensorFlow takes the memory that JAX trains in.
     try:

@@ -1,10 +1,13 @@
 """Checks what a data set is made from: parts, titles, scales, columns."""
 
+import dataclasses
+
 import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.columns import id_column
 from keras_dp_retrieval.data.features import Features
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
 from keras_dp_retrieval.data.padding import refuse_padding_ids
 from keras_dp_retrieval.data.raw_data import COLUMNS, RawData, RawRatings
 
@@ -33,14 +36,19 @@ def raw_data(
     Raises:
         ValueError: If something does not fit.
     """
+    of_users = feature_table("user", user_features)
+    of_candidates = feature_table("candidate", candidate_features)
     whole = RawData(
         interactions,
         held_out_part("validation", validation, interactions),
         held_out_part("test", test, None),
         titles_of(titles, interactions.candidates.ids),
-        feature_table("user", user_features, interactions.users.ids),
-        feature_table(
-            "candidate", candidate_features, interactions.candidates.ids
+        *(
+            table and with_ids_like(side, table, ids)
+            for side, table, ids in (
+                ("user", of_users, interactions.users.ids),
+                ("candidate", of_candidates, interactions.candidates.ids),
+            )
         ),
     )
     for part in (whole.interactions, whole.validation, whole.test):
@@ -102,26 +110,50 @@ def rating_range(value) -> tuple[float, float]:
     )
 
 
-def feature_table(side: str, features, ids: np.ndarray):
+def feature_table(side: str, features) -> FeatureTable | None:
     """Reads and checks a table of features; None gives None.
 
     Args:
         side: `"user"` or `"candidate"`.
         features: What `Features.of` takes.
-        ids: `(n,)`. Raw ids of the interactions.
     """
     if features is None:
         return None
     table = Features.of(features).read(side)
     if side == "candidate":
         refuse_padding_ids("candidate_features", table.ids)
-    if table.ids.dtype.kind != ids.dtype.kind:
-        raise ValueError(
-            f"`{side}_features` must have ids of the type of the interactions. "
-            f"Received: ids such as {_checks.shown(table.ids[0])}, and "
-            f"{side}s such as {_checks.shown(ids[0])}."
-        )
     return table
+
+
+def with_ids_like(
+    side: str, table: FeatureTable, ids: np.ndarray
+) -> FeatureTable:
+    """Returns a table whose ids are of the type of the interactions'.
+
+    Whole numbers that stand in a CSV file may be meant as strings, such as
+    those of a catalogue whose other ids have letters: a file does not say.
+
+    Args:
+        side: `"user"` or `"candidate"`.
+        table: `FeatureTable`.
+        ids: `(n,)`. Raw ids of the interactions.
+
+    Raises:
+        ValueError: If the ids are of another type, and were not written.
+    """
+    if not len(ids) or table.ids.dtype.kind == ids.dtype.kind:
+        return table
+    if table.are_ids_written and table.ids.dtype.kind == "i":
+        # As they were written: one with zeros in front would be no number.
+        return dataclasses.replace(table, ids=table.ids.astype(str))
+    wanted = {"i": "whole numbers", "U": "strings"}[ids.dtype.kind]
+    raise ValueError(
+        f"`{side}_features` must have ids of the type of the interactions. "
+        f"Received: ids such as {_checks.shown(table.ids[0])} in "
+        f"{table.id_column!r}, and {side}s such as {_checks.shown(ids[0])}. "
+        f"Make {wanted} of the column {table.id_column!r}, or the same of both "
+        "tables."
+    )
 
 
 def titles_of(titles, candidate_ids: np.ndarray) -> dict:

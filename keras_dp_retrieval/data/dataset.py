@@ -249,7 +249,7 @@ class RetrievalDataset(SplitDataset):
                 which has more options: `test_from`, `validation_from`,
                 `shuffle_window`, `user_ids`, `candidate_ids` and
                 `max_history`, which has the histories of the users come with
-                the examples. It is split by time.
+                the examples. It is split by time. Features are in memory.
 
         Raises:
             FileNotFoundError: If there is no such file.

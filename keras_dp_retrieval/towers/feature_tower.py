@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dp_retrieval import _checks
+from keras_dp_retrieval import _checks, _random_state
 from keras_dp_retrieval.data.features import EncodedFeatures, FeatureSchema
 from keras_dp_retrieval.towers.base import HistoryTower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
@@ -156,9 +156,7 @@ class FeatureTower(keras.layers.Layer):
         name = f"feature_{number}"
         if not encoder.is_pooled or encoder.num_indices >= LARGE_VOCABULARY:
             return self._table(encoder.num_indices, name)
-        import keras_rs  # It takes a second.
-
-        table = keras_rs.layers.EmbedReduce(
+        table = _keras_rs_layers().EmbedReduce(
             encoder.num_indices,
             self.embedding_dimension,
             embeddings_initializer=self._initializer(),
@@ -176,10 +174,8 @@ class FeatureTower(keras.layers.Layer):
         width = self.embedding_dimension * num_tables + len(self.numbers)
         crosses = []
         for number in range(self.num_crosses):
-            import keras_rs
-
             crosses.append(
-                keras_rs.layers.FeatureCross(
+                _keras_rs_layers().FeatureCross(
                     kernel_initializer=self._glorot(number)
                 )
             )
@@ -293,6 +289,13 @@ class FeatureTower(keras.layers.Layer):
             "history": config["history"] and deserialize(config["history"]),
         }
         return cls(**{**config, **known})
+
+
+def _keras_rs_layers():
+    """The module `keras_rs.layers`, imported late: it takes a second."""
+    with _random_state.kept():
+        import keras_rs
+    return keras_rs.layers
 
 
 def combine(vectors, weights, combiner: str):

@@ -1,5 +1,6 @@
 """Reads tables of features from frames and files."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
 
@@ -66,19 +67,22 @@ def table_of_file(path: pathlib.Path, side, id_column, names, kinds):
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    is_written = False
     try:
         if _is_parquet(path):
             table = _parquet(path).to_table()
             read = {name: table[name] for name in table.column_names}
         else:
             read, id_column = _read_csv(path, side, id_column)
+            is_written = True
     except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise ValueError(
             f"{str(path)!r} must be a CSV file in UTF-8 whose first line names "
             "the columns, or a Parquet file. Arrow says: "
             f"{str(error).splitlines()[0]:.300}"
         ) from error
-    return _made(read, side, id_column, names, kinds)
+    made = _made(read, side, id_column, names, kinds)
+    return dataclasses.replace(made, are_ids_written=is_written)
 
 
 def column_names(path) -> list[str]:

@@ -17,12 +17,15 @@ class FeatureTable:
         columns: dict from names to `pyarrow.ChunkedArray` `(n,)`.
         kinds: dict from names to one of `KINDS`.
         id_column: str. What the column of ids was called.
+        are_ids_written: bool. Whether whole numbers among the ids were read
+            from a text, a CSV file, and might be meant as strings.
     """
 
     ids: np.ndarray
     columns: Mapping
     kinds: Mapping[str, str]
     id_column: str
+    are_ids_written: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

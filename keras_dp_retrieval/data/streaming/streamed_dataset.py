@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import arguments, dataset_options, pipelines
+from keras_dp_retrieval.data.features import EncodedFeatures
+from keras_dp_retrieval.data.features.feature_table import FeatureTable
 from keras_dp_retrieval.data.parts import PARTS
 from keras_dp_retrieval.data.readers import tables
 from keras_dp_retrieval.data.row_padding import padded_size
@@ -20,6 +22,9 @@ from keras_dp_retrieval.data.streaming.not_in_memory import NotInMemory
 from keras_dp_retrieval.data.streaming.streamed_batches import (
     Position,
     StreamedBatches,
+)
+from keras_dp_retrieval.data.streaming.streamed_features import (
+    StreamedFeatures,
 )
 from keras_dp_retrieval.data.streaming.streamed_files import StreamedFiles
 from keras_dp_retrieval.data.streaming.survey import IDS
@@ -89,6 +94,9 @@ class StreamedDataset(NotInMemory):
         candidate_key: str. As in `RetrievalDataset`.
         rating_key: str. As in `RetrievalDataset`.
         rating_range: As in `RetrievalDataset`.
+        user_features: As in `RetrievalDataset`. They are read into memory;
+            the encoders are fitted on the users of the train part.
+        candidate_features: Likewise.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -124,6 +132,8 @@ class StreamedDataset(NotInMemory):
         candidate_key: str = "candidate_id",
         rating_key: str = "rating",
         rating_range: tuple[float, float] = (1.0, 5.0),
+        user_features=None,
+        candidate_features=None,
     ):
         options = dataset_options.checked_options(
             split=self.split,
@@ -154,6 +164,8 @@ class StreamedDataset(NotInMemory):
             validation_from,
             max_history=self.max_history,
         )
+        # First, as they are small: what is wrong with them is said at once.
+        self._features = StreamedFeatures(user_features, candidate_features)
         self._given = {
             key: Vocabulary.from_ids(ids)
             for key, ids in zip(IDS, (user_ids, candidate_ids), strict=True)
@@ -191,6 +203,7 @@ class StreamedDataset(NotInMemory):
                 "validation_fraction": self.validation_fraction,
             },
             max_history=self.max_history,
+            features=self._features,
         )
         self.candidate_titles = arguments.titles_of(
             candidate_titles, self._files.survey.candidates.ids
@@ -241,6 +254,25 @@ class StreamedDataset(NotInMemory):
     def user_counts(self, split: str = "train") -> np.ndarray:
         """Returns `(num_users,)` int64: interactions of each row."""
         return _of_part(self._files.survey.user_counts, split)
+
+    def raw_features(self, side: str) -> FeatureTable | None:
+        """The features of `"user"` or `"candidate"`, not encoded."""
+        return self._features.tables[side]
+
+    @functools.cached_property
+    def user_features(self) -> EncodedFeatures | None:
+        """The encoded features of all users, by row; None without any."""
+        counts = self.user_counts("train")
+        return self._features.encoded("user", self.user_vocabulary, counts)
+
+    @functools.cached_property
+    def candidate_features(self) -> EncodedFeatures | None:
+        """Likewise those of the candidates."""
+        return self._features.encoded(
+            "candidate",
+            self.candidate_vocabulary,
+            self.candidate_counts("train"),
+        )
 
     @functools.cached_property
     def fingerprint(self) -> dict:
@@ -362,11 +394,12 @@ class StreamedDataset(NotInMemory):
             "candidate_key": self.candidate_key,
             "rating_key": self.rating_key,
             "rating_range": list(self.rating_range),
+            **self._features.get_config(),
         }
 
     @classmethod
     def from_config(cls, config: Mapping) -> "StreamedDataset":
-        return cls(**config)
+        return cls(**StreamedFeatures.from_config(config))
 
     def __repr__(self) -> str:
         shown = streamed_description.num_interactions(self)
@@ -379,7 +412,9 @@ class StreamedDataset(NotInMemory):
     @property
     def description(self) -> str:
         """A line on what is in it."""
-        return streamed_description.description(self, self._files)
+        return streamed_description.description(
+            self, self._files, self._features
+        )
 
 
 def _of_part(counts: np.ndarray, split: str) -> np.ndarray:

@@ -4,6 +4,9 @@ import hashlib
 from typing import Any
 
 from keras_dp_retrieval.data.parts import PARTS
+from keras_dp_retrieval.data.streaming.streamed_features import (
+    StreamedFeatures,
+)
 from keras_dp_retrieval.data.streaming.streamed_files import StreamedFiles
 
 
@@ -16,7 +19,9 @@ def _num_rows(data: Any) -> int:
     return sum(map(data.num_rows, PARTS))
 
 
-def description(data: Any, files: StreamedFiles) -> str:
+def description(
+    data: Any, files: StreamedFiles, features: StreamedFeatures
+) -> str:
     """What `StreamedDataset.description` says."""
     parts = ", ".join(f"{data.num_rows(part):,} {part}" for part in PARTS)
     begins = ", ".join(
@@ -34,6 +39,7 @@ def description(data: Any, files: StreamedFiles) -> str:
     notes = (
         begins,
         histories,
+        str(features),
         files.blocks.note,
         files.blocks.filter_note(_num_rows(data)),
     )

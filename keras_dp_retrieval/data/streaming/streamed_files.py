@@ -14,6 +14,9 @@ from keras_dp_retrieval.data.streaming.block_columns import BlockColumns
 from keras_dp_retrieval.data.streaming.id_lookup import IdLookup
 from keras_dp_retrieval.data.streaming.moments import Moments, find_moments
 from keras_dp_retrieval.data.streaming.parquet_blocks import ParquetBlocks
+from keras_dp_retrieval.data.streaming.streamed_features import (
+    StreamedFeatures,
+)
 from keras_dp_retrieval.data.streaming.survey import survey
 from keras_dp_retrieval.data.streaming.user_sample import (
     interactions_of_users,
@@ -39,6 +42,7 @@ class StreamedFiles:
             parts begin.
         max_history: Optional int. The length of the histories that come with
             the examples.
+        features: `StreamedFeatures`. Whoever has some has a row.
 
     Attributes:
         blocks: `ParquetBlocks`.
@@ -56,6 +60,7 @@ class StreamedFiles:
         rating_range: tuple[float, float],
         moments: Mapping,
         max_history: int | None,
+        features: StreamedFeatures,
     ):
         self.path = path
         self.blocks = ParquetBlocks(path, request.columns, request.row_filter)
@@ -66,7 +71,7 @@ class StreamedFiles:
             self.moments = find_moments(
                 self._columns.times, len(self._columns), **moments
             )
-        self.survey = survey(self._columns, self.moments, given)
+        self.survey = survey(self._columns, self.moments, given, features)
         self.timelines: UserTimelines | None = None
         if max_history is not None:
             self.timelines = read_timelines(

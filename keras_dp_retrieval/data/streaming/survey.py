@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import zlib
+from typing import Protocol
 
 import numpy as np
 
@@ -44,8 +45,23 @@ class Survey:
         return int(self.block_counts[:, PARTS.index(part)].sum())
 
 
+class WithRows(Protocol):
+    """Says who has a row beside those that the files have."""
+
+    def check_type(self, key: str, ids: np.ndarray) -> None:
+        """Raises a ValueError if ids are of another type than these."""
+
+    def vocabulary(
+        self, key: str, ids: np.ndarray, given: Vocabulary | None
+    ) -> Vocabulary:
+        """Returns all who have a row; `ids` are those of the files."""
+
+
 def survey(
-    columns: BlockColumns, moments: Moments, given: dict[str, Vocabulary]
+    columns: BlockColumns,
+    moments: Moments,
+    given: dict[str, Vocabulary],
+    others: WithRows,
 ) -> Survey:
     """Reads ids and times of every block once.
 
@@ -54,6 +70,7 @@ def survey(
         moments: `Moments`.
         given: dict from `"user_ids"` and `"candidate_ids"` to a vocabulary,
             where it is known already.
+        others: `WithRows`.
 
     Raises:
         ValueError: If something in a block does not fit, or has an id that a
@@ -86,13 +103,15 @@ def survey(
         block_counts[block] = np.bincount(parts, minlength=len(PARTS))
         digest.update(np.array(checks, np.uint32).tobytes())
         for key in IDS:
+            others.check_type(key, encoded[key].ids)
             tallies[key].add(encoded[key], parts)
     if not block_counts.sum():
         columns.blocks.filter_note(0)  # Says so if it is the filter's work.
         raise ValueError("There must be interactions. Received: none.")
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
         (users, of_users), (candidates, of_candidates) = threads.map(
-            lambda key: _with_rows(key, tallies[key], given.get(key)), IDS
+            lambda key: _with_rows(key, tallies[key], given.get(key), others),
+            IDS,
         )
     return Survey(
         users,
@@ -105,12 +124,11 @@ def survey(
 
 
 def _with_rows(
-    key: str, tally: IdTally, vocabulary: Vocabulary | None
+    key: str, tally: IdTally, given: Vocabulary | None, others: WithRows
 ) -> tuple[Vocabulary, np.ndarray]:
     """The vocabulary of ids, and the counts by row."""
     ids, counts = tally.result()
-    if vocabulary is None:
-        vocabulary = Vocabulary(ids)
+    vocabulary = others.vocabulary(key, ids, given)
     rows = vocabulary.rows(ids)
     if not rows.all():
         raise ValueError(
