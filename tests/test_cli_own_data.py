@@ -487,6 +487,7 @@ def test_towers_learn_from_files_of_features(
     assert "B00" in model.retrievable_ids()
     evaluated = run(capsys, "evaluate", "model.keras", *data, *features)
     assert metrics_in(evaluated) == metrics_in(said)
+    assert "users and candidates of the test part" in evaluated
     # Without the products, B00 is no id of the data.
     wrong = error_of(capsys, "evaluate", "model.keras", *data, *of_users)
     assert wrong.endswith("as then, with `--candidate-features FILE`.\n")

@@ -457,6 +457,14 @@ again = test_metrics.metrics.evaluate(
     model, data, ks=(1, 10), user_chunk_size=12
 )
 test_metrics.assert_same(again, expected, tolerance=1e-12)
+from tests import test_cold_metrics
+
+data, tables = test_cold_metrics.with_cold(seed=3, values=2)
+cold = test_metrics.metrics.evaluate(
+    tables, data, ks=(1, 10), cold=True, user_chunk_size=12
+)
+expected = test_cold_metrics.cold_oracle(tables, data, (1, 10))
+test_metrics.assert_same(cold, expected, tolerance=1e-12)
 print("same")
 """
 

@@ -75,6 +75,9 @@ class RetrievalMetrics(keras.callbacks.Callback):
         max_users: Optional int. Evaluates so many users at most, the same in
             every epoch. Streamed data needs it.
         seed: int. Of their draw.
+        cold: bool. Whether to add `val_cold_candidates_recall_at_10` and the
+            other figures of warm and cold users and candidates, as `evaluate`
+            does. They are NaN where the split has none.
 
     Raises:
         ValueError: If the data has no ratings in that split.
@@ -92,6 +95,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
         vectors: Callable | None = None,
         max_users: int | None = None,
         seed: int = 0,
+        cold: bool = False,
     ):
         super().__init__()
         self.data = data
@@ -102,9 +106,9 @@ class RetrievalMetrics(keras.callbacks.Callback):
         self.max_users, self.seed = max_users, seed
         metrics.check_data(data)
         self._task = metrics.RankingTask.prepare(
-            of_some_users(data, split, max_users, seed), split, ks
+            of_some_users(data, split, max_users, seed), split, ks, cold=cold
         )
-        self.ks = self._task.ks
+        self.ks, self.cold = self._task.ks, cold
 
     def on_train_begin(self, logs=None):
         # Not at the end of the first epoch, which may take hours.
@@ -114,10 +118,15 @@ class RetrievalMetrics(keras.callbacks.Callback):
         if logs is None or not self._is_due(epoch):
             return
         results = self._task.run(self.model, self.vectors)
-        # A count, not a metric: the same in every epoch.
-        del results["num_users"]
         prefix = PREFIXES[self.split]
-        logs.update({prefix + name: value for name, value in results.items()})
+        logs.update(
+            {
+                prefix + name: value
+                for name, value in results.items()
+                # Counts, not metrics: the same in every epoch.
+                if not name.startswith("num_")
+            }
+        )
 
     def _is_due(self, epoch: int) -> bool:
         # The first epoch is always among them: `CSVLogger` drops every key
@@ -142,6 +151,7 @@ class RetrievalMetrics(keras.callbacks.Callback):
             "every": self.every,
             "max_users": self.max_users,
             "seed": self.seed,
+            "cold": self.cold,
             "vectors": vectors,
         }
 

@@ -1,7 +1,7 @@
 """`evaluate`: the metrics of a saved model."""
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.cli import inputs, printing
+from keras_dp_retrieval.cli import cold_table, inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
     check_data_arguments,
@@ -35,14 +35,20 @@ def run(args) -> int:
     data = _load_data_of(model, args)
     printing.print_data(data)
     metrics = _evaluate(model, data, args)
-    printing.print_metrics(metrics, data)
+    overall, of_groups = cold_table.divided(metrics)
+    printing.print_metrics(overall, data)
+    print(cold_table.shown(of_groups))
     return 0
 
 
 def _evaluate(model, data, args) -> dict:
     try:
         return kdr.evaluate(
-            model, data, split="test", allow_trained=args.allow_trained
+            model,
+            data,
+            split="test",
+            allow_trained=args.allow_trained,
+            cold=True,
         )
     except ValueError as error:
         # Ids that have features and no interactions are ids of the data, too.

@@ -85,6 +85,10 @@ class BatchedInteractions:
         """Returns `(num_candidates,)` int64: interactions of each row."""
         return self._divided.candidate_counts(split)
 
+    def user_counts(self, split: str = "train") -> np.ndarray:
+        """Returns `(num_users,)` int64: interactions of each row."""
+        return self._divided.user_counts(split)
+
     def get_config(self) -> dict:
         candidates = self.candidates
         return {

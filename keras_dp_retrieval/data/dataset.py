@@ -377,8 +377,8 @@ class RetrievalDataset(SplitDataset):
 
         Returns:
             An object with `ratings(split)`, `seen_before(split)`,
-            `candidate_counts(split)`, `num_candidates`, `num_users` and
-            `real_candidates`. It makes no batches.
+            `candidate_counts(split)`, `user_counts(split)`, `num_candidates`,
+            `num_users` and `real_candidates`. It makes no batches.
 
         Raises:
             ValueError: If there is anything else in the batches, such as

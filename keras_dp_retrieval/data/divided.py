@@ -99,3 +99,12 @@ class Divided:
         if split == "train" and self.earlier is not None:
             counts += self.earlier.candidate_counts(self.num_candidates)
         return counts
+
+    def user_counts(self, split: str = "train") -> np.ndarray:
+        """Returns `(num_users,)` int64: likewise of each user."""
+        rows = self.ratings(split).user_rows
+        counts = np.bincount(rows, minlength=self.num_users)
+        if split == "train" and self.earlier is not None:
+            earlier = np.diff(self.earlier.indptr)
+            counts[: len(earlier)] += earlier
+        return counts

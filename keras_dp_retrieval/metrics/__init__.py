@@ -5,6 +5,7 @@ from keras_dp_retrieval.metrics.chance import (
     chance_level,
     warn_if_at_chance,
 )
+from keras_dp_retrieval.metrics.cold_groups import GROUPS
 from keras_dp_retrieval.metrics.evaluated_data import check_data
 from keras_dp_retrieval.metrics.evaluation import evaluate
 from keras_dp_retrieval.metrics.list_metrics import (
@@ -19,6 +20,7 @@ from keras_dp_retrieval.metrics.protocol import check_function, check_protocol
 from keras_dp_retrieval.metrics.ranking_task import RankingTask
 
 __all__ = [
+    "GROUPS",
     "ChanceAlarm",
     "RankingTask",
     "chance_level",

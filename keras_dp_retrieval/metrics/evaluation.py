@@ -26,6 +26,7 @@ def evaluate(
     *,
     vectors: Callable | None = None,
     allow_trained: bool = False,
+    cold: bool = False,
     max_users: int | None = None,
     seed: int = 0,
     user_chunk_size: int = USER_CHUNK_SIZE,
@@ -60,6 +61,38 @@ def evaluate(
     All of them count in the denominators, also those that cannot be found:
     candidates seen before (only data with repeats has such) and
     unknown ones (row 0). Lists never hold the same candidate twice.
+
+    With `cold=True` the same for users and candidates that training has, the
+    warm ones, and those it has not, the cold ones: without an interaction in
+    the train part of `data`, whatever they have in its validation part. The
+    means over users get these names, such as `cold_users_recall_at_10`:
+
+    - `warm_users_...`, `cold_users_...`: over the users of one kind, all their
+      held-out candidates.
+    - `warm_candidates_...`, `cold_candidates_...`: of the same lists of the
+      whole catalogue, but the held-out candidates of one kind alone are
+      relevant, also in the denominators; over the users who have some. A
+      candidate of the other kind takes a place in the list and is no hit.
+      `..._coverage_at_k` is the share of the real candidates of this kind
+      that are among the first `k` of at least one user.
+    - `cold_among_cold_...`: likewise of cold candidates, and the lists are of
+      cold candidates alone: does the model tell them apart? The catalogue is
+      not scored for it once more.
+
+    And how many users these are, `num_warm_users`, `num_cold_users`,
+    `num_users_of_warm_candidates`, `num_users_of_cold_candidates` (of
+    `cold_among_cold_`, too), and real candidates, `num_warm_candidates`,
+    `num_cold_candidates`. Where there are none, means and coverage are NaN and
+    the number is 0; the names are always the same. Unknown candidates are cold
+    unless row 0 is in the train part.
+
+    A cold user's vector is what the model gives for the user's row, as
+    `model.recommend(user_ids)` does: of a `TwoTowerRetrieval` with features of
+    users these beside an id that was never trained, with a tower of histories
+    that of an empty one (or of what the validation part has, where histories
+    come with the users), and else a row of random numbers: then compare with
+    `recommend(unknown="popular")`. A cold candidate of a `TwoTowerRetrieval`
+    without features of candidates is in no list.
 
     The score matrix is never held as a whole: memory beyond the two tables of
     vectors is bounded by `user_chunk_size x candidate_chunk_size` numbers.
@@ -96,7 +129,8 @@ def evaluate(
             evaluation needs `ratings(split)`, `seen_before(split)`,
             `num_candidates`, `candidate_counts("train")` and, where not all
             rows are real candidates, `candidate_vocabulary` or
-            `real_candidates`, bool `(num_candidates,)`.
+            `real_candidates`, bool `(num_candidates,)`; with `cold=True`,
+            `user_counts("train")` or all of `ratings("train")`.
         split: str. `"test"`, `"validation"` or `"train"`.
         ks: ints. Lengths of the lists; may exceed the catalogue.
         vectors: Optional function for a model without these methods: given
@@ -108,6 +142,7 @@ def evaluate(
             another way then. A `TwoTowerRetrieval` made `for_dataset` knows.
             Interactions that the data set's own train part repeats are no
             reason to refuse: they are left out of the lists.
+        cold: bool. Whether to add what is said above of warm and cold ones.
         max_users: Optional int. Evaluates so many users at most, drawn at
             random; by default all. Of streamed data the files are read once,
             for what these users have in the split and before it.
@@ -135,6 +170,7 @@ def evaluate(
         data,
         split,
         ks,
+        cold=cold,
         user_chunk_size=user_chunk_size,
         candidate_chunk_size=candidate_chunk_size,
     )

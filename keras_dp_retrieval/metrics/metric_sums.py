@@ -19,28 +19,75 @@ USER_METRICS = ("recall", "ndcg", "mrr", "hit_rate", "precision")
 
 
 @dataclasses.dataclass
+class UserSums:
+    """Sums of `USER_METRICS` over users.
+
+    Attributes:
+        of_users: float64, shape `(num_ks, 5)`.
+        num_users: float64, shape `(1,)`.
+    """
+
+    of_users: np.ndarray
+    num_users: np.ndarray
+
+    @classmethod
+    def zeros(cls, num_ks: int) -> "UserSums":
+        return cls(np.zeros((num_ks, len(USER_METRICS))), np.zeros(1))
+
+    def add(self, ks, hits, num_held_out) -> None:
+        """Adds the lists of some users; arguments as in `MetricSums.add`."""
+        self.num_users += len(hits)
+        for index, k in enumerate(ks):
+            self.of_users[index] += [
+                recall_at_k(hits, num_held_out, k).sum(),
+                ndcg_at_k(hits, num_held_out, k).sum(),
+                mrr_at_k(hits, k).sum(),
+                hit_rate_at_k(hits, k).sum(),
+                precision_at_k(hits, k).sum(),
+            ]
+
+    def over_processes(self) -> "UserSums":
+        """The sums of all processes."""
+        if distribution.process_count() == 1:
+            return self
+        from keras_dp_retrieval._jax import ranking
+
+        return UserSums(
+            ranking.sum_over_processes(self.of_users),
+            ranking.sum_over_processes(self.num_users),
+        )
+
+    def means(self, index: int) -> dict[str, float]:
+        """The means for the `k` of this index, by name; NaN without users."""
+        num_users = float(self.num_users[0])
+        return {
+            name: float(total / num_users) if num_users else math.nan
+            for name, total in zip(
+                USER_METRICS, self.of_users[index], strict=True
+            )
+        }
+
+
+@dataclasses.dataclass
 class MetricSums:
     """Sums over users, chunks and processes, divided once at the end.
 
     Attributes:
-        of_users: float64, shape `(num_ks, 5)`: sums of `USER_METRICS`.
+        users: `UserSums`.
         of_lists: float64, shape `(num_ks, 2)`: the sum of the percentiles of
             what was recommended, and how many recommendations there were.
-        num_users: float64, shape `()`.
         shown: bool, shape `(num_ks, num_candidates)`: recommended to anyone.
     """
 
-    of_users: np.ndarray
+    users: UserSums
     of_lists: np.ndarray
-    num_users: np.ndarray
     shown: np.ndarray
 
     @classmethod
     def zeros(cls, num_ks: int, num_candidates: int) -> "MetricSums":
         return cls(
-            of_users=np.zeros((num_ks, len(USER_METRICS))),
+            users=UserSums.zeros(num_ks),
             of_lists=np.zeros((num_ks, 2)),
-            num_users=np.zeros(1),
             shown=np.zeros((num_ks, num_candidates), bool),
         )
 
@@ -54,16 +101,9 @@ class MetricSums:
             rows: int32 `(batch, list_length)`. The lists, padded with -1.
             percentiles: float64 `(num_candidates,)`. How popular each is.
         """
+        self.users.add(ks, hits, num_held_out)
         filled = rows >= 0
-        self.num_users += len(rows)
         for index, k in enumerate(ks):
-            self.of_users[index] += [
-                recall_at_k(hits, num_held_out, k).sum(),
-                ndcg_at_k(hits, num_held_out, k).sum(),
-                mrr_at_k(hits, k).sum(),
-                hit_rate_at_k(hits, k).sum(),
-                precision_at_k(hits, k).sum(),
-            ]
             recommended = rows[:, :k][filled[:, :k]]
             self.shown[index, recommended] = True
             self.of_lists[index] += [
@@ -78,9 +118,8 @@ class MetricSums:
         from keras_dp_retrieval._jax import ranking
 
         return MetricSums(
-            of_users=ranking.sum_over_processes(self.of_users),
+            users=self.users.over_processes(),
             of_lists=ranking.sum_over_processes(self.of_lists),
-            num_users=ranking.sum_over_processes(self.num_users),
             shown=ranking.any_over_processes(self.shown),
         )
 
@@ -91,17 +130,14 @@ class MetricSums:
             ks: As in `add`.
             num_real: int. How many rows are real candidates.
         """
-        num_users = float(self.num_users[0])
         result = {}
         for index, k in enumerate(ks):
-            for name, total in zip(
-                USER_METRICS, self.of_users[index], strict=True
-            ):
-                result[f"{name}_at_{k}"] = float(total / num_users)
+            for name, value in self.users.means(index).items():
+                result[f"{name}_at_{k}"] = value
             shown = self.shown[index].sum() / max(num_real, 1)
             result[f"coverage_at_{k}"] = float(shown)
             total, count = self.of_lists[index].tolist()
             result[f"popularity_percentile_at_{k}"] = (
                 total / count if count else math.nan
             )
-        return {**result, "num_users": num_users}
+        return {**result, "num_users": float(self.users.num_users[0])}

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import distribution
+from keras_dp_retrieval.data.padding import PADDING
 from keras_dp_retrieval.index import chunks
 from keras_dp_retrieval.metrics.protocol import check_shapes
 from keras_dp_retrieval.training.finite import check_vectors
@@ -37,11 +38,13 @@ def make_ranker(
     num_candidates: int,
     k: int,
     chunk_size: int,
+    among=None,
 ) -> Callable:
-    """Returns `rank(user_rows, excluded_rows)` -> rows, NumPy in and out.
+    """Returns `rank(user_rows, excluded_rows)` -> lists, NumPy in and out.
 
-    `user_rows` are those of all processes, `excluded_rows` and the result
-    those of this process.
+    `user_rows` are those of all processes, `excluded_rows` and the lists
+    those of this process. The lists are a tuple of one array of rows, or of
+    two with `among`: users are encoded once for both.
 
     Args:
         encode_users: Function from user rows to `(batch, dim)`.
@@ -50,6 +53,8 @@ def make_ranker(
         num_candidates: int. Candidate rows of the data.
         k: int. Length of the lists.
         chunk_size: int. Candidates scored at a time.
+        among: Optional bool `(num_candidates,)`. Which rows the second list
+            may hold, of those allowed; it is no longer than there are.
 
     Raises:
         ValueError: If there are fewer vectors than candidate rows, or some
@@ -64,7 +69,10 @@ def make_ranker(
             f"{num_candidates} rows."
         )
     allowed = np.pad(allowed, (0, num_rows - num_candidates))
-    options = {"k": k, "chunk_size": min(chunk_size, num_rows)}
+    catalogues = [_Catalogue(allowed, k, chunk_size)]
+    if among is not None:
+        some = allowed & np.pad(among, (0, num_rows - num_candidates))
+        catalogues.append(_PartOfCatalogue(some, k, chunk_size))
 
     def vectors_of_users(user_rows):
         vectors = keras.ops.convert_to_tensor(encode_users(user_rows))
@@ -72,31 +80,104 @@ def make_ranker(
         return vectors
 
     if keras.backend.backend() == "jax":
-        return _sharded_ranker(vectors_of_users, candidates, allowed, options)
+        return _sharded_ranker(vectors_of_users, candidates, catalogues)
     check_vectors("candidate", candidates, allowed)
-    usable = keras.ops.convert_to_tensor(allowed)
+    programs = [_program(one, one.table(candidates)) for one in catalogues]
 
     def rank(user_rows, excluded_rows):
         vectors = vectors_of_users(user_rows)
         check_vectors("user", vectors)
-        excluded = keras.ops.convert_to_tensor(excluded_rows)
-        rows = best_rows(vectors, candidates, excluded, usable, **options)
-        return keras.ops.convert_to_numpy(rows)
+        return tuple(
+            one.rows_of(program(vectors, one.positions_of(excluded_rows)))
+            for one, program in zip(catalogues, programs, strict=True)
+        )
 
     return rank
 
 
-def _sharded_ranker(encode_users, candidates, allowed, options) -> Callable:
+class _Catalogue:
+    """The candidates that a list is made of: all rows of the table.
+
+    Args:
+        allowed: bool. Which of them the list may hold.
+        k: int. Length of the lists.
+        chunk_size: int. Candidates scored at a time.
+    """
+
+    def __init__(self, allowed, k: int, chunk_size: int):
+        self.allowed = allowed
+        self.options = {"k": k, "chunk_size": min(chunk_size, len(allowed))}
+
+    def table(self, candidates):
+        """Their vectors."""
+        return candidates
+
+    def positions_of(self, rows) -> np.ndarray:
+        """Where rows of the table stand in this one, -1 for others."""
+        return rows
+
+    def rows_of(self, positions) -> np.ndarray:
+        """The rows of positions, -1 for -1."""
+        return keras.ops.convert_to_numpy(positions)
+
+
+class _PartOfCatalogue(_Catalogue):
+    """Some rows, copied into a table of their own, so that few cost little.
+
+    Args:
+        allowed: bool `(num_rows,)`. Which rows.
+    """
+
+    def __init__(self, allowed, k: int, chunk_size: int):
+        rows = np.flatnonzero(allowed).astype("int32")
+        # A table has a row at least.
+        self._rows = rows if len(rows) else np.zeros(1, "int32")
+        self._positions = np.full(len(allowed), PADDING, "int32")
+        self._positions[rows] = np.arange(len(rows))
+        super().__init__(
+            allowed[self._rows], min(k, len(self._rows)), chunk_size
+        )
+
+    def table(self, candidates):
+        return keras.ops.take(candidates, self._rows, axis=0)
+
+    def positions_of(self, rows) -> np.ndarray:
+        return np.where(rows == PADDING, PADDING, self._positions[rows])
+
+    def rows_of(self, positions) -> np.ndarray:
+        positions = super().rows_of(positions)
+        return np.where(positions == PADDING, PADDING, self._rows[positions])
+
+
+def _program(catalogue, candidates) -> Callable:
+    usable = keras.ops.convert_to_tensor(catalogue.allowed)
+
+    def program(vectors, excluded_rows):
+        excluded = keras.ops.convert_to_tensor(excluded_rows)
+        return best_rows(
+            vectors, candidates, excluded, usable, **catalogue.options
+        )
+
+    return program
+
+
+def _sharded_ranker(encode_users, candidates, catalogues) -> Callable:
     """A ranker that shards this process's users over its devices."""
     from keras_dp_retrieval._jax import ranking
     from keras_dp_retrieval._jax.replication import replicate
 
     strategy = keras.distribution.distribution()
     mesh = ranking.local_mesh(strategy and strategy.device_mesh)
-    program = ranking.compiled_ranker(best_rows, mesh, **options)
     candidates = ranking.local_copy(candidates)
-    check_vectors("candidate", candidates, allowed)
-    candidates, allowed = replicate((candidates, allowed), mesh)
+    check_vectors("candidate", candidates, catalogues[0].allowed)
+    programs = [
+        (
+            one,
+            ranking.compiled_ranker(best_rows, mesh, **one.options),
+            *replicate((one.table(candidates), one.allowed), mesh),
+        )
+        for one in catalogues
+    ]
 
     def rank(user_rows, excluded_rows):
         # Every process computes the vectors of all users of the chunk: the
@@ -105,12 +186,20 @@ def _sharded_ranker(encode_users, candidates, allowed, options) -> Callable:
         check_vectors("user", vectors)
         if len(excluded_rows) < len(user_rows):
             vectors = vectors[distribution.process_rows(len(user_rows))]
-        rows = program(
-            ranking.shard_rows(vectors, mesh),
-            candidates,
-            ranking.shard_rows(excluded_rows, mesh),
-            allowed,
+        vectors = ranking.shard_rows(vectors, mesh)
+        # Both programs run before either is waited for.
+        found = [
+            program(
+                vectors,
+                table,
+                ranking.shard_rows(one.positions_of(excluded_rows), mesh),
+                allowed,
+            )
+            for one, program, table, allowed in programs
+        ]
+        return tuple(
+            one.rows_of(positions)
+            for one, positions in zip(catalogues, found, strict=True)
         )
-        return np.asarray(rows)
 
     return rank

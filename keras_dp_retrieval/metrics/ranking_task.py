@@ -9,6 +9,7 @@ from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
 from keras_dp_retrieval.data.row_padding import pad_rows
+from keras_dp_retrieval.metrics.cold_groups import ColdGroups, ColdSums
 from keras_dp_retrieval.metrics.evaluated_data import (
     check_data,
     check_ks,
@@ -49,6 +50,7 @@ class RankingTask:
             needs histories; None for all.
         user_chunk_size: int.
         candidate_chunk_size: int.
+        cold: Optional `ColdGroups`, to evaluate them, too.
     """
 
     ks: tuple[int, ...]
@@ -61,6 +63,7 @@ class RankingTask:
     max_history: int | None
     user_chunk_size: int
     candidate_chunk_size: int
+    cold: ColdGroups | None = None
 
     @classmethod
     def prepare(
@@ -69,11 +72,13 @@ class RankingTask:
         split: str,
         ks: Sequence[int],
         *,
+        cold: bool = False,
         user_chunk_size: int = USER_CHUNK_SIZE,
         candidate_chunk_size: int = CANDIDATE_CHUNK_SIZE,
     ) -> "RankingTask":
         """Arguments and errors as in `evaluate`."""
         check_data(data)
+        cold = _checks.flag("cold", cold)
         ks = check_ks(ks)
         held_out = held_out_pairs(data, split)
         users, num_held_out = np.unique(
@@ -83,6 +88,7 @@ class RankingTask:
         # Users with lists of seen candidates of about the same length share a
         # chunk, so that few lists are padded much.
         order = np.argsort(-np.diff(seen.indptr)[users], kind="stable")
+        users = users[order].astype("int32")
         real = real_candidates(data)
         percentiles = np.zeros(data.num_candidates)
         percentiles[real] = popularity_percentiles(
@@ -90,7 +96,7 @@ class RankingTask:
         )
         return cls(
             ks=ks,
-            user_rows=users[order].astype("int32"),
+            user_rows=users,
             num_held_out=num_held_out[order],
             held_out=held_out,
             seen=seen,
@@ -103,16 +109,30 @@ class RankingTask:
             candidate_chunk_size=_checks.positive_int(
                 "candidate_chunk_size", candidate_chunk_size
             ),
+            cold=ColdGroups.of(data, users, held_out) if cold else None,
         )
 
     def run(self, model, vectors=None) -> dict[str, float]:
         """Returns what `evaluate` returns for this model."""
         sums = MetricSums.zeros(len(self.ks), len(self.real))
-        for part, rows in self._lists(model, vectors):
-            hits = self._hits(self.user_rows[part], rows)
-            num_held_out = self.num_held_out[part]
+        cold_sums = among = None
+        if self.cold is not None:
+            cold_sums = ColdSums(self.cold, len(self.ks))
+            among = self.cold.cold_candidates
+        for part, rows, *others in self._lists(model, vectors, among):
+            users, num_held_out = self.user_rows[part], self.num_held_out[part]
+            hits = self._hits(users, rows)
             sums.add(self.ks, hits, num_held_out, rows, self.percentiles)
-        return sums.over_processes().means(self.ks, int(self.real.sum()))
+            if cold_sums is not None:
+                among_cold = self._hits(users, *others)
+                cold_sums.add(
+                    self.ks, part, rows, hits, num_held_out, among_cold
+                )
+        sums = sums.over_processes()
+        result = sums.means(self.ks, int(self.real.sum()))
+        if cold_sums is None:
+            return result
+        return {**result, **cold_sums.means(self.ks, self.real, sums.shown)}
 
     def ndcg_of_users(self, model, k: int) -> np.ndarray:
         """NDCG@k of each of `user_rows`, to compare models user by user.
@@ -131,8 +151,11 @@ class RankingTask:
 
         return ranking.sum_over_processes(values)
 
-    def _lists(self, model, vectors=None) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yields the users of this process, a slice of all, and their lists."""
+    def _lists(self, model, vectors=None, among=None) -> Iterator[tuple]:
+        """Yields the users of this process, a slice of all, and their lists.
+
+        With `among`, bool `(num_candidates,)`, also lists of these alone.
+        """
         encode_users, candidates = vectors_of(model, vectors)
         if vectors is None and getattr(model, "needs_histories", False):
             encode_users = self._with_histories(encode_users)
@@ -144,6 +167,7 @@ class RankingTask:
             # Beyond the catalogue a list would hold nothing but padding.
             k=min(self.ks[-1], max(int(self.real.sum()), 1)),
             chunk_size=self.candidate_chunk_size,
+            among=among,
         )
         # A chunk is divided over all devices of all processes.
         multiple = distribution.row_multiple()
@@ -152,11 +176,11 @@ class RankingTask:
             padded, _ = pad_rows(users[None], [len(users)], num_rows)
             padded = padded[0]
             share = distribution.process_rows(num_rows)
-            rows = rank(padded, self._excluded(padded[share], width))
+            lists = rank(padded, self._excluded(padded[share], width))
             first = min(share.start, len(users))
             last = min(share.stop, len(users))
             part = slice(chunk.start + first, chunk.start + last)
-            yield part, rows[: last - first]
+            yield part, *(rows[: last - first] for rows in lists)
 
     def _hits(self, users, rows) -> np.ndarray:
         """Which of the lists `rows`, `(batch, list_length)`, were held out."""
