@@ -280,6 +280,22 @@ def shop():
     )
 
 
+def test_validation_is_no_training_and_is_seen_all_the_same():
+    # In training: users 1 and 2, once each, and candidates 1 and 2.
+    data = kdr.RetrievalDataset.from_batches(
+        (np.array([1, 2]), np.array([1, 2])),
+        validation=(np.array([1, 4]), np.array([3, 1])),
+        test=(np.array([1, 2, 3, 4]), np.array([4, 3, 4, 2])),
+    )
+    scores = np.array([0, 1, 2, 4, 3], "float32")[:, None]
+    model = Tables(np.ones((5, 1), "float32"), scores)
+    result = metrics.evaluate(model, data, ks=(1,), cold=True)
+    assert result["num_warm_users"] == result["num_cold_users"] == 2
+    assert result["num_cold_candidates"] == 2
+    # Of cold ones user 1 gets 4, having had 3; user 2 gets 3, as user 3 does.
+    assert result["cold_among_cold_recall_at_1"] == 2 / 3
+
+
 @pytest.fixture(scope="module")
 def shop_model():
     keras.utils.set_random_seed(0)
