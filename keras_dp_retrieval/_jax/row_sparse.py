@@ -60,27 +60,21 @@ def merge(ids, gradients, num_rows: int) -> TouchedRows:
     A row is touched when its summed gradient is not exactly zero. So examples
     of weight 0 touch nothing, and neither does a masked index in a history.
 
-    Instead of sorting, each example writes its number into a scratch value of
-    its row and reads it back: all examples of a row then read the same number,
-    whichever of them wrote last, and that one is the representative of the
-    row. On CPU this takes 0.1-0.2 ms for 4096 ids and 1M rows, and sorting the
-    ids 0.6-0.8 ms.
-
     Args:
         ids: `(batch,)` int. Negative ids count from the end and ids beyond the
             table are ignored, as in the gradient of `jnp.take`.
         gradients: `(batch, dim)`. Gradients of the looked-up rows.
-        num_rows: int. Rows of the table.
+        num_rows: int. Rows of the table; no array of that length is made.
     """
     batch = ids.shape[0]
     if not batch:
         return TouchedRows(ids, gradients)
     numbers = jnp.arange(batch, dtype="int32")
-    # Only values that an example writes are read, so any filling will do. With
-    # a constant, XLA would share one scratch between tables and copy it.
-    scratch = jnp.broadcast_to(ids[0].astype("int32"), (num_rows,))
-    scratch = scratch.at[ids].set(numbers, mode="drop")
-    representative = scratch.at[ids].get(mode="fill", fill_value=batch)
+    # Of an int64 what counts is the whole of it.
+    ids = ids.astype(jnp.promote_types(ids.dtype, "int32"))
+    ids = jnp.where(ids < 0, ids + num_rows, ids)
+    ids = jnp.where((ids >= 0) & (ids < num_rows), ids, num_rows)
+    representative = representatives(ids.astype("int32"), num_rows)
     is_representative = representative == numbers
     # A representative starts with its own gradient, so that only repeats are
     # added.
@@ -91,6 +85,74 @@ def merge(ids, gradients, num_rows: int) -> TouchedRows:
     touched = is_representative & (jnp.max(jnp.abs(summed), axis=-1) != 0)
     rows = jnp.where(touched, ids, num_rows + numbers)
     return TouchedRows(rows.astype("int32"), summed)
+
+
+# Scratch values for each id. With 16, about 3 % of the ids meet another id in
+# the first round and next to none in the second. For 4096 ids these are 256 KB,
+# which stay in the cache.
+_SLOTS_PER_ID = 16
+
+
+def representatives(ids, num_rows: int):
+    """For each id, the number of one example that has the same id.
+
+    Instead of sorting, each example writes its number into a scratch value
+    that its id points at, and reads it back: all examples of an id then read
+    the same number, and that one stands for all of them. A table that is not
+    much longer than the batch has a scratch value for every row. For longer
+    ones ids share them, by a hash: who reads the number of an example with
+    another id tries again with the next hash. The example that was read has
+    found itself, so every round leaves fewer ids, whatever they are; three
+    rounds are usual.
+
+    On CPU this takes 0.2-0.3 ms for 4096 ids, and sorting them 0.6-0.8 ms.
+
+    Args:
+        ids: `(batch,)` int32, in `[0, num_rows]`; `num_rows` is no row.
+        num_rows: int.
+
+    Returns:
+        `(batch,)` int32; `batch` for what is no row.
+    """
+    batch = ids.shape[0]
+    numbers = jnp.arange(batch, dtype="int32")
+    bits = max(_SLOTS_PER_ID * batch - 1, 1).bit_length()
+
+    def readers(slots, num_slots):
+        # The largest number, and not the last one written, is the same on
+        # every kind of device.
+        scratch = jnp.full((num_slots,), -1, "int32")
+        scratch = scratch.at[slots].max(numbers, mode="drop")
+        return scratch.at[slots].get(mode="fill", fill_value=batch)
+
+    if num_rows <= 1 << bits:
+        return readers(ids, num_rows)
+
+    def try_again(state):
+        round_number, found, is_open = state
+        slots = hashed(ids, round_number, bits)
+        read = readers(jnp.where(is_open, slots, 1 << bits), 1 << bits)
+        same = is_open & (ids[jnp.minimum(read, batch - 1)] == ids)
+        return (
+            round_number + 1,
+            jnp.where(same, read, found),
+            is_open & ~same,
+        )
+
+    nothing = jnp.full((batch,), batch, "int32")
+    state = try_again((jnp.uint32(0), nothing, ids < num_rows))
+    return jax.lax.while_loop(lambda s: jnp.any(s[2]), try_again, state)[1]
+
+
+def hashed(ids, round_number, bits: int):
+    """int32 in `[0, 2 ** bits)`: another function of the ids in every round.
+
+    Multiplicative hashing (Dietzfelbinger et al. 1997): two ids meet in few of
+    the functions that different odd factors give.
+    """
+    factor = (round_number * jnp.uint32(0x6C078965)) ^ jnp.uint32(0x9E3779B1)
+    mixed = ids.astype("uint32") * (factor | jnp.uint32(1))
+    return (mixed >> (32 - bits)).astype("int32")
 
 
 def _add(table, touched: TouchedRows, values):
