@@ -169,3 +169,25 @@ def test_processes_with_other_new_days_are_refused_before_they_grow(tmp_path):
     finally:
         for process in processes:
             process.kill()
+
+
+FEATURES = PROGRAM.parent / "train_features.py"
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_features_what_one_device_does(tmp_path):
+    paths = [tmp_path / f"{number}.npz" for number in range(3)]
+    finish([start(paths[0], program=FEATURES)])
+    processes = {"program": FEATURES, "port": free_port(), "num_processes": 2}
+    finish(
+        [
+            start(path, process_id=number, devices=2, **processes)
+            for number, path in enumerate(paths[1:])
+        ]
+    )
+    alone, *both = (dict(np.load(path)) for path in paths)
+    for name, expected in alone.items():
+        np.testing.assert_array_equal(both[0][name], both[1][name], name)
+        np.testing.assert_allclose(
+            both[0][name], expected, atol=1e-5, err_msg=name
+        )
