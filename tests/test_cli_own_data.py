@@ -8,6 +8,7 @@ import re
 
 import keras
 import numpy as np
+import pyarrow
 import pytest
 from pyarrow import parquet
 
@@ -539,6 +540,14 @@ def test_inspection_and_search_take_files_of_features(
             r"`--candidate-features` must have one row for each id\. .*'B01'",
         ),
         (
+            ("--candidate-features", "lengths.csv"),
+            r"'length'\]\. Leave them out of the file, or rename them\.$",
+        ),
+        (
+            ("--candidate-features", "seconds.parquet"),
+            r"duration\[s\]\. Leave it out of the file\.$",
+        ),
+        (
             ("--candidate-features", "broken.parquet"),
             r"'broken.parquet' must be a CSV file in UTF-8 .* or a Parquet",
         ),
@@ -555,6 +564,11 @@ def test_features_are_checked_before_the_interactions(
     monkeypatch.chdir(tmp_path)
     write_features(tmp_path)
     (tmp_path / "twice.csv").write_text("item_id,kind\nB01,a\nB01,b\n")
+    (tmp_path / "lengths.csv").write_text("item_id,length\nB01,3\n")
+    seconds = pyarrow.array([3], pyarrow.duration("s"))
+    parquet.write_table(
+        pyarrow.table({"item_id": ["B01"], "x": seconds}), "seconds.parquet"
+    )
     (tmp_path / "broken.parquet").write_text("no parquet")
     for command in ("train", "tune", "inspect"):
         shop_file = (shop / "shop.csv",)

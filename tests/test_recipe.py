@@ -206,9 +206,8 @@ def test_features_are_used_unless_it_is_better_without(
         def ndcg_of_users(self, model, k):
             return without
 
-    monkeypatch.setattr(trials, "_task", lambda data: Task())
     with_them = without - gain - np.array([0.02, -0.02, 0.02, -0.02])
-    found = trials.compare(with_them, None, None, "features")
+    found = trials.compare(with_them, None, Task(), "features")
     assert found.keeps == keeps
     # By hand: the differences scatter by 0.02, over the root of four users.
     assert found.gain == pytest.approx(gain)
@@ -225,6 +224,11 @@ def test_the_recipe_takes_features_that_there_are(monkeypatch):
     )
     options = {"epochs": 1, "embedding_dimension": 4}
     said = []
+    prepared = []
+    prepare = trials.prepare
+    monkeypatch.setattr(
+        trials, "prepare", lambda data: prepared.append(1) or prepare(data)
+    )
     monkeypatch.setattr(trials.Comparison, "keeps", False)
     choice = trials.Choice(0.14, 0.0, ndcg=0.5), np.zeros(1)
     monkeypatch.setattr(trials, "choose", lambda *_, **__: choice)
@@ -232,8 +236,27 @@ def test_the_recipe_takes_features_that_there_are(monkeypatch):
         model = kdr.fit_recipe(data, tune=tune, **options)
         said.append(isinstance(model.candidate_tower, kdr.FeatureTower))
     assert said == [True, False]
+    assert len(prepared) == 1
     with pytest.raises(ValueError, match="needs data with features"):
         kdr.fit_recipe(plain, use_features=True)
+
+
+def test_features_are_tried_where_all_else_is_given(monkeypatch, capsys):
+    plain = synthetic()
+    ratings = plain._loaded.interactions
+    kinds = {"item_id": range(1, 81), "kind": ["a", "b"] * 40}
+    data = kdr.RetrievalDataset(
+        ratings.user_ids, ratings.candidate_ids, candidate_features=kinds
+    )
+    monkeypatch.setattr(trials.Comparison, "keeps", False)
+    given = {"temperature": 0.2, "popularity_weight": 0.05}
+    options = {"epochs": 1, "embedding_dimension": 4, "verbose": 2, **given}
+    model = kdr.fit_recipe(data, **options)
+    assert not isinstance(model.candidate_tower, kdr.FeatureTower)
+    assert model.objective.temperature == 0.2
+    assert model.popularity_weight == 0.05
+    said = capsys.readouterr().out
+    assert said.count("Chosen: ") == said.count("Chosen: without features") == 1
 
 
 @pytest.fixture
@@ -245,6 +268,7 @@ def tried(monkeypatch):
         calls.append((data, first, options))
         return trials.Choice(first / 2, 0.25, ndcg=0.5), None
 
+    monkeypatch.setattr(trials, "prepare", lambda data: data)
     monkeypatch.setattr(trials, "choose", choose)
     return calls
 
@@ -331,14 +355,13 @@ def chosen(monkeypatch, ndcg, *, noise=(0.0,), **options):
             of_first = model.temperature == 0.14
             return found + of_first * np.array(noise)
 
-    monkeypatch.setattr(trials, "_task", lambda data: Task())
     trained = []
 
     def train(temperature):
         trained.append(temperature)
         return Trial(temperature)
 
-    return trials.choose(train, None, 0.14, **options)[0], trained
+    return trials.choose(train, Task(), 0.14, **options)[0], trained
 
 
 @pytest.mark.parametrize(

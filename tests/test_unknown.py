@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval.data.features import feature_schema
 from keras_dp_retrieval.model import recommending
 
 # Of rows 1 to 8; two are tied, one was never a positive.
@@ -271,6 +272,20 @@ def test_features_answer_where_no_id_is_known(reader):
     same((ids[of_features], scores[of_features]), alone)
     for row in (2, 3):
         same((ids[row], scores[row]), popular(reader, 5))
+
+
+def test_features_of_a_request_are_read_once(reader, monkeypatch):
+    read = []
+    plain = feature_schema.FeatureSchema._as_arrow
+
+    def counted(self, columns):
+        read.append(columns)
+        return plain(self, columns)
+
+    monkeypatch.setattr(feature_schema.FeatureSchema, "_as_arrow", counted)
+    features = {"country": ["GB"], "age": [30]}
+    reader.recommend(user_features=features, k=5, unknown="popular")
+    assert len(read) == 1
 
 
 def test_a_history_speaks_before_features(reader):

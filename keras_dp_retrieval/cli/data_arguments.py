@@ -188,13 +188,25 @@ def check_exists(option: str, path: str | None) -> None:
         )
 
 
+_STATE_A_KIND = r"State another kind with `kdr\.Features\([^`]*\)`"
+
+
 def flag(name: str) -> str:
     """The name of an argument as it is typed."""
     return "--" + name.replace("_", "-")
 
 
-# What says in Python which column has the ids; here it is found by its name.
-_ID_COLUMN = "`kdr.Features(table, id_column=...)`"
+# What can be said in Python alone, and what is done here instead.
+_INSTEAD = {
+    # It is found by its name.
+    "`kdr.Features(table, id_column=...)`": "`--user-column NAME` or "
+    "`--candidate-column NAME`",
+    "Choose others with `kdr.Features(table, columns=[...])`": "Leave them out "
+    "of the file",
+    "Leave it out with `kdr.Features(table, columns=[...])`": "Leave it out of "
+    "the file",
+    ", such as with `frame.drop_duplicates('id')`": "",
+}
 
 
 def in_flags(message: str) -> str:
@@ -211,7 +223,8 @@ def in_flags(message: str) -> str:
         is_plain = value in ("", "True")
         return f"`{flag(_FLAGS[name])}{'' if is_plain else ' ' + value}`"
 
-    message = message.replace(
-        _ID_COLUMN, "`--user-column NAME` or `--candidate-column NAME`"
-    )
+    for in_python, here in _INSTEAD.items():
+        message = message.replace(in_python, here)
+    corrected = "Correct the column, or leave it out of the file"
+    message = re.sub(_STATE_A_KIND, corrected, message)
     return re.sub(r"`(\w+)(?:=([^`]*))?`", translated, message)

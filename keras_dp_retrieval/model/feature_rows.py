@@ -11,7 +11,19 @@ from keras_dp_retrieval.data.features.feature_source import columns_for_ids
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 
 
-def encoded(model, side: str, features, ids, length: int) -> dict:
+class NewFeatures(NamedTuple):
+    """Encoded features of new rows, or of those of a request.
+
+    Attributes:
+        columns: dict from names to arrays `(num_new, ...)`.
+        is_known: bool `(num_new,)`. Rows that have features.
+    """
+
+    columns: dict
+    is_known: np.ndarray
+
+
+def encoded(model, side: str, features, ids, length: int) -> NewFeatures:
     """Encodes features of new users or candidates, or of those of a request.
 
     Args:
@@ -23,36 +35,23 @@ def encoded(model, side: str, features, ids, length: int) -> dict:
         length: int.
 
     Returns:
-        dict from names to arrays `(length,)` or `(length, width)`.
+        `NewFeatures`; those are known who have a value that the model knows.
 
     Raises:
         ValueError: If the model has no features on this side, or these do not
             fit.
     """
-    columns = _columns(model, side, features, ids)
-    found = _lookup(model, side).encode(columns)
-    for name, column in found.items():
+    lookup = _lookup(model, side)
+    names = list(lookup.schema.encoders)
+    columns = columns_for_ids(features, side, names, ids)
+    found = NewFeatures(*lookup.schema.encode_known(columns))
+    for name, column in found.columns.items():
         if len(column) != length:
             raise ValueError(
                 f"Features must have one row for each of the {length} "
                 f"{side}s. Received: {len(column)} in {name!r}."
             )
     return found
-
-
-def have_values(model, side: str, features, ids) -> np.ndarray:
-    """Which of them have a feature whose value the model knows, `(length,)`.
-
-    Args:
-        model: `TwoTowerRetrieval`, and the others as in `encoded`.
-    """
-    columns = _columns(model, side, features, ids)
-    return _lookup(model, side).schema.has_values(columns)
-
-
-def _columns(model, side, features, ids) -> dict:
-    names = list(_lookup(model, side).schema.encoders)
-    return columns_for_ids(features, side, names, ids)
 
 
 def _lookup(model, side):
@@ -65,18 +64,6 @@ def _lookup(model, side):
             f"`{side}_features=...`."
         )
     return lookup
-
-
-class NewFeatures(NamedTuple):
-    """Encoded features of new rows.
-
-    Attributes:
-        columns: dict from names to arrays `(num_new, ...)`.
-        is_known: bool `(num_new,)`. Rows that have features.
-    """
-
-    columns: dict
-    is_known: np.ndarray
 
 
 def of_data(model, side: str, data, ids) -> NewFeatures | None:

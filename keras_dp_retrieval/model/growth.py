@@ -69,7 +69,8 @@ def _features(model, side, features, ids, num_new):
         return None
     ids = ids if np.ndim(ids) else None
     found = feature_rows.encoded(model, side, features, ids, num_new)
-    return feature_rows.NewFeatures(found, np.ones(num_new, bool))
+    # Whoever has a row of features has some, as in training.
+    return found._replace(is_known=np.ones(num_new, bool))
 
 
 def _start_vectors(model, vectors, num_new) -> np.ndarray:

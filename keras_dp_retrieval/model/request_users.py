@@ -50,11 +50,11 @@ def users_of(
     columns = has_features = None
     if user_features is not None:
         lengths.append(feature_rows.num_rows(user_features))
-        of_users = "user", user_features, user_ids
-        columns = feature_rows.encoded(model, *of_users, lengths[0])
-        has_features = np.ones(lengths[0], bool)
-        if skips:
-            has_features = feature_rows.have_values(model, *of_users)
+        columns, has_features = feature_rows.encoded(
+            model, "user", user_features, user_ids, lengths[0]
+        )
+        if not skips:
+            has_features = np.ones(lengths[0], bool)
     num_unknown = np.zeros(lengths[0], "int32")
     for users in given:
         num_unknown += users.num_unknown

@@ -602,8 +602,9 @@ class TwoTowerRetrieval(PaddedModel):
 
             With `return_info=True`, `(candidate_ids, scores, info)`: `info`
             is a dict of NumPy arrays `(batch,)`. `"source"` says what each
-            answer comes from, `"model"` (the id), `"history"`, `"features"`
-            or `"popular"`; `"num_unknown"` how many ids, of the user and in
+            answer comes from, `"model"` (the id, also of a user who has a row
+            and was never in training), `"history"`, `"features"` or
+            `"popular"`; `"num_unknown"` how many ids, of the user and in
             the history, the model does not know.
 
         Raises:

@@ -49,7 +49,9 @@ def fit_recipe(
             validation part, the trials hold out a part of the train part, and
             the validation part is not used: evaluate on it.
         tune: bool. Whether to run trials. They are skipped if fewer than 100
-            users have held-out interactions.
+            users have held-out interactions, or if all that they choose is
+            given: `temperature`, `popularity_weight` and, where the data have
+            features, `use_features`.
         verbose: As in `fit`. Unless 0, prints a line per trial.
         callbacks: As in `fit`. They are not called in the trials.
         **overrides: Arguments of `Recipe`, such as `epochs=20`. They are not
@@ -92,7 +94,7 @@ def fit_recipe(
             "each of another user. Use data with more interactions per user, "
             "or `order='ignored'`."
         )
-    if tune and not {"temperature", "popularity_weight"} <= set(overrides):
+    if tune and _chosen_in_trials(recipe) - set(overrides):
         recipe = _with_trials(
             for_trials(),
             recipe,
@@ -101,6 +103,12 @@ def fit_recipe(
             verbose=verbose,
         )
     return _train(whole, recipe, seed, verbose=verbose, callbacks=callbacks)
+
+
+def _chosen_in_trials(recipe: Recipe) -> set[str]:
+    """What trials choose, unless it is given."""
+    features = {"use_features"} if recipe.use_features else set()
+    return {"temperature", "popularity_weight", *features}
 
 
 def divided_for_fit(data, validation_in_train: bool = True):
@@ -167,14 +175,16 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         if verbose:
             print(f"Chosen: {decision}")
 
+    task = trials.prepare(data)
+    nothing_chosen = {"temperature", "popularity_weight"} <= set(given)
     best, of_users = trials.choose(
         train,
-        data,
+        task,
         recipe.temperature,
         temperatures="temperature" not in given,
         weights="popularity_weight" not in given,
         report=report,
-        explain=explain,
+        explain=(lambda decision: None) if nothing_chosen else explain,
     )
     recipe = dataclasses.replace(
         recipe,
@@ -187,7 +197,7 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         recipe, epochs=shorter.epochs, use_features=False
     )
     decision = trials.compare(
-        of_users, _train(data, without, seed), data, "features"
+        of_users, _train(data, without, seed), task, "features"
     )
     explain(decision)
     return dataclasses.replace(recipe, use_features=decision.keeps)

@@ -56,7 +56,7 @@ class RecipePlan:
             tried = (
                 f"{self.num_trials[0]} to {self.num_trials[1]} trainings of "
                 f"{self.steps_of_trial:,} steps before; they choose "
-                "temperature and popularity weight"
+                f"{_chosen(recipe)}"
             )
         else:
             tried = "none: too few users are held out to choose by"
@@ -103,7 +103,7 @@ def plan_recipe(data) -> RecipePlan:
         recipe=recipe,
         num_examples=num_examples,
         steps_per_epoch=math.ceil(num_examples / recipe.batch_size),
-        num_trials=trials.NUM_TRAININGS if is_tried else (0, 0),
+        num_trials=_num_trials(recipe) if is_tried else (0, 0),
         steps_of_trial=trial_steps * fit.trial_epochs(recipe),
         num_parameters=_num_parameters(data, recipe),
         flop_per_step=_flop_per_step(data, recipe),
@@ -135,6 +135,17 @@ def _flop_per_step(data, recipe: Recipe) -> int:
     others = data.num_candidates if is_full else recipe.batch_size
     # A product and a sum, once forward and for each of two gradients.
     return 6 * recipe.batch_size * others * recipe.embedding_dimension
+
+
+def _num_trials(recipe: Recipe) -> tuple[int, int]:
+    least, most = trials.NUM_TRAININGS
+    without_features = int(recipe.use_features)
+    return least + without_features, most + without_features
+
+
+def _chosen(recipe: Recipe) -> str:
+    features = ", and whether to use features" * recipe.use_features
+    return f"temperature and popularity weight{features}"
 
 
 def _short(number: float) -> str:

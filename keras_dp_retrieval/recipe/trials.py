@@ -92,7 +92,7 @@ class Decision:
 
 def choose(
     train: Callable,
-    data,
+    task: RankingTask,
     first: float,
     *,
     temperatures: bool = True,
@@ -111,7 +111,7 @@ def choose(
     Args:
         train: Callable from a temperature to a model trained on the train
             part.
-        data: Data set with a validation part.
+        task: What models are evaluated by, see `prepare`.
         first: float. The temperature to start from.
         temperatures: bool. Whether to try other temperatures.
         weights: bool. Whether to try popularity weights, from 0 on. If False,
@@ -123,7 +123,6 @@ def choose(
         `(choice, ndcg_of_users)`: the chosen `Choice`, and its NDCG@10 of each
         user.
     """
-    task = _task(data)
     tried = []  # `(Choice, NDCG@10 of each user)`.
 
     def attempt(temperature):
@@ -182,16 +181,18 @@ class Comparison:
         )
 
 
-def compare(of_users: np.ndarray, model, data, what: str) -> Comparison:
+def compare(
+    of_users: np.ndarray, model, task: RankingTask, what: str
+) -> Comparison:
     """Compares a model with another one, trained without something.
 
     Args:
         of_users: `(num_users,)`. NDCG@10 of each user, as `choose` returns it.
         model: The model trained without it.
-        data: As in `choose`.
+        task: As in `choose`.
         what: str. What it is, in the plural.
     """
-    gains = _task(data).ndcg_of_users(model, K) - of_users
+    gains = task.ndcg_of_users(model, K) - of_users
     return Comparison(
         what,
         gain=float(gains.mean()),
@@ -230,8 +231,12 @@ def _climb_popularity_weights(
         best = ndcg
 
 
-def _task(data) -> RankingTask:
-    """The ranking of up to `MAX_USERS` users of the validation part."""
+def prepare(data) -> RankingTask:
+    """The ranking of up to `MAX_USERS` users of the validation part.
+
+    Args:
+        data: Data set with a validation part.
+    """
     task = RankingTask.prepare(data, "validation", (K,))
     if len(task.user_rows) <= MAX_USERS:
         return task

@@ -52,9 +52,15 @@ class ColumnEncoder:
         """Returns the column as int32 or float32, `(n,)` or `(n, width)`."""
         raise NotImplementedError
 
-    def is_missing(self, name: str, column) -> np.ndarray:
-        """Which rows have no known value, bool `(n,)`."""
-        is_missing = np.equal(self.encode(name, column), 0)
+    def is_missing(self, name: str, column, encoded) -> np.ndarray:
+        """Which rows have no known value, bool `(n,)`.
+
+        Args:
+            name: str. How errors call the column.
+            column: `pyarrow.ChunkedArray` `(n,)`.
+            encoded: The same column as `encode` returns it.
+        """
+        is_missing = np.equal(encoded, 0)
         return np.all(is_missing, axis=1) if self.is_pooled else is_missing
 
     def get_config(self) -> dict:
@@ -201,7 +207,7 @@ class NumericEncoder(ColumnEncoder):
         scaled = (numbers - self.mean) / self.stddev
         return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
 
-    def is_missing(self, name, column):
+    def is_missing(self, name, column, encoded):
         return np.isnan(self._numbers(name, column))  # The mean is a value.
 
     @staticmethod

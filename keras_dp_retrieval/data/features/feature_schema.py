@@ -53,7 +53,25 @@ class FeatureSchema:
             ValueError: If there is none of the columns, or others, if their
                 lengths differ, or one is of another kind.
         """
+        return self._encoded(self._as_arrow(columns))
+
+    def encode_known(
+        self, columns: Mapping
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """As `encode`, and which rows have a value that is known, `(n,)` bool.
+
+        Args:
+            columns: As in `encode`.
+        """
         arrow = self._as_arrow(columns)
+        encoded = self._encoded(arrow)
+        known = np.zeros(_length(arrow), bool)
+        for name, column in arrow.items():
+            encoder = self.encoders[name]
+            known |= ~encoder.is_missing(name, column, encoded[name])
+        return encoded, known
+
+    def _encoded(self, arrow: Mapping) -> dict[str, np.ndarray]:
         empty = self.unknown(_length(arrow))
         return {
             name: encoder.encode(name, arrow[name])
@@ -61,18 +79,6 @@ class FeatureSchema:
             else empty[name]
             for name, encoder in self.encoders.items()
         }
-
-    def has_values(self, columns: Mapping) -> np.ndarray:
-        """Which rows have a value that is known, in any column; bool `(n,)`.
-
-        Args:
-            columns: As in `encode`.
-        """
-        arrow = self._as_arrow(columns)
-        known = np.zeros(_length(arrow), bool)
-        for name, column in arrow.items():
-            known |= ~self.encoders[name].is_missing(name, column)
-        return known
 
     def _as_arrow(self, columns) -> dict:
         """The columns as Arrow's, if they are such and of one length."""
