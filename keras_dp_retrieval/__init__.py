@@ -10,6 +10,7 @@ from keras_dp_retrieval import losses
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import (
     DistributionAwareCallback,
+    ResumeTraining,
     RetrievalMetrics,
     ShuffleTies,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "RatingError",
     "RecencyTower",
     "Recipe",
+    "ResumeTraining",
     "RetrievalDataset",
     "RetrievalHyperModel",
     "RetrievalMetrics",

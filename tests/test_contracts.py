@@ -22,7 +22,9 @@ import keras_dp_retrieval
 from keras_dp_retrieval._keras import (
     adapters,
     callbacks,
+    epochs,
     layers,
+    seeds,
     slots,
     trainer,
     variables,
@@ -358,6 +360,113 @@ def test_fit_calls_the_functions_that_the_trainer_made():
     assert len(model.finished) == 3, (
         "`fit` no longer makes its function again where `train_function` is "
         "None: a model that grew would run the step of its old size."
+    )
+
+
+class Starting(Hooks):
+    """Begins its first epoch at a step."""
+
+    at = (0, 0)
+    made = None
+
+    def epochs_made(self, iterator):
+        if self.made is None:
+            self.made = iterator
+            epochs.begin_at(iterator, *self.at)
+
+
+class Steps(keras.callbacks.Callback):
+    """Notes the steps of every epoch, and what was read of the pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.read = [], []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.steps.append([])
+        self.read.append(epochs.batches_read(self.model.made))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps[-1].append(batch)
+
+
+@pytest.mark.parametrize("fused", [1, 2])
+def test_an_epoch_can_begin_at_a_step(fused):
+    model, steps = Starting(), Steps()
+    model.at = 4, 0
+    model.compile("sgd", "mse", steps_per_execution=fused)
+    x, y = np.arange(5).repeat(2), np.ones((10, 2))
+    options = {"batch_size": 1, "verbose": 0, "callbacks": [steps]}
+    model.fit(x, y, epochs=2, validation_data=(X, Y), **options)
+    assert steps.steps == [[*range(4, 10, fused)], [*range(0, 10, fused)]], (
+        "`fit` no longer builds the model with the `EpochIterator` that it "
+        "counts steps with, or takes them from another method than "
+        "`_enumerate_iterator`: a resumed epoch would begin with step 0."
+    )
+
+
+def test_a_pass_can_last_several_epochs():
+    model, steps = Starting(), Steps()
+    model.compile("sgd", "mse")
+    x, y = np.arange(4).repeat(3), np.ones((12, 2))
+    options = {"batch_size": 1, "verbose": 0, "callbacks": [steps]}
+    model.fit(x, y, epochs=3, steps_per_epoch=4, **options)
+    assert steps.read == [0, 4, 8], (
+        "`_steps_seen` no longer counts what was read of a pass that several "
+        "epochs share: a resumed run would go on with another batch."
+    )
+
+
+def test_the_first_epoch_can_be_set_by_a_callback():
+    class Late(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            trainer.begin_at_epoch(self.model, 2)
+
+    model, steps = Starting(), Steps()
+    model.compile("sgd", "mse")
+    model.fit(X, Y, epochs=3, callbacks=[Late(), steps], verbose=0)
+    assert len(steps.steps) == 1, (
+        "`fit` no longer begins with `_initial_epoch`, as `BackupAndRestore` "
+        "sets it: a plain Keras model would be trained from the first epoch."
+    )
+
+
+def test_callbacks_remember_what_we_keep():
+    remembered = callbacks.REMEMBERED
+    made = [
+        keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.History(),
+        keras.callbacks.ModelCheckpoint("{epoch}.keras"),
+        keras.callbacks.ReduceLROnPlateau("loss"),
+        keras.callbacks.SwapEMAWeights(),
+    ]
+    assert {type(one) for one in made} == set(remembered)
+    for callback in made:
+        code = inspect.getsource(type(callback))
+        missing = [
+            name
+            for name in remembered[type(callback)]
+            if f"self.{name} =" not in code and not hasattr(callback, name)
+        ]
+        assert not missing, (
+            f"`{type(callback).__name__}` no longer has {missing}: see what "
+            "it remembers now, or a resumed run loses it."
+        )
+
+
+def test_the_global_random_numbers_have_a_state():
+    keras.utils.clear_session()
+    assert seeds.global_state_of_seeds() is None
+    keras.random.normal((2,))
+    state = np.array(seeds.global_state_of_seeds())
+    drawn = np.array(keras.random.normal((2,)))
+    seeds.set_global_state_of_seeds(state)
+    again = np.array(keras.random.normal((2,)))
+    np.testing.assert_array_equal(
+        again,
+        drawn,
+        err_msg="Keras keeps its global random numbers elsewhere: what "
+        "`keras.random` draws without a seed differs in a resumed run.",
     )
 
 

@@ -47,6 +47,7 @@ EXAMPLES = {
     "RatingError": lambda: kdr.RatingError(),
     "RecencyTower": lambda: kdr.RecencyTower(7, 4, decays=(0, 0.5)),
     "Recipe": lambda: kdr.recipe.choose_recipe(small_data(), epochs=3),
+    "ResumeTraining": lambda: kdr.ResumeTraining("runs/first", 100, keep=3),
     "RetrievalDataset": lambda: small_data(),
     "RetrievalHyperModel": lambda: kdr.RetrievalHyperModel(
         small_data(), embedding_dimension=(4, 8)

@@ -63,6 +63,18 @@ class Trainer(keras.Model):
             super().make_test_function(force)
             self.test_function = self.finish_function(self.test_function)
 
+    def epochs_made(self, epochs) -> None:
+        """Called with the `EpochIterator` of a `fit` before its first epoch.
+
+        `evaluate` calls it too, with its own.
+        """
+
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        # The only place where `fit` hands out what counts its steps.
+        super()._symbolic_build(iterator=iterator, data_batch=data_batch)
+        if iterator is not None:
+            self.epochs_made(iterator)
+
     def forget_compiled(self) -> None:
         """Makes the next `fit`, `evaluate` or `predict` compile again."""
         self.train_function = self.test_function = self.predict_function = None
@@ -102,6 +114,15 @@ def reattach_weights(model) -> None:
     """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
+
+
+def begin_at_epoch(model, epoch: int | None) -> None:
+    """Has `fit` begin with this epoch, whatever its `initial_epoch` is.
+
+    What `BackupAndRestore` sets in `on_train_begin`. It is never reset: None
+    does so.
+    """
+    model._initial_epoch = epoch
 
 
 def loss_and_updates(model, state, x, y, sample_weight, *, training):

@@ -6,11 +6,13 @@ import keras
 import numpy as np
 
 
-def digest(*trees) -> str | None:
-    """A short text that differs where any of the nested arrays do.
+def digest(*trees) -> str:
+    """A short text that differs where any of the nested arrays do."""
+    return digest_of(trees)
 
-    None if something in them is no array.
-    """
+
+def digest_of(trees) -> str:
+    """The same of an iterable, which need not be in memory as a whole."""
     found = hashlib.blake2b(digest_size=8)
     for tree in trees:
         leaves = keras.tree.flatten(tree)

@@ -1,10 +1,12 @@
 """Other examples than one interaction: a user at a time, or what came next."""
 
+import itertools
+
 import numpy as np
 
 from keras_dp_retrieval.data import batch_sources
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
-from keras_dp_retrieval.data.digests import digest
+from keras_dp_retrieval.data.digests import digest_of
 from keras_dp_retrieval.data.orders import user_order
 from keras_dp_retrieval.data.padding import PADDING, pad_indices
 from keras_dp_retrieval.data.pipelines import EpochShuffle
@@ -115,9 +117,10 @@ def shuffled(
     last = batches.num_batches - 1
 
     def columns_of(number):
-        order = epochs.order(epochs.next)
+        epochs.position.check_whole()
+        order = epochs.next_order()
         if number == last:
-            epochs.next += 1
+            epochs.position.end_pass(epochs.position.epoch)
         return batches.columns(order, number)
 
     kinds = batches.columns(np.zeros(1, "int32"), 0)
@@ -179,16 +182,40 @@ class _LookUpSource(batch_sources.BatchSource):
         self._look_up = look_up
         self._batches = batches
         self._epochs = epochs
+        self.position = epochs.position
 
-    def identity(self):
-        epochs = self._epochs
-        order = np.array([epochs.seed, epochs.next, self._batches.batch_size])
-        everything = self._look_up(np.arange(epochs.num_examples))
-        return epochs.num_examples, digest(order, everything)
+    @property
+    def num_batches(self):
+        return self._batches.num_batches
+
+    def contents(self):
+        num_examples = self._epochs.num_examples
+        order = np.array([self._epochs.seed, self._batches.batch_size])
+        # Not all at once, which may take much more memory than the data.
+        parts = (
+            self._look_up(np.arange(start, min(start + 4096, num_examples)))
+            for start in range(0, num_examples, 4096)
+        )
+        return num_examples, digest_of(itertools.chain([order], parts))
 
     def first_batch(self):
-        order = self._epochs.order(self._epochs.next)
-        return self._batches.example(self._batches.columns(order, 0))
+        return self._batches.example(
+            self._batches.columns(
+                self._epochs.next_order(), self.position.batch
+            )
+        )
 
-    def start_at_epoch(self, epoch: int) -> None:
-        self._epochs.start_at(epoch)
+    def numpy_groups(self, steps: int):
+        epoch, first = self.position.epoch, self.position.batch
+        order = self._epochs.order(epoch)
+        for start in range(first, self.num_batches, steps):
+            stop = min(start + steps, self.num_batches)
+            columns = [
+                self._batches.columns(order, number)
+                for number in range(start, stop)
+            ]
+            if stop == self.num_batches:
+                self.position.end_pass(epoch)
+            yield self._batches.example(
+                [np.stack(several) for several in zip(*columns, strict=True)]
+            )

@@ -54,9 +54,10 @@ class PartBatches:
         self._epochs = pipelines.EpochShuffle(len(self._train), seed)
         self._made: dict = {}
 
-    def start_at_epoch(self, epoch: int) -> None:
-        """Makes the next pass over the train part the epoch of this number."""
-        self._epochs.start_at(epoch)
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Makes the next pass over the train part begin there."""
+        num_batches = -(-len(self._train) // self._batch_size)
+        self._epochs.position.start_at(epoch, batch, num_batches)
 
     def of(self, part: str):
         """Returns a part as a `tf.data.Dataset`; None if it is empty.

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 
-from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import batch_sources
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.digests import digest
@@ -37,17 +36,20 @@ class EpochShuffle:
     Args:
         num_examples: int.
         seed: int.
+
+    Attributes:
+        position: `Position` of the next pass.
     """
 
     def __init__(self, num_examples: int, seed: int):
         self.num_examples = num_examples
         self.seed = seed
-        self.next = 0
+        self.position = batch_sources.Position()
         self._last_made = (-1, np.zeros(0, np.int32))
 
-    def start_at(self, epoch: int) -> None:
-        """Makes the next pass the one of this number."""
-        self.next = _checks.non_negative_int("epoch", epoch)
+    def next_order(self) -> np.ndarray:
+        """Returns the order of the next pass."""
+        return self.order(self.position.epoch)
 
     def order(self, epoch: int) -> np.ndarray:
         """Returns `(num_examples,)` int32, a function of seed and epoch."""
@@ -114,10 +116,11 @@ class Batches:
         )
         return [*(column[indices] for column in self._columns), weights]
 
-    def identity(self, *more) -> tuple[int, str | None]:
+    def contents(self, *more) -> tuple[int, str | None]:
         """How many examples, and a text that differs for other ones."""
-        form = dataclasses.astuple(self._form)
-        names = np.array(repr((form, more)))
+        # Not how many rows are padding: that is up to the devices.
+        form = dataclasses.replace(self._form, num_rows=0)
+        names = np.array(repr((dataclasses.astuple(form), more)))
         return self._num_examples, digest(names, self._columns, self._weights)
 
     def example(self, *columns):
@@ -140,19 +143,29 @@ class _FixedSource(batch_sources.BatchSource):
     def __init__(self, batches: Batches, columns: list[np.ndarray]):
         self._batches = batches
         self._columns = columns
+        self.position = batch_sources.Position()
 
-    def identity(self):
-        return self._batches.identity()
+    @property
+    def num_batches(self):
+        return self._batches.num_batches
+
+    def contents(self):
+        return self._batches.contents()
 
     def first_batch(self):
-        return self._batches.example(*(column[0] for column in self._columns))
+        return self._batches.example(
+            *(column[self.position.batch] for column in self._columns)
+        )
 
-    def start_at_epoch(self, epoch: int) -> None:
-        _checks.non_negative_int("epoch", epoch)
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        super().start_at(epoch, batch)
+        self.position.epoch = 0  # All passes are the same.
 
     def numpy_groups(self, steps: int):
-        for start in range(0, self._batches.num_batches, steps):
+        for start in range(self.position.batch, self.num_batches, steps):
             group = slice(start, start + steps)
+            if group.stop >= self.num_batches:
+                self.position.batch = 0
             yield self._batches.example(
                 *(column[group] for column in self._columns)
             )
@@ -197,11 +210,12 @@ def shuffled_batches(ratings: Ratings, form: BatchFormat, epochs: EpochShuffle):
     stops = np.append(starts[1:], last + 1)
 
     def begin():
-        return np.full(len(starts), epochs.next), starts, stops
+        epochs.position.check_whole()
+        return np.full(len(starts), epochs.position.epoch), starts, stops
 
     def look_up(epoch, start, stop):
         if stop > last:
-            epochs.next = int(epoch) + 1
+            epochs.position.end_pass(int(epoch))
         return batches.columns(epochs.order(int(epoch)), start, stop)
 
     def several(*epoch_start_stop):
@@ -237,35 +251,36 @@ class _ShuffledSource(batch_sources.BatchSource):
     def __init__(self, batches: Batches, epochs: EpochShuffle):
         self._batches = batches
         self._epochs = epochs
+        self.position = epochs.position
 
-    def identity(self):
-        # The next epoch's number too: processes that stand at different ones
-        # would read different rows.
-        return self._batches.identity(self._epochs.seed, self._epochs.next)
+    @property
+    def num_batches(self):
+        return self._batches.num_batches
+
+    def contents(self):
+        return self._batches.contents(self._epochs.seed)
 
     def first_batch(self):
-        order = self._epochs.order(self._epochs.next)
-        columns = self._batches.columns(order, 0, 1)
+        first = self.position.batch
+        order = self._epochs.next_order()
+        columns = self._batches.columns(order, first, first + 1)
         return self._batches.example(*(column[0] for column in columns))
 
-    def start_at_epoch(self, epoch: int) -> None:
-        self._epochs.start_at(epoch)
-
     def numpy_groups(self, steps: int):
-        epoch = self._epochs.next
+        epoch, begin = self.position.epoch, self.position.batch
         order = self._epochs.order(epoch)
         num_batches = self._batches.num_batches
         a_call = (
             max(_EXAMPLES_A_CALL // self._batches.batch_size // steps, 1)
             * steps
         )
-        for first in range(0, num_batches, a_call):
+        for first in range(begin, num_batches, a_call):
             stop = min(first + a_call, num_batches)
             columns = self._batches.columns(order, first, stop)
             for start in range(0, stop - first, steps):
                 group = slice(start, start + steps)
                 if first + group.stop >= num_batches:
-                    self._epochs.next = epoch + 1
+                    self.position.end_pass(epoch)
                 yield self._batches.example(
                     *(column[group] for column in columns)
                 )

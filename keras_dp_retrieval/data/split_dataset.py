@@ -324,7 +324,19 @@ class SplitDataset:
         run that is resumed at epoch 7 sees what it would have seen. Passes
         count from 0; one that is broken off does not count.
         """
-        self._batches.start_at_epoch(epoch)
+        self.start_at(epoch)
+
+    def start_at(self, epoch: int, batch: int = 0) -> None:
+        """Makes the next `fit` on `.train` go on within an epoch.
+
+        Args:
+            epoch: int. Its number, from 0.
+            batch: int. How many of its batches have been learned from.
+
+        Raises:
+            ValueError: If an epoch has fewer batches.
+        """
+        self._batches.start_at(epoch, batch)
 
     def with_validation_in_train(self) -> "SplitDataset":
         """Returns this data set with the validation part learned from.

@@ -79,6 +79,21 @@ def regrouped(groups, steps: int) -> Iterator:
     return (group for group, _ in stacked(batches, steps))
 
 
+def behind(groups, steps: int, arrived) -> Iterator:
+    """The groups behind the first `steps` steps.
+
+    Args:
+        groups: Iterator of groups.
+        steps: int. As many as some of the groups have together.
+        arrived: Function without arguments: called before the first group
+            that is yielded.
+    """
+    while steps > 0 and (group := next(groups, None)) is not None:
+        steps -= len(group[2])
+    arrived()
+    yield from groups
+
+
 def single_steps(group) -> Iterator:
     """The batches of a group, one by one."""
     return (

@@ -5,29 +5,42 @@ import contextlib
 import keras
 
 
+def given(callbacks) -> list:
+    """The callbacks that `fit` was given, in whatever form."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks.callbacks
+    return keras.tree.flatten(callbacks or [])
+
+
 @contextlib.contextmanager
-def added(guard, own, callbacks, model):
+def added(guard, own, callbacks, model, start):
     """Gives the callbacks of a `fit`, with the model's among them.
 
     The guard comes before all that judge or keep the weights, but behind what
     measures the time of the epoch, which it would otherwise be part of.
+
+    Args:
+        guard: Callback.
+        own: list of callbacks of the model.
+        callbacks: As `fit` was given them.
+        model: The model.
+        start: Where `fit` begins (`resumption.py`); it has callbacks too.
     """
     ready = isinstance(callbacks, keras.callbacks.CallbackList)
-    given = (
-        callbacks.callbacks if ready else keras.tree.flatten(callbacks or [])
-    )
+    users = given(callbacks)
     index = 0
-    while index < len(given) and getattr(given[index], "_only_measures", False):
+    while index < len(users) and getattr(users[index], "_only_measures", False):
         index += 1
-    every = [*given[:index], guard, *given[index:], *own]
+    judged = [*users[:index], guard, *users[index:], *own]
+    every = [*start.before, *judged, *start.after]
     if not ready:
         yield every
         return
-    for callback in (guard, *own):
+    for callback in (*start.before, guard, *own, *start.after):
         callback.set_model(model)
         callback.set_params(callbacks.params)
     callbacks.callbacks = every
     try:
         yield callbacks
     finally:
-        callbacks.callbacks = given
+        callbacks.callbacks = users

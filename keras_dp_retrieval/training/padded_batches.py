@@ -25,6 +25,7 @@ from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
 from keras_dp_retrieval.data.batch_sources import BatchSource, source_of
 from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.training.batch_groups import (
+    behind,
     first_step,
     for_keras,
     map_rows,
@@ -87,6 +88,7 @@ class PaddedBatches(DataAdapter):
         distribution.check_threads()
         self._in_tensorflow: Any = None
         self._peeked: Iterator | None = None
+        self._skip: tuple[int, Callable] | None = None
         self.real_rows: list[int] = []
         self.padded_rows: list[int] = []
 
@@ -119,6 +121,47 @@ class PaddedBatches(DataAdapter):
             "contents": contents,
         }
 
+    def contents(self) -> dict:
+        """As `identity`, whichever epoch is next: what a run is trained on."""
+        known = self.identity()
+        if self._source is not None:
+            known["rows"], known["contents"] = self._source.contents()
+        elif isinstance(self._inner, ArrayDataAdapter):
+            known["shuffle"] = self._data.get("shuffle")
+        return known
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the order of an epoch is a function of seed and number."""
+        return self._source is not None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the order is drawn from NumPy's global random numbers."""
+        return isinstance(self._inner, ArrayDataAdapter)
+
+    @property
+    def pass_number(self) -> int:
+        """The number of the next pass, or of the one that has begun; or 0."""
+        return 0 if self._source is None else self._source.position.epoch
+
+    def start_at(self, number: int, batch: int, arrived: Callable) -> None:
+        """Makes the next pass go on where another process left it.
+
+        Data that are not of this package are read from the first batch, and
+        dropped up to this one.
+
+        Args:
+            number: int. The `pass_number` that was.
+            batch: int. How many batches of that pass were learned from.
+            arrived: Function without arguments, called when others were
+                dropped.
+        """
+        if self._source is not None:
+            self._source.start_at(number, batch)
+        elif batch:
+            self._skip = batch, arrived
+
     def on_epoch_begin(self):
         self._inner.on_epoch_begin()
 
@@ -134,10 +177,13 @@ class PaddedBatches(DataAdapter):
         """
         steps = super_batch or self._steps_per_group
         groups, self._peeked = self._peeked, None
+        skip, self._skip = self._skip, None
         if groups is None:
             groups = self._groups(steps)
         elif steps != self._steps_per_group:
             groups = regrouped(groups, steps)
+        if skip is not None:
+            groups = behind(groups, *skip)
         if super_batch:
             return (for_keras(group, super_batch) for group in groups)
         if steps == 1:

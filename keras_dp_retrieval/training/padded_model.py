@@ -4,13 +4,17 @@ import keras
 
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval._keras.trainer import Trainer
-from keras_dp_retrieval.training import model_batches, model_steps
+from keras_dp_retrieval.training import (
+    model_batches,
+    model_steps,
+    resumption,
+)
 from keras_dp_retrieval.training.finite import NonFiniteGuard
 from keras_dp_retrieval.training.fit_arguments import (
     check_validation_freq,
     refuse_class_weight,
 )
-from keras_dp_retrieval.training.fit_callbacks import added
+from keras_dp_retrieval.training.fit_callbacks import added, given
 from keras_dp_retrieval.training.in_use import InUse, loops, reads
 from keras_dp_retrieval.training.padded_batches import PaddedBatches
 
@@ -27,6 +31,7 @@ class PaddedModel(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._in_use = InUse()
+        self._starts = resumption.Starts()
 
     def check_batch(self, x, y):
         """Raises a ValueError if the NumPy arrays of a batch are not valid."""
@@ -139,7 +144,15 @@ class PaddedModel(Trainer):
         )
         own = self.training_callbacks(train)
         with (
-            added(guard, own, callbacks, self) as callbacks,
+            resumption.start(
+                self,
+                train,
+                given(callbacks),
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+            ) as start,
+            added(guard, own, callbacks, self, start) as callbacks,
             self.keep_weights(),
         ):
             return super().fit(
@@ -148,11 +161,14 @@ class PaddedModel(Trainer):
                 verbose=verbose,
                 callbacks=callbacks,
                 validation_data=validation_data,
-                initial_epoch=initial_epoch,
+                initial_epoch=start.initial_epoch,
                 steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
                 validation_freq=validation_freq,
             )
+
+    def epochs_made(self, epochs):
+        self._starts.epochs_made(epochs)
 
     @loops
     def evaluate(

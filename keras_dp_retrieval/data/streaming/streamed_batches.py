@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import keras
 
-from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import batch_sources
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.pipelines import BatchFormat
@@ -17,19 +16,6 @@ from keras_dp_retrieval.data.streaming.window_reader import PartReader, Windows
 # So many examples are put together at a time: at one batch a time, the calls
 # of NumPy would cost more than the work.
 _EXAMPLES_A_CALL = 2**18
-
-
-@dataclasses.dataclass
-class Position:
-    """Where the next pass over a part begins.
-
-    Args:
-        epoch: int.
-        batch: int. Batches of that epoch that are done.
-    """
-
-    epoch: int = 0
-    batch: int = 0
 
 
 class StreamedBatches(batch_sources.BatchSource):
@@ -51,51 +37,40 @@ class StreamedBatches(batch_sources.BatchSource):
         *,
         window: int,
         seed: int | None,
-        position: Position,
+        position: batch_sources.Position,
         digest: str,
     ):
         self._reader = reader
         self._form = form
         self._window = window
         self._seed = seed
-        self._position = position
+        self.position = position
         self._digest = digest
         self._num_rows = int(reader.counts.sum())
-        self.num_batches = -(-self._num_rows // form.batch_size)
+        self._num_batches = -(-self._num_rows // form.batch_size)
         in_last = (self._num_rows - 1) % form.batch_size + 1
         self._is_padded = in_last < form.num_rows
         self._begun: tuple[int, Windows] | None = None
 
-    def identity(self) -> tuple[int, str | None]:
+    @property
+    def num_batches(self) -> int:
+        return self._num_batches
+
+    def contents(self) -> tuple[int, str | None]:
         timelines = self._reader.timelines
+        # Not how many rows are padding: that is up to the devices.
+        form = dataclasses.replace(self._form, num_rows=0)
         parts = (
             self._digest,
-            dataclasses.astuple(self._form),
+            dataclasses.astuple(form),
             self._seed,
             self._window,
-            dataclasses.astuple(self._position),
             timelines and timelines.max_history,
         )
         return self._num_rows, repr(parts)
 
-    def start_at_epoch(self, epoch: int) -> None:
-        self.start_at(epoch)
-
-    def start_at(self, epoch: int, batch: int = 0) -> None:
-        epoch = _checks.non_negative_int("epoch", epoch)
-        batch = _checks.non_negative_int("batch", batch)
-        if batch > self.num_batches:
-            raise ValueError(
-                f"`batch` must be at most the {self.num_batches:,} batches of "
-                f"an epoch. Received: batch={batch:,}. Was the data set made "
-                "with another `batch_size`?"
-            )
-        if batch == self.num_batches:
-            epoch, batch = epoch + 1, 0
-        self._position.epoch, self._position.batch = epoch, batch
-
     def first_batch(self) -> tuple:
-        windows, position = self._windows(), self._position
+        windows, position = self._windows(), self.position
         rows = BatchRows(windows, self._own(0, 1), position.batch, ahead=False)
         # The next pass begins with what is read already.
         self._begun = position.epoch, windows
@@ -108,7 +83,7 @@ class StreamedBatches(batch_sources.BatchSource):
     def process_groups(
         self, steps: int, index: int, count: int
     ) -> Iterator[tuple]:
-        position = self._position
+        position = self.position
         epoch, first = position.epoch, position.batch
         with contextlib.closing(self._windows()) as windows:
             rows = BatchRows(windows, self._own(index, count), first)
@@ -122,13 +97,13 @@ class StreamedBatches(batch_sources.BatchSource):
                     group = slice(begin, begin + steps)
                     if start + group.stop >= self.num_batches:
                         # What is handed over last ends the pass.
-                        position.epoch, position.batch = epoch + 1, 0
+                        position.end_pass(epoch)
                     yield self._some(example, group)
 
     def _windows(self) -> Windows:
         """What is read of the epoch already, or all of it anew."""
         begun, self._begun = self._begun, None
-        epoch = self._position.epoch
+        epoch = self.position.epoch
         if begun is not None:
             if begun[0] == epoch:
                 return begun[1]
@@ -178,12 +153,7 @@ class StreamedBatches(batch_sources.BatchSource):
         tf = import_tensorflow()
 
         def batches():
-            if self._position.batch:
-                raise ValueError(
-                    "Only `fit` of a model of this package can begin within "
-                    "an epoch. Received: a data set that stands at batch "
-                    f"{self._position.batch}. Use `start_at_epoch(epoch)`."
-                )
+            self.position.check_whole()
             for group in self.numpy_groups(1):
                 yield keras.tree.map_structure(lambda rows: rows[0], group)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import arguments, dataset_options, pipelines
+from keras_dp_retrieval.data.batch_sources import Position
 from keras_dp_retrieval.data.features import EncodedFeatures
 from keras_dp_retrieval.data.features.feature_table import FeatureTable
 from keras_dp_retrieval.data.parts import PARTS
@@ -19,10 +20,7 @@ from keras_dp_retrieval.data.streaming import (
     streamed_description,
 )
 from keras_dp_retrieval.data.streaming.not_in_memory import NotInMemory
-from keras_dp_retrieval.data.streaming.streamed_batches import (
-    Position,
-    StreamedBatches,
-)
+from keras_dp_retrieval.data.streaming.streamed_batches import StreamedBatches
 from keras_dp_retrieval.data.streaming.streamed_features import (
     StreamedFeatures,
 )

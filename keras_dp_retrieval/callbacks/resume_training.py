@@ -1,0 +1,130 @@
+"""ResumeTraining: a `fit` that was killed goes on as if nothing had been."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+
+import keras
+
+from keras_dp_retrieval import _checks
+from keras_dp_retrieval.callbacks import callback_states
+from keras_dp_retrieval.callbacks.checkpoint_files import CheckpointFiles
+from keras_dp_retrieval.callbacks.resumed_fit import ResumedFit, Run
+from keras_dp_retrieval.callbacks.save_schedule import SaveSchedule
+
+
+@keras.saving.register_keras_serializable(package="keras_dp_retrieval")
+class ResumeTraining(keras.callbacks.Callback):
+    """Saves a `fit` as it goes, and goes on with what was saved.
+
+    Run the same program again after it was killed, at whatever moment: it ends
+    with the weights that it would have had, bit for bit, and with the same
+    `History`. A run that had ended trains nothing more, unless `epochs` grew.
+
+    A checkpoint has the weights, the optimizer, its learning rate and step
+    counter, seed generators, metric sums, the global random numbers of Python,
+    NumPy and Keras, the position in the data, and what other callbacks
+    remember: Keras' `EarlyStopping`, `ReduceLROnPlateau`, `ModelCheckpoint`,
+    `SwapEMAWeights` and `History`, those of this package, and all that have
+    `get_state()` and `set_state(state)`. Others are named in a warning.
+
+    The order of the data is known of arrays, and of the data sets of this
+    package, in memory or streamed, which go on within an epoch without reading
+    what comes before. Of anything else (`tf.data`, generators) as many batches
+    are read and dropped; that is exact if every pass yields the same batches,
+    and there is a warning.
+
+    Files are written beside and then renamed, have checksums and no pickle; the
+    newest whole one is used. One of another model, optimizer or data set is an
+    error. SIGTERM saves between two steps and ends the program with code 143.
+
+    Example:
+
+    ```python
+    model.fit(
+        data.train,
+        epochs=20,
+        callbacks=[kdr.ResumeTraining("runs/first")],
+    )
+    ```
+
+    Args:
+        path: Folder of the checkpoints of this one `fit`; it is made.
+        save_freq: `"epoch"` saves at the end of every epoch, an int after so
+            many steps (batches), as in `ModelCheckpoint`. `"auto"`, whenever
+            at least 10 seconds have passed since the last time, and 20 times
+            as many as saving took: at most 5 % of the time of `fit`. The end
+            of `fit` is always saved. With fused steps, steps are counted at
+            the ends of their groups.
+        keep: int. How many of the newest checkpoints are kept.
+        clock: Optional callable without arguments that returns seconds;
+            `time.monotonic` by default.
+
+    Raises:
+        ValueError: In `fit`, if the newest checkpoint is of another run.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        save_freq: str | int = "auto",
+        *,
+        keep: int = 2,
+        clock: Callable[[], float] | None = None,
+    ):
+        super().__init__()
+        self.path = _checks.path("path", path)
+        if isinstance(save_freq, str):
+            _checks.one_of("save_freq", save_freq, ("auto", "epoch"))
+        else:
+            save_freq = _checks.positive_int("save_freq", save_freq)
+        self.save_freq = save_freq
+        self.keep = _checks.positive_int("keep", keep)
+        self.clock = clock
+
+    def get_config(self):
+        clock = self.clock
+        if clock is not None:
+            clock = keras.saving.serialize_keras_object(clock)
+        return {
+            "path": self.path,
+            "save_freq": self.save_freq,
+            "keep": self.keep,
+            "clock": clock,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        clock = config.get("clock")
+        if clock is not None:
+            clock = keras.saving.deserialize_keras_object(clock)
+        return cls(**{**config, "clock": clock})
+
+    def resumed_fit(self, model, batches, callbacks, **options) -> ResumedFit:
+        """Returns where the `fit` of a `PaddedModel` begins; it calls this.
+
+        Args:
+            model: `PaddedModel`, built.
+            batches: `PaddedBatches` that it is trained on.
+            callbacks: list of the other callbacks.
+            **options: As in `ResumedFit`.
+        """
+        callback_states.warn_of_forgetful(callbacks)
+        if not (batches.is_ours or batches.is_array):
+            warnings.warn(
+                "The order of these data in another process is not known. A "
+                "run is resumed exactly if every pass over them yields the "
+                "same batches. The data sets of this package, and arrays, "
+                "are resumed in any order.",
+                stacklevel=5,
+            )
+        run = Run(
+            model,
+            CheckpointFiles(self.path, self.keep),
+            lambda num_bytes: SaveSchedule(
+                self.save_freq, self.clock or time.monotonic, num_bytes
+            ),
+            batches.contents(),
+        )
+        return ResumedFit(run, batches, callbacks, **options)

@@ -1,0 +1,297 @@
+"""One `fit` that is saved and goes on: where it begins, when it is saved."""
+
+import sys
+
+import keras
+import numpy as np
+
+from keras_dp_retrieval import distribution
+from keras_dp_retrieval._keras.epochs import batches_read, begin_at
+from keras_dp_retrieval._keras.trainer import reattach_weights
+from keras_dp_retrieval.callbacks import (
+    callback_states,
+    run_identity,
+    training_state,
+)
+from keras_dp_retrieval.callbacks.checkpoint_files import (
+    Checkpoint,
+    CheckpointFiles,
+)
+from keras_dp_retrieval.callbacks.packed_state import pack, unpack
+from keras_dp_retrieval.callbacks.save_schedule import SaveSchedule
+from keras_dp_retrieval.callbacks.stop_signal import EXIT_CODE, StopSignal
+
+FORMAT = 1
+
+
+class Run:
+    """A run: its checkpoints, and where it stands.
+
+    Args:
+        model: `keras.Model`, built and compiled.
+        files: `CheckpointFiles`.
+        schedule: Function from the bytes of a save to a `SaveSchedule`.
+        contents: dict. What it is trained on.
+    """
+
+    def __init__(self, model, files: CheckpointFiles, schedule, contents: dict):
+        self.model = model
+        self._files = files
+        self._variables = training_state.variables_of(model)
+        self._shapes = training_state.described(self._variables)
+        num_bytes = sum(int(np.prod(shape)) * 4 for shape, _ in self._shapes)
+        self.schedule: SaveSchedule = schedule(num_bytes)
+        self._identity = run_identity.identity(model, contents)
+        self.loaded = self._load()
+
+    def _load(self) -> Checkpoint | None:
+        loaded = self._files.newest()
+        if loaded is None:
+            return None
+        state = loaded.state
+        run_identity.check(state["identity"], self._identity, loaded.path)
+        if state["shapes"] != self._shapes:
+            raise ValueError(
+                "`ResumeTraining` goes on with a checkpoint of this model. "
+                f"Received: {loaded.path}, whose variables have other shapes "
+                "or types. Run what was run before, or give another folder to "
+                "begin anew."
+            )
+        return loaded
+
+    def __getitem__(self, name: str):
+        """What was saved under a name."""
+        assert self.loaded is not None
+        return unpack(self.loaded.state[name], self.loaded.arrays)
+
+    def restore(self, callbacks) -> None:
+        """Sets model and callbacks to what they were."""
+        assert self.loaded is not None
+        training_state.set_values(self._variables, self.loaded.arrays)
+        callback_states.set_states(callbacks, self["callbacks"])
+
+    def save(self, epoch: int, batch: int, callbacks, **more) -> None:
+        """Writes a checkpoint; of several processes, the first one does.
+
+        Args:
+            epoch: int. Whole epochs that are done.
+            batch: int. Steps of the next one that are done.
+            callbacks: list. Those whose state is kept.
+            **more: What else is saved.
+        """
+        if distribution.process_index():
+            return
+        reattach_weights(self.model)
+        # Waits for the steps that are queued: they are no cost of a save.
+        keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+        self.schedule.begin_save()
+        arrays = training_state.values(self._variables)
+        more["callbacks"] = callback_states.states(callbacks)
+        packed = {
+            name: pack(value, arrays, "array_") for name, value in more.items()
+        }
+        state = {
+            "format": FORMAT,
+            "identity": self._identity,
+            "shapes": self._shapes,
+            "epoch": epoch,
+            "batch": batch,
+            **packed,
+        }
+        self._files.save(epoch, batch, state, arrays)
+        self.schedule.end_save()
+
+
+class ResumedFit:
+    """What `PaddedModel.fit` asks of `ResumeTraining`.
+
+    Args:
+        run: `Run`.
+        batches: `PaddedBatches` that it is trained on.
+        callbacks: list. The user's, whose state is kept.
+        epochs: int. As in `fit`.
+        initial_epoch: int. As in `fit`.
+        has_length: bool. Whether the steps of an epoch are known.
+
+    Attributes:
+        initial_epoch: int. Where `fit` is to begin.
+        initial_step: int. Likewise, within that epoch.
+        read: int. The batches of the pass that were read before that epoch.
+        before: list of callbacks that come before all others.
+        after: list of callbacks that come behind all others.
+    """
+
+    def __init__(
+        self, run, batches, callbacks, *, epochs, initial_epoch, has_length
+    ):
+        self.run, self.batches, self.epochs = run, batches, epochs
+        self.has_length = has_length
+        history: list = []
+        if not any(isinstance(c, keras.callbacks.History) for c in callbacks):
+            history.append(keras.callbacks.History())
+        self.kept = [*callbacks, *history]
+        self.before = [_BetweenSteps(self)]
+        self.after = [*history, _BetweenEpochs(self)]
+        self.initial_epoch, self.initial_step = initial_epoch, 0
+        self.read = 0
+        self.stop_signal = StopSignal()
+        # Where it stands; `_BetweenEpochs` notes it.
+        self.epoch, self.pass_number, self.random = initial_epoch, 0, None
+        self.done = 0
+        self.iterator = None
+        if run.loaded is not None:
+            self._go_on()
+
+    def _go_on(self):
+        run = self.run
+        state = run.loaded.state
+        self.initial_epoch, self.initial_step = state["epoch"], state["batch"]
+        self.read, self.random = run["read"], run["random_of_pass"]
+        if run["stopped"]:
+            self.initial_epoch = max(self.initial_epoch, self.epochs)
+        now = run["random"]
+        self.batches.start_at(
+            run["pass"],
+            self.read + self.initial_step,
+            lambda: training_state.set_random_state(now),
+        )
+
+    @property
+    def is_within_epoch(self) -> bool:
+        """Whether it begins behind the first step of an epoch."""
+        return bool(self.initial_step) and self.initial_epoch < self.epochs
+
+    def epochs_made(self, iterator) -> None:
+        """Has Keras count its steps from where it begins.
+
+        Args:
+            iterator: Keras' `EpochIterator` of the `fit`, or of an
+                `evaluate` in it, which comes later.
+        """
+        if self.iterator is None:
+            self.iterator = iterator
+            if self.read or self.is_within_epoch:
+                begin_at(iterator, self.initial_step, self.read)
+
+    def __enter__(self):
+        self.stop_signal.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.stop_signal.__exit__(*error)
+
+    def restore(self):
+        """Sets everything to what it was when the checkpoint was written."""
+        run = self.run
+        run.restore(self.kept)
+        # Where batches are read again up to here, their order is drawn again.
+        again = None if self.batches.is_ours else run["random_of_pass"]
+        training_state.set_random_state(again or run["random"])
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Notes what the epoch begins with."""
+        is_first = epoch == self.initial_epoch
+        self.epoch = epoch
+        self.done = self.initial_step if is_first else 0
+        self.pass_number = self.batches.pass_number
+        if not is_first:
+            self.read = batches_read(self.iterator)
+        if not self.read and not self.done:
+            self.random = training_state.random_state()
+
+    def end_step(self, done: int) -> None:
+        """Saves between two steps, if it is time.
+
+        Args:
+            done: int. The steps of the epoch that are done.
+        """
+        steps, self.done = done - self.done, done
+        due = self.run.schedule.due_within_epoch(steps)
+        must_stop = self.stop_signal.received
+        # Of data without a known length this may be the end of it.
+        if not steps or not self.has_length or not (due or must_stop):
+            return
+        self._save(self.epoch, done)
+        if must_stop:
+            self._stop()
+
+    def end_epoch(self, steps: int) -> None:
+        """Saves at the end of an epoch, if it is time, or the last one."""
+        stopped = bool(self.run.model.stop_training)
+        left = max(steps - self.done, 0)
+        due = self.run.schedule.due_after_epoch(left)
+        is_last = stopped or self.epoch + 1 >= self.epochs
+        must_stop = self.stop_signal.received
+        if due or is_last or must_stop:
+            self.pass_number = self.batches.pass_number
+            self.read = batches_read(self.iterator)
+            if not self.read:
+                self.random = None
+            self._save(self.epoch + 1, 0, stopped=stopped)
+        if must_stop:
+            self._stop()
+
+    def _save(self, epoch: int, batch: int, stopped: bool = False) -> None:
+        self.run.save(
+            epoch,
+            batch,
+            self.kept,
+            stopped=stopped,
+            read=self.read,
+            random=training_state.random_state(),
+            random_of_pass=self.random,
+            **{"pass": self.pass_number},
+        )
+
+    def _stop(self):
+        print(
+            f"SIGTERM: saved, and stopped. The same command goes on from "
+            f"there. Exit code {EXIT_CODE}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_CODE)
+
+
+class _BetweenSteps(keras.callbacks.Callback):
+    """Comes before all others: what they did of this step is nothing yet.
+
+    No hook on the end of batches: one makes Keras wait for every step.
+    """
+
+    def __init__(self, fit: ResumedFit):
+        super().__init__()
+        self._fit = fit
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._fit.end_step(batch)
+
+
+class _BetweenEpochs(keras.callbacks.Callback):
+    """Comes behind all others: what they remember is what they did."""
+
+    def __init__(self, fit: ResumedFit):
+        super().__init__()
+        self._fit = fit
+
+    def on_train_begin(self, logs=None):
+        fit = self._fit
+        if fit.run.loaded is None:
+            return
+        if not fit.is_within_epoch:
+            fit.restore()
+        if self.params.get("verbose"):
+            print(
+                f"Resuming at epoch {fit.initial_epoch + 1}, step "
+                f"{fit.initial_step}, of {fit.run.loaded.path}."
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        fit = self._fit
+        if epoch == fit.initial_epoch and fit.is_within_epoch:
+            # Behind what callbacks do when an epoch begins, which they have
+            # done before; and Keras has just begun the metrics anew.
+            fit.restore()
+        fit.begin_epoch(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._fit.end_epoch(self.params.get("steps") or 0)
