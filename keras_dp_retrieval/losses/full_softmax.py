@@ -151,8 +151,7 @@ class FullSoftmax(SoftmaxObjective):
 
     def _offset(self, batch):
         """Added to the logits of each candidate, `(num_candidates,)`."""
-        rows = ops.arange(batch.candidate_counts.shape[0])
-        offset = -self.logq_power * log_share(batch.candidate_counts, rows)
+        offset = -self.logq_power * log_share(batch)
         return ops.where(competing(batch), offset, MASKED_LOGIT)
 
     def _excluded(self, batch, positives):

@@ -167,7 +167,7 @@ class InBatchSoftmax(SoftmaxObjective):
             num_candidates,
             seed=self.seed_generator,
         )
-        return drawn, ops.take(competing(batch), drawn)
+        return drawn, competing(batch, drawn)
 
     def _positive_columns(self, batch, rows, rows_of_columns):
         """Mask of columns that are positives of the row, `(batch, columns)`."""
@@ -191,7 +191,7 @@ class InBatchSoftmax(SoftmaxObjective):
         """log(n_c) of the class's formula, for each of `rows`."""
         # Not keras_rs.layers.SamplingProbabilityCorrection: it clips
         # probabilities at 1e-6, and those of a large catalogue are lower.
-        log_q = log_share(batch.candidate_counts, rows)
+        log_q = log_share(batch, rows)
         others = ops.sum(ops.cast(exists, "float32")) - 1.0
         in_batch = ops.where(
             others > 0, ops.log(ops.maximum(others, 1.0)), MASKED_LOGIT

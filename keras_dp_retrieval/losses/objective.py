@@ -37,6 +37,13 @@ class ScoredBatch:
         competes: Optional bool `(num_candidates,)`: the negatives mask, True
             for candidates that may be negatives. By default all may, row 0
             once it has been a positive.
+        counts_at: Optional callable from int32 candidate rows to their
+            counts, float32. Reading `candidate_counts` and `competes` costs
+            as much as there are candidates; this and the next two cost the
+            rows alone.
+        num_counted: Optional float32 scalar, the sum of all counts.
+        competes_at: Optional callable from int32 candidate rows, `(rows,)`, to
+            whether they may be negatives.
     """
 
     user_vectors: Any
@@ -49,6 +56,9 @@ class ScoredBatch:
     known_positives: Any = None
     known_lists: Any = None
     competes: Any = None
+    counts_at: Callable | None = None
+    num_counted: Any = None
+    competes_at: Callable | None = None
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")

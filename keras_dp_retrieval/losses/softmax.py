@@ -76,18 +76,34 @@ class SoftmaxObjective(Objective):
         }
 
 
-def log_share(counts, rows):
+def log_share(batch, rows=None):
     """log of the candidates' share of all positives, 1 added to each count.
 
-    The rows are looked up first: a logarithm of every count would cost as
-    much as the catalogue is long.
+    Args:
+        batch: `ScoredBatch`.
+        rows: int32, the rows of the candidates; by default all. They are
+            looked up first, as a logarithm of every count would cost as much
+            as the catalogue is long.
     """
-    total = ops.sum(as_float32(counts)) + counts.shape[0]
-    return ops.log(as_float32(ops.take(counts, rows)) + 1.0) - ops.log(total)
+    total = batch.num_counted
+    if total is None:
+        total = ops.sum(as_float32(batch.candidate_counts))
+    total = total + batch.candidate_counts.shape[0]
+    if rows is None:
+        counts = batch.candidate_counts
+    elif batch.counts_at is not None:
+        counts = batch.counts_at(rows)
+    else:
+        counts = ops.take(batch.candidate_counts, rows)
+    return ops.log(as_float32(counts) + 1.0) - ops.log(total)
 
 
-def competing(batch):
-    """Which candidates may be negatives, bool `(num_candidates,)`."""
+def competing(batch, rows=None):
+    """Which candidates, of these rows or of all, may be negatives; bool."""
+    if rows is not None:
+        if batch.competes_at is not None:
+            return batch.competes_at(rows)
+        return ops.take(competing(batch), rows)
     if batch.competes is not None:
         return batch.competes
     rows = ops.arange(batch.candidate_counts.shape[0])

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dp_retrieval._keras.variables import Derived
+
 # Training has the candidate, or at least nobody said that it has not; training
 # does not have it; or it does not, but a vector was given.
 PRESENT, ABSENT, ABSENT_WITH_VECTOR = 0, 1, 2
@@ -26,6 +28,26 @@ def add_counts(model):
         trainable=False,
         name="candidate_counts",
     )
+
+
+def counts_sum(model) -> list:
+    """The variables that follow from the counts: their sum, or none.
+
+    It is no weight and in no file. Only steps on JAX need it.
+    """
+    if keras.backend.backend() != "jax":
+        return []
+    from keras_dp_retrieval._jax.counts import sum_of
+
+    return [
+        Derived(
+            model.candidate_counts,
+            sum_of,
+            shape=(2,),
+            dtype="int32",
+            name="candidate_counts_sum",
+        )
+    ]
 
 
 def add_states(model):
@@ -56,6 +78,12 @@ def competes(model, counts):
         bool tensor `(num_candidates,)`.
     """
     return ops.logical_or(model.absent_candidates == PRESENT, counts > 0)
+
+
+def competes_at(model, rows, was_seen):
+    """The same for some rows alone, of which `was_seen` says `counts > 0`."""
+    states = ops.take(model.absent_candidates, rows)
+    return ops.logical_or(states == PRESENT, was_seen)
 
 
 def retrievable(model):

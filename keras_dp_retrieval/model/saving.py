@@ -94,11 +94,11 @@ def seed_states(model) -> list:
     Keras leaves the states of seeds out, so that training with dropout would
     not go on as if it had never stopped.
     """
-    weights = {id(weight) for weight in model.weights}
+    others = {id(one) for one in [*model.weights, *model.derived_variables]}
     return [
         variable
         for variable in model.non_trainable_variables
-        if id(variable) not in weights
+        if id(variable) not in others
     ]
 
 

@@ -7,7 +7,7 @@ from keras_dp_retrieval import losses
 from keras_dp_retrieval._keras.layers import added_losses
 from keras_dp_retrieval.metrics import ChanceAlarm
 from keras_dp_retrieval.model import encoding
-from keras_dp_retrieval.model.candidate_states import competes
+from keras_dp_retrieval.model.candidate_states import competes, competes_at
 from keras_dp_retrieval.model.known_data import is_continued
 
 
@@ -28,7 +28,7 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
     if sample_weight is None:
         sample_weight = ops.ones(ops.shape(rows)[:1])
     weights = ops.cast(sample_weight, "float32")
-    counts = _counts_with(model, rows, weights)
+    counts = _counted(model, rows, weights)
     batch = losses.ScoredBatch(
         user_vectors=user_vectors,
         candidate_rows=rows,
@@ -39,7 +39,8 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
             ops.arange(model.num_candidates, dtype="int32")
         ),
         candidate_counts=ops.cast(model.candidate_counts, "float32"),
-        competes=competes(model, counts),
+        competes=competes(model, counts.after()),
+        **counts.of_some_rows(),
         **_known_positives(model, x),
     )
     with added_losses(model.objective) as added:
@@ -48,7 +49,7 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
     num_real = ops.sum(ops.cast(weights != 0, "float32"))
     loss = ops.sum(per_example) / ops.maximum(num_real, 1.0)
     if training:
-        model.candidate_counts.assign(counts)
+        counts.assign()
     for own in own_losses:
         loss = loss + ops.sum(ops.cast(own, loss.dtype))
     return loss
@@ -100,17 +101,68 @@ def _known_positives(model, x) -> dict:
     }
 
 
-def _counts_with(model, rows, weights):
-    """The counts of candidates with the positives of a batch."""
+def _counted(model, rows, weights):
+    """The counts of candidates and the positives of a batch."""
     weights = ops.reshape(weights, (-1,) + (1,) * (len(rows.shape) - 1))
     weights = ops.broadcast_to(weights, ops.shape(rows))
     if keras.backend.backend() == "jax":
-        from keras_dp_retrieval._jax.counts import add_counts
+        return _Counts(model, rows, weights)
+    return _CountsElsewhere(model, rows, weights)
 
-        return add_counts(model.candidate_counts.value, rows, weights)
-    real = ops.logical_and(weights != 0, rows >= 0)
-    return model.candidate_counts + ops.segment_sum(
-        ops.reshape(ops.cast(real, "int32"), (-1,)),
-        ops.reshape(ops.maximum(rows, 0), (-1,)),
-        num_segments=model.num_candidates,
-    )
+
+class _Counts:
+    """The counts of candidates in a step on JAX.
+
+    The whole of them costs as much as the catalogue is long, some rows what
+    these rows cost.
+    """
+
+    def __init__(self, model, rows, weights):
+        from keras_dp_retrieval._jax.counts import BatchCounts
+
+        self._model = model
+        self._variables = [model.candidate_counts, *model.derived_variables]
+        values = [variable.value for variable in self._variables]
+        self._counts = BatchCounts(*values, rows, weights)
+
+    def after(self):
+        """The counts of all candidates with this batch."""
+        return self._counts.after()[0]
+
+    def of_some_rows(self) -> dict:
+        """The attributes of `ScoredBatch` that look up some rows."""
+        return {
+            "counts_at": self._counts.before,
+            "num_counted": self._counts.sum_before(),
+            "competes_at": lambda rows: competes_at(
+                self._model, rows, self._counts.seen(rows)
+            ),
+        }
+
+    def assign(self):
+        """Makes the counts with this batch the model's."""
+        values = self._counts.after(wait=True)
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+
+class _CountsElsewhere:
+    """The same on other backends, which do not train but evaluate."""
+
+    def __init__(self, model, rows, weights):
+        self._model = model
+        real = ops.logical_and(weights != 0, rows >= 0)
+        self._after = model.candidate_counts + ops.segment_sum(
+            ops.reshape(ops.cast(real, "int32"), (-1,)),
+            ops.reshape(ops.maximum(rows, 0), (-1,)),
+            num_segments=model.num_candidates,
+        )
+
+    def after(self):
+        return self._after
+
+    def of_some_rows(self) -> dict:
+        return {}
+
+    def assign(self):
+        self._model.candidate_counts.assign(self._after)

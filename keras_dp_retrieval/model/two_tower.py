@@ -165,6 +165,10 @@ class TwoTowerRetrieval(PaddedModel):
         self._is_exported = False
         self.candidate_counts = candidate_states.add_counts(self)
         self.absent_candidates = candidate_states.add_states(self)
+        # In a namespace, because Keras would take it for a weight.
+        self._derived = types.SimpleNamespace(
+            variables=candidate_states.counts_sum(self)
+        )
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -877,6 +881,16 @@ class TwoTowerRetrieval(PaddedModel):
         self.candidate_titles = assets.candidate_titles
         self.trained_on = assets.trained_on
         self._indexed.index = assets.candidate_index
+
+    @property
+    def variables(self):
+        """As in `keras.Model`, and what a step carries beside the weights."""
+        return [*super().variables, *self.derived_variables]
+
+    @property
+    def derived_variables(self) -> list:
+        """The variables that follow from the weights and are not saved."""
+        return self._derived.variables
 
     def load_own_variables(self, store):
         """As in `keras.Model`; files of before format 4 have fewer."""
