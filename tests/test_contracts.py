@@ -260,6 +260,27 @@ def test_a_detached_variable_is_known():
     )
 
 
+def test_a_derived_variable_follows_its_source():
+    source = keras.Variable(np.ones(3))
+    total = variables.Derived(source, keras.ops.sum, (), "float32", "total")
+    assert float(total.value) == 3
+    source.assign([1.0, 2.0, 3.0])
+    with keras.StatelessScope([(total, keras.ops.ones(()))]) as scope:
+        inside = float(total.value)
+        total.assign(keras.ops.zeros(()))
+    assert (inside, float(scope.get_current_value(total))) == (1, 0), (
+        "A variable's value in a `StatelessScope` is not the scope's."
+    )
+    assert float(total.value) == 6, (
+        "`Variable.assign` no longer gives `_value` another array, or "
+        "`_direct_assign` also runs in a `StatelessScope`."
+    )
+    total.assign(7.0)
+    assert float(total.value) == 7, (
+        "`Variable.assign` no longer calls `_direct_assign`."
+    )
+
+
 # Optimizers
 
 
