@@ -41,10 +41,15 @@ class Derived(keras.Variable):
 
     def __init__(self, source, derive, shape, dtype, name):
         self._source, self._derive = source, derive
-        self._derived_from = None
         super().__init__(
-            "zeros", shape=shape, dtype=dtype, trainable=False, name=name
+            "zeros",
+            shape=shape,
+            dtype=dtype,
+            trainable=False,
+            autocast=False,
+            name=name,
         )
+        self._derived_from = None  # Not yet: it was given zeros.
 
     @property
     def value(self):
