@@ -28,6 +28,7 @@ from keras_dp_retrieval.losses import (
 )
 from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
+from keras_dp_retrieval.processes import initialize_processes
 from keras_dp_retrieval.recipe import Recipe, fit_recipe
 from keras_dp_retrieval.towers import (
     FeatureLookup,
@@ -71,6 +72,7 @@ __all__ = [
     "data_parallel",
     "evaluate",
     "fit_recipe",
+    "initialize_processes",
     "losses",
     "search",
 ]

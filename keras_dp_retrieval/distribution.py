@@ -56,6 +56,13 @@ def device_names() -> list[str]:
     return find_devices()
 
 
+def local_device_names() -> list[str]:
+    """The names of this process's own devices."""
+    from keras_dp_retrieval._jax.devices import find_local_devices
+
+    return find_local_devices()
+
+
 def require_jax(what: str) -> None:
     """Raises a RuntimeError unless Keras runs on the JAX backend."""
     if keras.backend.backend() != "jax":

@@ -12,7 +12,9 @@ import time
 import pytest
 
 from keras_dp_retrieval import report
-from keras_dp_retrieval.callbacks.peers import Peers, StallObserver, describe
+from keras_dp_retrieval.callbacks.peers import Peers
+from keras_dp_retrieval.processes.stall_observer import StallObserver
+from keras_dp_retrieval.processes.words import describe
 
 # Two processes with one device each train a linear model. `LATE` sleeps in
 # process 1 in every step; `STUCK` stops it for good before step 3 of epoch 1;

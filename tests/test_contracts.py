@@ -24,6 +24,7 @@ from keras_dp_retrieval._keras import (
     callbacks,
     epochs,
     layers,
+    process_seeds,
     seeds,
     slots,
     trainer,
@@ -624,6 +625,33 @@ def test_jax_keeps_the_client_of_its_processes():
         "`jax._src.distributed.global_state.client` is gone: processes cannot "
         "leave notes for each other, so a stall stays unexplained."
     )
+
+
+def test_processes_are_joined_with_time_limits():
+    names = inspect.signature(jax.distributed.initialize).parameters
+    missing = {
+        "local_device_ids",
+        "cluster_detection_method",
+        "heartbeat_timeout_seconds",
+        "initialization_timeout",
+    } - set(names)
+    assert not missing, (
+        f"`jax.distributed.initialize` no longer takes {sorted(missing)}."
+    )
+    assert hasattr(jax.config, "jax_enable_preemption_service"), (
+        "JAX's option `jax_enable_preemption_service` is gone: see that "
+        "SIGTERM still ends one of several processes."
+    )
+
+
+def test_keras_knows_the_seed_that_was_set():
+    keras.utils.set_random_seed(11)
+    assert process_seeds.seed_in_use() == 11, (
+        "`rng_utils.get_random_seed` no longer returns what "
+        "`set_random_seed` was given: processes with other seeds fail late."
+    )
+    process_seeds.agree_on_seed()  # Keeps what the user chose, and asks nobody.
+    assert process_seeds.seed_in_use() == 11
 
 
 def test_jax_reports_what_it_compiles():

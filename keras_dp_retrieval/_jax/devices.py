@@ -23,6 +23,12 @@ def find_devices() -> list[str]:
     return names
 
 
+def find_local_devices() -> list[str]:
+    """The names of the devices of this process, started if need be."""
+    find_devices()
+    return [name_of(device) for device in jax.local_devices()]
+
+
 # In XLA's thread pool, a virtual device can hold one thread that waits for its
 # program to end and another that waits in a sum over all devices; and one that
 # waits for a program of this device alone.

@@ -28,3 +28,17 @@ def replicate(tree, mesh=None):
         return jax.device_put(array, everywhere)
 
     return jax.tree.map(copied, tree)
+
+
+def laid_out_like(array, value):
+    """The values of `value` on the devices that `array` is on.
+
+    Unlike `jax.device_put`, asks no other process whether it has the same.
+
+    Args:
+        array: `jax.Array`.
+        value: NumPy array of that shape, over all processes.
+    """
+    return jax.make_array_from_callback(
+        value.shape, array.sharding, value.__getitem__
+    )

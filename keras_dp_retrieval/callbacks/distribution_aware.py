@@ -30,6 +30,8 @@ from keras_dp_retrieval.callbacks.timed_train_function import (
     make_train_function,
     runs_groups,
 )
+from keras_dp_retrieval.processes.stall_observer import end_process
+from keras_dp_retrieval.processes.words import describe
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -369,10 +371,10 @@ class DistributionAwareCallback(keras.callbacks.Callback):
     def _stalled(self, stall):
         """Runs in the thread that watches the other processes."""
         self.stalls.append(stall)
-        peers.logger.error(peers.describe(stall))
+        peers.logger.error(describe(stall))
         self._output.add("stall", stall)
         if self.when_stalled == "abort":
-            peers.end_process()
+            end_process()
 
 
 def _shown(shapes) -> str:

@@ -15,11 +15,12 @@ have all begun before the first epoch ends.
 import itertools
 import json
 import logging
-import os
 import sys
 import threading
 import time
 import types
+
+from keras_dp_retrieval.processes.stall_observer import StallObserver
 
 logger = logging.getLogger("keras_dp_retrieval")
 
@@ -184,82 +185,6 @@ class Peers:
             stall = observer.look(notes, time.monotonic())
             if stall:
                 self._on_stall(stall)
-
-
-class StallObserver:
-    """Says which process the others wait for.
-
-    Args:
-        index: int. The number of this process.
-        seconds: float. How long without progress is a stall.
-    """
-
-    def __init__(self, index: int, seconds: float):
-        self._index = index
-        self._seconds = seconds
-        self._changed: dict = {}  # (process, key) -> (value, since when)
-        self._reported: tuple | None = None
-
-    def look(self, notes: dict[int, dict], now: float) -> dict | None:
-        """Returns a new stall's description, or None.
-
-        Args:
-            notes: dict by process number, of `progress`, `where` and `beat`.
-            now: float. Seconds on this process's own clock: clocks of
-                different machines are never compared.
-        """
-        for other, note in notes.items():
-            for name in ("progress", "beat"):
-                value, _ = self._changed.get((other, name), (None, now))
-                if value != note[name]:
-                    self._changed[other, name] = (note[name], now)
-        own = notes.get(self._index)
-        if own is None or self._still(self._index, "progress", now) is None:
-            return None
-        silent = [p for p in notes if self._still(p, "beat", now) is not None]
-        furthest = max(note["progress"] for note in notes.values())
-        behind = min(notes, key=lambda p: notes[p]["progress"])
-        process = silent[0] if silent else behind
-        if not silent and notes[process]["progress"] == furthest:
-            return None  # All wait at the same place: nobody is to blame.
-        stall = (process, notes[process]["progress"])
-        if stall == self._reported:
-            return None
-        self._reported = stall
-        return {
-            "process": process,
-            "where": notes[process]["where"],
-            "seconds": round(
-                self._still(process, "progress", now) or self._seconds, 3
-            ),
-            "answers": process not in silent,
-            "seen_by": self._index,
-        }
-
-    def _still(self, process, key, now) -> float | None:
-        """How long a value has not changed, if that is long."""
-        _, since = self._changed[process, key]
-        return now - since if now - since >= self._seconds else None
-
-
-def describe(stall: dict) -> str:
-    """One sentence about a stall."""
-    about = (
-        f"process {stall['process']} has not moved for "
-        f"{stall['seconds']:.0f} s (last seen {stall['where']})"
-    )
-    if stall["process"] == stall["seen_by"]:
-        return f"This is what the other processes wait for: {about}."
-    if not stall["answers"]:
-        about += " and does not answer: it is frozen or dead"
-    return f"Process {stall['seen_by']} waits: {about}."
-
-
-def end_process() -> None:
-    """Ends this process although its main thread is stuck in a collective."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def _calling_code(name: str):

@@ -2,23 +2,26 @@
 
 import argparse
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
 
-from keras_dp_retrieval import distribution
+from keras_dp_retrieval import distribution, processes
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.cli import (
     data_arguments,
     devices_command,
     evaluate_command,
     inspect_command,
+    launch_command,
     options,
     recommend_command,
     report_command,
     train_command,
     tune_command,
 )
+from keras_dp_retrieval.processes.endings import failed
 
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
@@ -32,6 +35,7 @@ COMMANDS = {
     "recommend": recommend_command,
     "report": report_command,
     "devices": devices_command,
+    "launch": launch_command,
 }
 
 # The exit status of a process that Ctrl-C has ended: 128 + SIGINT.
@@ -62,15 +66,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.check(args)
         options.check(args)
-        _use_virtual_devices(args.virtual_devices)
+        _split_cpu(args.virtual_devices)
+        _join_others(args)
+        _check_virtual_devices(args.virtual_devices)
         return args.run(args)
     except KeyboardInterrupt as interruption:
         _print_error(f"interrupted. {interruption}")
+        failed(interruption, INTERRUPTED)
         return INTERRUPTED
     except _EXPECTED as error:
         # The messages say what would work; a traceback would bury them.
         _print_error(str(error) or type(error).__name__)
+        failed(error)
         return 1
+
+
+def _join_others(args):
+    """Makes this process one of several, where it is; number 0 prints."""
+    if args.run is launch_command.run:
+        return
+    if not (args.distributed or processes.is_one_of_several()):
+        return
+    process = processes.initialize_processes()
+    print(process)
+    if process.index == 0:
+        return
+    # Process 0 saves what there is, which it could not do while it waits for
+    # this one in a step; then it ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = open(os.devnull, "w")
 
 
 def _print_error(message: str):
@@ -106,6 +130,12 @@ def _parser() -> _Parser:
         metavar="N",
         help="split the CPU into N devices; proves results, not speed",
     )
+    everywhere.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes, which Slurm (`srun`), Open MPI "
+        "or Kubernetes have started; those of `launch` know it",
+    )
     parser = _Parser(prog="keras-dp-retrieval", description=DESCRIPTION)
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
@@ -125,7 +155,7 @@ def _print_warning(message, *_):
     print(f"Note: {data_arguments.in_flags(str(message))}")
 
 
-def _use_virtual_devices(count: int | None):
+def _split_cpu(count: int | None):
     """Splits the CPU, which JAX does when it is first asked for devices."""
     if count is None:
         return
@@ -133,7 +163,13 @@ def _use_virtual_devices(count: int | None):
     flags = os.environ.get("XLA_FLAGS", "").split()
     flags = [flag for flag in flags if not flag.startswith(name)]
     os.environ["XLA_FLAGS"] = " ".join([*flags, f"{name}={count}"])
-    found = sum(name.startswith("cpu:") for name in distribution.device_names())
+
+
+def _check_virtual_devices(count: int | None):
+    if count is None:
+        return
+    names = distribution.local_device_names()
+    found = sum(name.startswith("cpu:") for name in names)
     if found != count:
         raise RuntimeError(
             "`--virtual-devices` must be set before JAX looks for devices. "

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dp_retrieval import distribution
+
 
 class LastWholeEpoch(keras.callbacks.Callback):
     """Keeps a copy of all that the model had learned by its last whole epoch.
@@ -45,7 +47,13 @@ class LastWholeEpoch(keras.callbacks.Callback):
                 f"{os.fspath(path)} is as it was."
             )
         beside = f"{os.path.splitext(path)[0]}.interrupted.keras"
+        # The other processes are in the middle of a step, so they are not
+        # asked for anything.
         for variable, value in self._values:
+            if distribution.process_count() > 1:
+                from keras_dp_retrieval._jax import replication
+
+                value = replication.laid_out_like(variable.value, value)
             variable.assign(value)
         self.model.save(beside)
         return (

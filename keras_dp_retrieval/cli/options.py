@@ -132,6 +132,7 @@ _FLAGS = {"k": "-k", "lists": "--output"}
 
 _RULES = {
     "virtual_devices": _virtual_devices,
+    "devices_per_process": _virtual_devices,
     "epochs": _checks.positive_int,
     "embedding_dimension": _checks.positive_int,
     "hidden_width": _checks.positive_int,

@@ -13,7 +13,7 @@ def given(callbacks) -> list:
 
 
 @contextlib.contextmanager
-def added(guard, own, callbacks, model, start):
+def added(guard, own, callbacks, model, start, first=()):
     """Gives the callbacks of a `fit`, with the model's among them.
 
     The guard comes before all that judge or keep the weights, but behind what
@@ -25,6 +25,7 @@ def added(guard, own, callbacks, model, start):
         callbacks: As `fit` was given them.
         model: The model.
         start: Where `fit` begins (`resumption.py`); it has callbacks too.
+        first: Callbacks that come before all.
     """
     ready = isinstance(callbacks, keras.callbacks.CallbackList)
     users = given(callbacks)
@@ -32,11 +33,11 @@ def added(guard, own, callbacks, model, start):
     while index < len(users) and getattr(users[index], "_only_measures", False):
         index += 1
     judged = [*users[:index], guard, *users[index:], *own]
-    every = [*start.before, *judged, *start.after]
+    every = [*first, *start.before, *judged, *start.after]
     if not ready:
         yield every
         return
-    for callback in (*start.before, guard, *own, *start.after):
+    for callback in (*first, *start.before, guard, *own, *start.after):
         callback.set_model(model)
         callback.set_params(callbacks.params)
     callbacks.callbacks = every

@@ -16,6 +16,11 @@ from keras_dp_retrieval.training.fit_arguments import (
 )
 from keras_dp_retrieval.training.fit_callbacks import added, given
 from keras_dp_retrieval.training.in_use import InUse, loops, reads
+from keras_dp_retrieval.training.loop_output import (
+    verbosity,
+    whereabouts,
+    with_whereabouts,
+)
 from keras_dp_retrieval.training.padded_batches import PaddedBatches
 
 
@@ -98,7 +103,7 @@ class PaddedModel(Trainer):
 
         All arguments but the last and the returned `History` are Keras'.
         `padded_batches.py` has what happens to a batch that does not divide
-        by the devices.
+        by the devices. Of several processes, number 0 alone prints.
 
         Args:
             sample_weight: `(batch,)`, finite and not negative. A row of
@@ -143,6 +148,7 @@ class PaddedModel(Trainer):
             validation_steps=validation_steps,
         )
         own = self.training_callbacks(train)
+        first = whereabouts("fit")
         with (
             resumption.start(
                 self,
@@ -152,13 +158,13 @@ class PaddedModel(Trainer):
                 initial_epoch=initial_epoch,
                 steps_per_epoch=steps_per_epoch,
             ) as start,
-            added(guard, own, callbacks, self, start) as callbacks,
+            added(guard, own, callbacks, self, start, first) as callbacks,
             self.keep_weights(),
         ):
             return super().fit(
                 train,
                 epochs=epochs,
-                verbose=verbose,
+                verbose=verbosity(verbose),
                 callbacks=callbacks,
                 validation_data=validation_data,
                 initial_epoch=start.initial_epoch,
@@ -195,9 +201,9 @@ class PaddedModel(Trainer):
         with self.keep_weights():
             return super().evaluate(
                 batches,
-                verbose=verbose,
+                verbose=verbosity(verbose),
                 steps=steps,
-                callbacks=callbacks,
+                callbacks=with_whereabouts(callbacks, "evaluate"),
                 return_dict=return_dict,
                 **kwargs,
             )
@@ -226,7 +232,10 @@ class PaddedModel(Trainer):
         model_batches.build_on(self, batches)
         with self.keep_weights():
             outputs = super().predict(
-                batches, verbose=verbose, steps=steps, callbacks=callbacks
+                batches,
+                verbose=verbosity(verbose),
+                steps=steps,
+                callbacks=with_whereabouts(callbacks, "predict"),
             )
         real = batches.real_row_mask()
         return {key: rows[real] for key, rows in outputs.items()}

@@ -1,0 +1,98 @@
+"""A process that fails tells the others why, and does not wait for them.
+
+Without that, JAX would have it wait at its end for all the others, which wait
+for it in a step: for five minutes, its `shutdown_timeout_seconds`. Then all
+are ended, and none says why (jax 0.10).
+"""
+
+import atexit
+import os
+import re
+import socket
+import sys
+
+from keras_dp_retrieval.processes import whereabouts
+from keras_dp_retrieval.processes.stall_observer import end_process
+from keras_dp_retrieval.processes.watch import Watch
+from keras_dp_retrieval.processes.words import begin, called, last_seen, say
+
+# What a sum over all devices fails with where another process is gone.
+_COLLECTIVE = re.compile(
+    r"gloo|nccl|rccl|all-?reduce|all-?gather|connection (reset|closed)"
+    r"|unavailable|coordination",
+    re.IGNORECASE,
+)
+
+# What JAX puts before it, for every queued step.
+_WRAPPING = re.compile(r"Error dispatching computation: ")
+
+
+class _State:
+    watch: Watch | None = None
+    code: int | None = None
+
+
+_state = _State()
+
+
+def look_after(watch: Watch) -> None:
+    """Sees to it that others hear how this process ends."""
+    _state.watch = watch
+    before = sys.excepthook
+
+    def told(kind, error, traceback):
+        before(kind, error, traceback)
+        failed(error, 130 if issubclass(kind, KeyboardInterrupt) else 1)
+
+    sys.excepthook = told
+    # Runs before JAX's own, which was registered when JAX was imported.
+    atexit.register(_leave)
+
+
+def failed(error: BaseException, code: int = 1) -> None:
+    """Tells the other processes that this one ends by an error.
+
+    They end then, too. Does nothing in a run of one process.
+
+    Args:
+        error: The exception.
+        code: int. What this process exits with, as soon as it exits.
+    """
+    watch = _state.watch
+    if watch is None or _state.code is not None:
+        return
+    _state.code = code
+    watch.tell(_why(watch, error))
+
+
+def _why(watch: Watch, error: BaseException) -> str:
+    said = " ".join(_WRAPPING.sub("", str(error)).split())[:500]
+    message = f"{type(error).__name__}: {said}"
+    if _COLLECTIVE.search(message):
+        # Whose fault it was shows in who has gone silent.
+        silent = watch.silent_now()
+        if silent is not None:
+            process, note = silent
+            text = (
+                f"{begin(called(process, note))} is dead, frozen or out "
+                f"of reach, as this process saw ({message[:160]}). "
+                f"{last_seen(note)}"
+            )
+            say(text)
+            return text
+    here = {"host": socket.gethostname(), "pid": os.getpid()}
+    where = whereabouts.place()["where"]
+    name = begin(called(watch.index, here))
+    return f"{name} failed, {where}: {message.rstrip('.: ')}."
+
+
+def _leave() -> None:
+    """The program is at its end: JAX would now wait for the others."""
+    watch = _state.watch
+    if watch is None:
+        return
+    if _state.code is None:
+        watch.finish()
+        return
+    watch.leave()
+    end_process(_state.code)
