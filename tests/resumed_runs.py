@@ -5,6 +5,8 @@ call is what a second process would do.
 """
 
 import hashlib
+import os
+import signal
 
 import keras
 import numpy as np
@@ -41,6 +43,15 @@ def in_memory(features=False, **options):
         columns["timestamp"],
         **{"batch_size": 10, "split": "by_time", **options},
     )
+
+
+def as_arrays(data):
+    """The train part as `x` and `y` of `fit`."""
+    part = data.ratings("train")
+    return part.user_rows, {
+        "candidate_id": part.candidate_rows,
+        "rating": part.ratings / 5,
+    }
 
 
 def tower_of(name, data):
@@ -80,11 +91,16 @@ def digest_of(model) -> str:
 
 
 class Stop(keras.callbacks.Callback):
-    """Raises before a step of an epoch; counts the steps before it."""
+    """Raises before a step of an epoch, or from the next one on."""
 
     def __init__(self, epoch, step):
         super().__init__()
-        self._at = epoch, step
+        self._at, self._until = (epoch, step), (1000, 0)
+
+    def until(self, epoch, step):
+        """Returns it; from there on it lets training go on."""
+        self._until = epoch, step
+        return self
 
     def get_state(self):
         return {}
@@ -96,9 +112,19 @@ class Stop(keras.callbacks.Callback):
         self._epoch = epoch
 
     def on_train_batch_begin(self, batch, logs=None):
-        if (self._epoch, batch) >= self._at:
-            raise Stopped
+        if self._at <= (self._epoch, batch) < self._until:
+            self.stop()
+
+    def stop(self):
+        raise Stopped
 
 
 class Stopped(Exception):
     pass
+
+
+class Terminate(Stop):
+    """Has the process told to end, as a scheduler does."""
+
+    def stop(self):
+        os.kill(os.getpid(), signal.SIGTERM)

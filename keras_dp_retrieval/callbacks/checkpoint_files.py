@@ -21,6 +21,7 @@ import numpy as np
 
 _NAME = re.compile(r"epoch-(\d+)-batch-(\d+)\.npz")
 _META = "state"
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 _BEING_WRITTEN = ".being_written"
 
 
@@ -87,7 +88,7 @@ class CheckpointFiles:
         for path in reversed(self._paths()):
             try:
                 return _read(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            except _DAMAGE as error:
                 warnings.warn(
                     f"The checkpoint {path} is damaged ({error}); the one "
                     "before it is used, or training begins anew.",

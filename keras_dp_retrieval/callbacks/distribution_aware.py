@@ -187,6 +187,14 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         copied._phases = copied._output = copied._epoch = None
         return copied
 
+    def get_state(self) -> dict:
+        """What `ResumeTraining` keeps: the epochs so far."""
+        return {"history": self.history, "stalls": self.stalls}
+
+    def set_state(self, state: dict) -> None:
+        """Goes on behind the epochs of a run that was interrupted."""
+        self.history, self.stalls = state["history"], state["stalls"]
+
     # What Keras calls. No batch-end hook: Keras would then wait for every
     # step before it calls the callbacks, ours and all others.
 

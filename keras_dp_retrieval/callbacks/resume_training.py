@@ -8,10 +8,12 @@ from collections.abc import Callable
 import keras
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.callbacks import callback_states
+from keras_dp_retrieval.callbacks import callback_states, plain_fit
 from keras_dp_retrieval.callbacks.checkpoint_files import CheckpointFiles
+from keras_dp_retrieval.callbacks.plain_fit import PlainFit
 from keras_dp_retrieval.callbacks.resumed_fit import ResumedFit, Run
 from keras_dp_retrieval.callbacks.save_schedule import SaveSchedule
+from keras_dp_retrieval.data.batch_sources import source_of
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -39,6 +41,15 @@ class ResumeTraining(keras.callbacks.Callback):
     newest whole one is used. One of another model, optimizer or data set is an
     error. SIGTERM saves between two steps and ends the program with code 143.
 
+    The `fit` of a model that is not of this package is resumed at the end of
+    an epoch; put the callback last there. Exact is what is trained on arrays,
+    or on the `.train` of a data set of this package that is given as `data`.
+    Of the other callbacks only `History` is kept.
+
+    Where several processes train, process 0 alone writes and reads, and sends
+    what it read to the others: the folder need not be on a shared disk, but
+    must be there again where process 0 starts again.
+
     Example:
 
     ```python
@@ -58,6 +69,7 @@ class ResumeTraining(keras.callbacks.Callback):
             of `fit` is always saved. With fused steps, steps are counted at
             the ends of their groups.
         keep: int. How many of the newest checkpoints are kept.
+        data: Optional data set, only for models that are not of this package.
         clock: Optional callable without arguments that returns seconds;
             `time.monotonic` by default.
 
@@ -71,6 +83,7 @@ class ResumeTraining(keras.callbacks.Callback):
         save_freq: str | int = "auto",
         *,
         keep: int = 2,
+        data=None,
         clock: Callable[[], float] | None = None,
     ):
         super().__init__()
@@ -81,25 +94,36 @@ class ResumeTraining(keras.callbacks.Callback):
             save_freq = _checks.positive_int("save_freq", save_freq)
         self.save_freq = save_freq
         self.keep = _checks.positive_int("keep", keep)
+        train = getattr(data, "train", None)
+        if data is not None and source_of(train) is None:
+            raise ValueError(
+                "`data` must be a data set of this package. Received: "
+                f"data={data!r:.80}."
+            )
+        self.data = data
         self.clock = clock
+        # Whether the `fit` that begins has asked, and does all that is done.
+        self._was_asked = False
+        self._plain: PlainFit | None = None
 
     def get_config(self):
-        clock = self.clock
-        if clock is not None:
-            clock = keras.saving.serialize_keras_object(clock)
+        serialize = keras.saving.serialize_keras_object
         return {
             "path": self.path,
             "save_freq": self.save_freq,
             "keep": self.keep,
-            "clock": clock,
+            "data": None if self.data is None else serialize(self.data),
+            "clock": None if self.clock is None else serialize(self.clock),
         }
 
     @classmethod
     def from_config(cls, config):
-        clock = config.get("clock")
-        if clock is not None:
-            clock = keras.saving.deserialize_keras_object(clock)
-        return cls(**{**config, "clock": clock})
+        restored = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in ("data", "clock")
+            if config.get(name) is not None
+        }
+        return cls(**{**config, **restored})
 
     def resumed_fit(self, model, batches, callbacks, **options) -> ResumedFit:
         """Returns where the `fit` of a `PaddedModel` begins; it calls this.
@@ -119,12 +143,47 @@ class ResumeTraining(keras.callbacks.Callback):
                 "are resumed in any order.",
                 stacklevel=5,
             )
-        run = Run(
+        self._was_asked = True
+        run = self._run(model, batches.contents())
+        return ResumedFit(run, batches, callbacks, **options)
+
+    def _run(self, model, contents: dict) -> Run:
+        return Run(
             model,
             CheckpointFiles(self.path, self.keep),
             lambda num_bytes: SaveSchedule(
                 self.save_freq, self.clock or time.monotonic, num_bytes
             ),
-            batches.contents(),
+            contents,
         )
-        return ResumedFit(run, batches, callbacks, **options)
+
+    # The `fit` of other models: `plain_fit.py`.
+
+    def on_train_begin(self, logs=None):
+        self._plain = None
+        if self._was_asked:
+            self._was_asked = False
+            return
+        plain_fit.warn_of_limits(self.model, self.data is not None)
+        contents = {}
+        if self.data is not None:
+            rows, text = source_of(self.data.train).contents()
+            contents = {"rows": rows, "contents": text}
+        self._plain = PlainFit(
+            self._run(self.model, contents), self.data, self.params["epochs"]
+        )
+        self._plain.begin()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._plain is not None:
+            self._plain.restore_history()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._plain is not None:
+            steps = self.params.get("steps") or 0
+            self._plain.end_epoch(epoch, steps, logs or {})
+
+    def on_train_end(self, logs=None):
+        if self._plain is not None:
+            self._plain.end()
+            self._plain = None

@@ -11,6 +11,7 @@ from keras_dp_retrieval._keras.trainer import reattach_weights
 from keras_dp_retrieval.callbacks import (
     callback_states,
     run_identity,
+    shared_checkpoint,
     training_state,
 )
 from keras_dp_retrieval.callbacks.checkpoint_files import (
@@ -45,7 +46,7 @@ class Run:
         self.loaded = self._load()
 
     def _load(self) -> Checkpoint | None:
-        loaded = self._files.newest()
+        loaded = shared_checkpoint.newest(self._files)
         if loaded is None:
             return None
         state = loaded.state

@@ -7,9 +7,15 @@ import keras
 
 from keras_dp_retrieval import _checks
 
-# Not part of what is computed: counters make the names, and Keras notes
-# shapes and objects in passing.
-_LEFT_OUT = ("name", "build_config", "shared_object_id")
+# Not part of what is computed: counters make the names, the class is named
+# three times, and Keras notes shapes and objects in passing.
+_LEFT_OUT = (
+    "name",
+    "module",
+    "registered_name",
+    "build_config",
+    "shared_object_id",
+)
 
 # What an optimizer's config was when it was first trained with: learning rates
 # change in training, and whoever trains on in the same process goes on with

@@ -209,14 +209,20 @@ class PaddedBatches(DataAdapter):
         the same pass over the data: a generator cannot be read twice, and a
         data set may count its epochs. But of a data set with a `BatchSource`
         no pass is begun, as callbacks may still change what its first pass
-        holds; and of a `PyDataset` it is batch 0, which the next pass reads
-        again: workers that begin before the epoch does are stopped and started
-        again, and hand out batches twice.
+        holds. Arrays are read anew, in an order that is drawn again. And of a
+        `PyDataset` it is batch 0, which the next pass reads again: workers
+        that begin before the epoch does are stopped and started again, and
+        hand out batches twice.
         """
         if self._source is not None:
             first = next(self._groups_of([self._source.first_batch()]))
         elif isinstance(self._inner, PyDatasetAdapter):
             first = next(self._groups_of(self._batch_zero()))
+        elif self.is_array:
+            # Behind what `ResumeTraining` restores until then.
+            state = np.random.get_state()
+            first = next(self._groups(self._steps_per_group))
+            np.random.set_state(state)
         else:
             groups = self._groups(self._steps_per_group)
             first = next(groups)

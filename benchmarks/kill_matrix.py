@@ -1,0 +1,87 @@
+"""Is a run that is killed and started again the run that was not killed?
+
+    python -m benchmarks.kill_matrix [--kills 2] [--seed 0]
+
+Kills processes with SIGKILL, at random steps and while they save, starts the
+same program again, and compares every bit of weights, optimizer and history
+with a run that is never saved nor killed. For every objective and tower on one
+device, on four virtual ones, and in two processes; fused steps and streamed
+data in turns. Prints a table, and ends with 1 where a bit differs.
+"""
+
+import argparse
+import collections
+import itertools
+import pathlib
+import random
+import sys
+import tempfile
+import time
+
+from tests import killed_runs
+from tests import resumed_runs as runs
+from tests.programs.train_killed import Job
+
+# Devices of a process, and processes.
+PLACES = {"1 device": (1, 1), "4 devices": (4, 1), "2 processes": (1, 2)}
+
+
+def jobs():
+    """Every objective, tower and place, the rest in turns."""
+    cells = itertools.product(PLACES, runs.OBJECTIVES, runs.TOWERS)
+    data = itertools.cycle(["memory", "streamed", "memory", "arrays"])
+    fused = itertools.cycle([1, 4, 1])
+    for place, objective, tower in cells:
+        devices, processes = PLACES[place]
+        kind = next(data)
+        if tower == "features" and kind == "streamed":
+            kind = "memory"
+        job = Job(
+            "",
+            "",
+            objective=objective,
+            tower=tower,
+            fused=next(fused),
+            data=kind,
+            devices=devices,
+            processes=processes,
+        )
+        yield place, job
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=2, help="of each run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", help="a place, objective or tower")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    began, counts = time.monotonic(), collections.Counter()
+    print("| where | objective | tower | fused | data | killed at | same |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (place, job) in enumerate(jobs()):
+            kills = [killed_runs.random_kill(rng) for _ in range(args.kills)]
+            words = (place, job.objective, job.tower, str(job.fused), job.data)
+            if args.only and args.only not in words:
+                continue
+            outcome = killed_runs.killed(
+                job, pathlib.Path(folder, str(number)), kills
+            )
+            same = outcome.same_weights and outcome.same_history
+            counts["kills"] += len(outcome.kills)
+            counts["runs"] += 1
+            counts["same"] += same
+            at = ", ".join(f"{kind} {n}" for kind, n in outcome.kills)
+            row = (*words, at, "yes" if same else f"NO {outcome}")
+            print(f"| {' | '.join(row)} |", flush=True)
+    print(
+        f"{counts['kills']} kills of {counts['runs']} runs, of which "
+        f"{counts['same']} ended with the same bits, in "
+        f"{time.monotonic() - began:.0f} s."
+    )
+    return int(counts["same"] != counts["runs"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
