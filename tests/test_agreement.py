@@ -2,12 +2,14 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import agreement, distribution
 from keras_dp_retrieval._jax import processes
+from keras_dp_retrieval.training import same_model
 from keras_dp_retrieval.training.padded_batches import PaddedBatches
 
 X = np.arange(1, 41)
@@ -91,6 +93,54 @@ def test_fit_compares_before_it_trains(monkeypatch, come):
     )
     with pytest.raises(expected[0], match=expected[1]):
         model.fit(X, Y, batch_size=8, verbose=0, validation_data=(X, Y))
-    assert notes[0]["validation rows"] == 40
+    assert notes[-1]["validation rows"] == 40
     for found, was in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(found, was)
+
+
+def test_the_process_that_differs_is_named_among_many():
+    identities = {process: {"rows": 40} for process in range(4)}
+    identities[2] = {"rows": 30}
+    with pytest.raises(
+        ValueError,
+        match=r"processes 0, 1, 3: rows 40; process 2: rows 30\. Process 2 "
+        "differs from the others",
+    ):
+        agreement.compare(identities)
+    identities[3] = {"rows": 30}
+    with pytest.raises(ValueError, match=r"processes 2, 3: rows 30\. Give"):
+        agreement.compare(identities)
+
+
+def test_calls_that_do_not_belong_together_are_told_apart():
+    one = {"call": "fit", "rows": 3}
+    other = {"call": "for_dataset", "ids": "a"}
+    with pytest.raises(ValueError, match="0: call fit; process 1: call for_d"):
+        agreement.compare({0: one, 1: other})
+
+
+def made(seed=3, rate=0.1, temperature=0.1):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    objective = kdr.FullSoftmax(temperature=temperature)
+    model = kdr.TwoTowerRetrieval(50, 20, 2, objective=objective)
+    model.compile(keras.optimizers.Adagrad(rate))
+    model.build()
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def test_models_that_differ_in_anything_are_told_apart():
+    known = same_model.identity(made(), {"epochs": 2})
+    assert None not in known.values()
+    agreement.compare({0: known, 1: same_model.identity(made(), {})})
+    for name, other in {
+        "weights": made(seed=4),
+        "optimizer": made(rate=0.2),
+        "model's arguments": made(temperature=0.2),
+    }.items():
+        others = same_model.identity(other, {"epochs": 2})
+        with pytest.raises(ValueError, match=f"process 1: .*{name}"):
+            agreement.compare({0: known, 1: others})
+    with pytest.raises(ValueError, match="process 1: epochs 3"):
+        agreement.compare({0: known, 1: {**known, "epochs": 3}})

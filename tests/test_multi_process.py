@@ -86,43 +86,53 @@ def test_two_processes_give_what_one_device_gives(results):
             np.testing.assert_allclose(value, expected, atol=1e-5)
 
 
+def launched(program, *arguments, count=2, **options):
+    """What each process printed, and the exit code of all."""
+    command = [sys.executable, "-m", "keras_dp_retrieval", "launch"]
+    command += ["--processes", str(count), "--devices-per-process", "1", "--"]
+    done = subprocess.run(
+        [*command, sys.executable, str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **options,
+    )
+    lines = done.stdout.splitlines()
+    outputs = [
+        "\n".join(line[4:] for line in lines if line.startswith(f"[{index}] "))
+        for index in range(count)
+    ]
+    return outputs, done.returncode
+
+
 UNLIKE = PROGRAM.parent / "fit_unlike.py"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("second", "differs"),
+    ("what", "differs"),
     [
-        ((1000, 0), None),
-        ((700, 0), "rows"),
-        ((950, 0), "rows"),
-        ((1000, 1), ""),
+        ("nothing", None),
+        ("rows", "training rows"),
+        ("last batch", "training rows"),
+        ("contents", "training contents"),
+        ("order", "training contents"),
+        ("seed", "random seed"),
+        ("learning rate", '"learning_rate": 0.2'),
+        ("epochs", "epochs 2"),
+        ("vocabulary", "ids"),
+        ("features", "model's arguments"),
     ],
 )
-def test_processes_with_other_data_are_refused_on_all(second, differs):
-    port = free_port()
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(UNLIKE), *map(str, (port, 2, i, *data))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for i, data in enumerate([(1000, 0), second])
-    ]
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=300)
-            if differs is None:
-                assert "trained" in output
-            else:
-                assert "refused: All processes must train on" in output
-                assert f"process 0: training {differs}" in output
-                assert f"process 1: training {differs}" in output
-                assert "contents" in output
-    finally:
-        for process in processes:
-            process.kill()
+def test_processes_that_would_train_otherwise_are_refused_on_all(what, differs):
+    outputs, _ = launched(UNLIKE, what)
+    for output in outputs:
+        if differs is None:
+            assert "trained" in output
+        else:
+            assert "refused: All processes must train on" in output, output
+            assert differs in output
+            assert "process 0:" in output and "process 1:" in output
 
 
 NEW_DAY = PROGRAM.parent / "new_day.py"

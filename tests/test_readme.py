@@ -13,7 +13,7 @@ import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
-from keras_dp_retrieval.cli import inputs
+from keras_dp_retrieval.cli import entry, inputs
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
 
@@ -61,6 +61,7 @@ def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
 def commands():
     """The commands on a file of one's own, as words."""
     section = README.read_text().split("## On the command line")[1]
+    section = section.split("\n## ")[0]
     lines = re.findall(
         r"^    keras-dp-retrieval (.*shop.*|recommend.*)$", section, re.M
     )
@@ -85,6 +86,18 @@ def test_the_commands_have_options_that_there_are(shop, monkeypatch, capsys):
     for command in commands():
         assert cli.main(command) == 1
         assert capsys.readouterr().err.endswith(": understood\n"), command
+
+
+def test_the_commands_for_several_processes_are_understood():
+    section = README.read_text().split("## From a laptop to several hosts")[1]
+    section = section.split("\n## ")[0]
+    lines = re.findall(r"^ .*?keras-dp-retrieval (.*)$", section, re.M)
+    for line in lines:
+        entry._parse(shlex.split(line, comments=True))
+    # One for each `--`, Slurm, two hosts and one; the Job's is a list.
+    assert sum("launch" in line for line in lines) == 2 and len(lines) == 5
+    listed = re.search(r"command: \[keras-dp-retrieval, (.*)\]", section)[1]
+    entry._parse(listed.split(", "))
 
 
 @pytest.mark.slow

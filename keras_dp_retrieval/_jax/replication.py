@@ -2,6 +2,7 @@
 
 import jax
 import keras
+import numpy as np
 
 
 def replicate(tree, mesh=None):
@@ -42,3 +43,12 @@ def laid_out_like(array, value):
     return jax.make_array_from_callback(
         value.shape, array.sharding, value.__getitem__
     )
+
+
+def own_copy(array):
+    """This process's copy of an array, NumPy; None if it has a part only."""
+    if not isinstance(array, jax.Array):
+        return np.asarray(array)
+    if not array.is_fully_replicated:
+        return None
+    return np.asarray(array.addressable_data(0))

@@ -3,7 +3,9 @@
 import numpy as np
 from keras import ops
 
+from keras_dp_retrieval import agreement, distribution
 from keras_dp_retrieval.data.batch_sources import source_of
+from keras_dp_retrieval.data.digests import digest
 from keras_dp_retrieval.data.ratings import pair_codes
 from keras_dp_retrieval.data.streaming.not_in_memory import (
     NotInMemory,
@@ -34,6 +36,7 @@ def arguments_of(data, given) -> dict:
             "`RetrievalDataset.from_interactions(user_ids, candidate_ids)`. "
             f"Received: a {type(data).__name__}, {data!r:.80}."
         )
+    _check_all_processes_have(data)
     known = {
         "candidate_key": data.candidate_key,
         "rating_key": data.rating_key,
@@ -41,6 +44,26 @@ def arguments_of(data, given) -> dict:
     if "histories" not in given:
         known["histories"] = _histories_of(data, given.get("user_tower"))
     return {**known, **feature_parts.known_features(data, given)}
+
+
+def _check_all_processes_have(data) -> None:
+    """Raises where other processes have other data.
+
+    Before tables are made of its size: then only some of the processes notice,
+    and the others wait for them.
+    """
+    if distribution.process_count() == 1:
+        return
+    vocabularies = data.user_vocabulary, data.candidate_vocabulary
+    agreement.check(
+        {
+            "users": data.num_users,
+            "candidates": data.num_candidates,
+            "ids": digest([one.ids for one in vocabularies]),
+            "train part": data.fingerprint["train"],
+        },
+        call="for_dataset",
+    )
 
 
 def _histories_of(data, user_tower) -> Histories | None:

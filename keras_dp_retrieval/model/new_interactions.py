@@ -130,7 +130,8 @@ def _check_new(model, today) -> None:
             {
                 "new interactions": today.fingerprint["train"],
                 "ids": digest([one.ids for one in vocabularies]),
-            }
+            },
+            call="add_interactions",
         )
     fingerprints = known_data.all_fingerprints(model)
     if today.fingerprint["train"] in {one["train"] for one in fingerprints}:

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_dp_retrieval import _checks, agreement, distribution
 from keras_dp_retrieval._keras.adapters import train_validation_split
-from keras_dp_retrieval.training import step_plan
+from keras_dp_retrieval.training import same_model, step_plan
 from keras_dp_retrieval.training.keras_data import read_by_keras
 from keras_dp_retrieval.training.padded_batches import NO_ROWS, PaddedBatches
 from keras_dp_retrieval.training.row_weights import row_weights
@@ -25,6 +25,7 @@ def train_and_validation(
     shuffle,
     steps_per_epoch,
     validation_steps,
+    **settings,
 ) -> tuple:
     """The batches that `fit` trains on, and those that it validates on.
 
@@ -34,6 +35,8 @@ def train_and_validation(
         validation: As the argument `validation_data` of `fit`.
         validation_split: float. Held out of `train` where there is none.
         batch_size: As in `fit`; likewise the others.
+        **settings: Further arguments of `fit` that all processes must be
+            given alike, JSON.
 
     Returns:
         `(train, validation)`, `PaddedBatches`; `validation` may be None.
@@ -43,6 +46,8 @@ def train_and_validation(
             train, validation = train_validation_split(
                 train, validation_split=validation_split
             )
+    if not model.built:
+        same_model.check_seed()
     x, y, sample_weight = train
     train = padded(
         model,
@@ -72,7 +77,8 @@ def train_and_validation(
             validation_batch_size,
             steps_per_epoch=validation_steps,
         )
-    _check_all_processes_agree(train, validation)
+    settings = {"shuffle": shuffle, **settings}
+    _check_all_processes_agree(model, train, validation, settings)
     return train, validation
 
 
@@ -183,8 +189,8 @@ def num_rows(x) -> int:
     return max(len(_first(x)), 1)
 
 
-def _check_all_processes_agree(train, validation):
-    """Raises where other processes have other data, or stop elsewhere."""
+def _check_all_processes_agree(model, train, validation, settings):
+    """Raises where others have another model or data, or stop elsewhere."""
     if distribution.process_count() == 1:
         return  # Reading all data for its identity takes time.
     parts = {"training": train, "validation": validation}
@@ -195,4 +201,5 @@ def _check_all_processes_agree(train, validation):
             if batches is not None
             for name, value in batches.identity().items()
         }
+        | same_model.identity(model, settings)
     )

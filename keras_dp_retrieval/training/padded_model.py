@@ -146,6 +146,9 @@ class PaddedModel(Trainer):
             shuffle=_checks.flag("shuffle", shuffle),
             steps_per_epoch=steps_per_epoch,
             validation_steps=validation_steps,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            validation_freq=str(validation_freq),
         )
         own = self.training_callbacks(train)
         first = whereabouts("fit")

@@ -1,0 +1,104 @@
+"""Processes that die, freeze or hold others up in the middle of a `fit`."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from keras_dp_retrieval.processes import process_group
+
+PROGRAM = pathlib.Path(__file__).parent / "programs" / "one_of_several.py"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Starts two processes by hand, as on two hosts, and ends them all."""
+    processes = []
+
+    def started(mode, heartbeat=10, stalled=60):
+        arguments = [str(heartbeat), str(stalled), str(tmp_path)]
+        port = process_group.free_port()
+        for environment in process_group.environments(2, port, 1):
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, PROGRAM, mode, *arguments],
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        return processes
+
+    yield started
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+
+def said_by(process):
+    """What it says of others, when it has ended."""
+    _, errors = process.communicate(timeout=200)
+    lines = errors.splitlines()
+    return [line for line in lines if line.startswith("keras_dp_retrieval: ")]
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_killed_process_is_named_and_the_other_ends(run, lost):
+    processes = run(f"kill{lost}")
+    said = said_by(processes[1 - lost])
+    assert processes[1 - lost].returncode not in (0, None)
+    pid = processes[lost].pid
+    assert any(
+        f"Process {lost} (host " in line and f"pid {pid})" in line
+        for line in said
+    ), said
+    assert any("fit, epoch " in line for line in said)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_frozen_process_is_named_and_the_other_ends(run, lost):
+    processes = run(f"stop{lost}")
+    said = said_by(processes[1 - lost])
+    assert processes[1 - lost].returncode not in (0, None)
+    assert processes[lost].poll() is None  # Frozen, to the end.
+    assert any(
+        f"Process {lost} (host " in line and "has not answered for" in line
+        for line in said
+    ), said
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_one_that_raises_ends_the_other_and_says_why(run, failing):
+    processes = run(f"raise{failing}", heartbeat=300)
+    (said,) = said_by(processes[1 - failing])
+    assert f"Process {failing} (host " in said
+    assert "fit, epoch 2, step 2: ArithmeticError: these data are bad" in said
+    processes[failing].communicate(timeout=60)
+    assert [process.returncode for process in processes] == [1, 1]
+
+
+def test_one_that_is_stuck_is_named_with_its_line(run):
+    processes = run("stuck1", heartbeat=300, stalled=3)
+    for line in processes[0].stderr:
+        if "running fail (one_of_several.py:" in line:
+            break
+    else:
+        pytest.fail("It ended, and said nothing.")
+    assert f"process 1 (host {os.uname().nodename}, pid" in line
+    assert "epoch 2, step 2" in line
+    assert [process.poll() for process in processes] == [None, None]
+
+
+def test_without_failures_all_end_well(run):
+    processes = run("none")
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+        assert "keras_dp_retrieval: " not in errors
