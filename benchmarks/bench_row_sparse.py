@@ -2,6 +2,9 @@
 
     taskset -c 0,1 python benchmarks/bench_row_sparse.py \
         --tfrs-python /path/to/venv/bin/python
+    taskset -c 0,1 python benchmarks/bench_row_sparse.py --model
+    taskset -c 0,1 python benchmarks/bench_row_sparse.py --model \
+        --num-rows 100000000 --dim 4
 
 Two tables, dim 64, batch 4096, Adagrad, mean squared error of the dot product,
 through `model.fit`: row-sparse, dense, and TensorFlow Recommenders (in its own
@@ -9,6 +12,14 @@ process, since it needs tf_keras; left out where it is not installed). Each
 round times a few steps of every contender in turn, so that a busy machine slows
 all of them; the ratios are within a round. Times include what `fit` does in
 Python.
+
+With `--model`, `TwoTowerRetrieval` itself at 10,000, a million and ten million
+rows for each objective. Each size has a process of its own, one after the
+other in every round: at ten million rows two tables and their slots take 10
+GB. What a `fit` costs whatever its length (at its end every weight is looked
+at for NaN, a pass over the tables) is told apart from the steps by two fits of
+different lengths, and both are printed. Virtual devices on one machine would
+prove nothing on speed: this runs on one device.
 
 On CPU most of the row-sparse step at 1M rows is spent on random rows: gathers
 of table and slot, scatters into both. By `jax.profiler`, summed over the
@@ -20,6 +31,7 @@ in separate runs on that machine.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -205,11 +217,125 @@ def ratios(times, sizes):
     return [ratio(times, a, b) for a, b in wanted if a in times]
 
 
+def model_times(arguments):
+    """In a process of its own: prints `{"step_ms", "fit_s", "peak_gib"}`.
+
+    A line for each line that comes in, which is one round.
+    """
+    import resource
+
+    import jax
+    import keras
+
+    import keras_dp_retrieval as kdr
+
+    (num_rows,) = arguments.num_rows
+    model = kdr.TwoTowerRetrieval(
+        num_rows, num_rows, arguments.dim, objective=arguments.objective
+    )
+    model.compile(keras.optimizers.Adagrad(0.1))
+    few = max(2, arguments.steps // 10)
+    many = few + arguments.steps
+    x, ratings = pairs(num_rows, many, arguments.batch_size)
+    users, candidates = np.maximum(x.T, 1)  # Row 0 is for the unknown.
+
+    def fit(steps):
+        rows = slice(steps * arguments.batch_size)
+        y = {"movie_id": candidates[rows], "rating": ratings[rows]}
+        model.fit(
+            users[rows],
+            y,
+            batch_size=arguments.batch_size,
+            shuffle=False,
+            verbose=0,
+        )
+        jax.block_until_ready([v.value for v in model.trainable_variables])
+
+    fit(few)  # Compiles.
+    for _ in sys.stdin:
+        short, long = timed(fit, few), timed(fit, many)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        step = (long - short) / arguments.steps
+        found = {
+            "step_ms": 1e3 * step,
+            "fit_s": short - few * step,
+            "peak_gib": peak,
+        }
+        print(json.dumps(found), flush=True)
+
+
+class Sized:
+    """A model of one size in a process of its own."""
+
+    def __init__(self, num_rows, objective, arguments):
+        options = [
+            *("--model", "--child", "--objective", objective),
+            *("--num-rows", str(num_rows), "--dim", str(arguments.dim)),
+            *("--batch-size", str(arguments.batch_size)),
+            *("--steps", str(arguments.steps)),
+        ]
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def round(self):
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def model_main(arguments):
+    """Times `TwoTowerRetrieval` at each size, in turn, and prints it."""
+    sizes = arguments.num_rows or [10_000, 1_000_000, 10_000_000]
+    for objective in arguments.objectives:
+        models = {n: Sized(n, objective, arguments) for n in sizes}
+        rounds: dict = {n: [] for n in sizes}
+        for _ in range(arguments.rounds):
+            for n, model in models.items():
+                rounds[n].append(model.round())
+        for model in models.values():
+            model.close()
+        times = {
+            (objective, n): [one["step_ms"] for one in rounds[n]] for n in sizes
+        }
+        for n in sizes:
+            steps = times[objective, n]
+            fit = statistics.median(one["fit_s"] for one in rounds[n])
+            print(
+                f"{objective:>16} {n:>9} rows {statistics.median(steps):9.2f} "
+                f"ms a step ({min(steps):.2f}-{max(steps):.2f}), {fit:.2f} s "
+                f"a fit, peak {rounds[n][-1]['peak_gib']:.1f} GiB",
+                flush=True,
+            )
+        found = [
+            ratio(times, (objective, more), (objective, less))
+            for less, more in itertools.pairwise(sizes)
+        ]
+        print(
+            json.dumps(
+                {"objective": objective, "ratios": found, **about(arguments)}
+            ),
+            flush=True,
+        )
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-rows", type=int, nargs="+")
     parser.add_argument(
-        "--num-rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000]
+        "--model", action="store_true", help="TwoTowerRetrieval at each size"
     )
+    parser.add_argument(
+        "--objectives", nargs="+", default=["rating", "in_batch_softmax"]
+    )
+    parser.add_argument("--objective", help=argparse.SUPPRESS)
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=50)
@@ -221,6 +347,10 @@ def parse():
 
 def main():
     arguments = parse()
+    if arguments.model:
+        run = model_times if arguments.child else model_main
+        return run(arguments)
+    arguments.num_rows = arguments.num_rows or [10_000, 100_000, 1_000_000]
     if arguments.child:
         return serve(arguments)
     child = Child(arguments.tfrs_python) if arguments.tfrs_python else None

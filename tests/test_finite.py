@@ -9,6 +9,7 @@ import pytest
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
 from keras_dp_retrieval.cli import inputs
+from keras_dp_retrieval.training.finite import all_finite
 from tests.test_model import compiled_model, interactions
 
 NAN, INF = float("nan"), float("inf")
@@ -26,6 +27,19 @@ def diverged_model():
     with pytest.warns(UserWarning, match="end of epoch 1: a loss of"):
         model.fit(*interactions(40), epochs=2, verbose=0, non_finite="warn")
     return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_finite_is_all_but_nan_and_infinity(dtype):
+    finite = [0.0, -0.0, 6e4, -6e4, 1e-8]
+    if dtype != "float16":  # Their sum is not finite.
+        finite += [3e38, 3e38, 1e-45]
+    tensors = [
+        keras.ops.convert_to_tensor(np.array(values, "float32"), dtype)
+        for values in (finite, [], [NAN], [1, INF], [-INF, INF, 0], [INF] * 9)
+    ]
+    found = all_finite(tensors)
+    assert found == [True, True, False, False, False, False]
 
 
 # Training
