@@ -164,6 +164,10 @@ def test_a_pooled_row_embedding_is_an_embed_reduce(combiner):
     ours = feature_tower.combine(table(indices), present, combiner)
     theirs = reduce(indices, weights=present)
     np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    by_product = feature_tower.combine_all(
+        reduce.embeddings, indices, present, combiner
+    )
+    np.testing.assert_allclose(by_product, theirs, atol=1e-7)
 
 
 def test_large_vocabularies_are_updated_by_row(data, monkeypatch):
@@ -176,7 +180,9 @@ def test_large_vocabularies_are_updated_by_row(data, monkeypatch):
     lookup = kdr.FeatureLookup.from_features(data.candidate_features)
     rows = np.arange(data.num_candidates)
     inputs = {"candidate_id": rows, **lookup(rows)}
-    np.testing.assert_allclose(large(inputs), small(inputs), rtol=1e-6)
+    np.testing.assert_allclose(large(inputs), small(inputs), atol=1e-6)
+    monkeypatch.setattr(feature_tower, "SMALL_VOCABULARY", 0)
+    np.testing.assert_allclose(small(inputs), large(inputs), rtol=1e-6)
 
 
 def test_dropped_ids_are_as_unknown_ones(data):

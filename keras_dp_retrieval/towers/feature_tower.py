@@ -13,6 +13,11 @@ from keras_dp_retrieval.towers.feature_lookup import FeatureLookup
 # alone are updated; row-sparse steps pass the `EmbedReduce` of keras-rs by.
 LARGE_VOCABULARY = 20_000
 
+# Up to this many, a product with the whole table is quicker than to look rows
+# up and add them: 0.6 to 1.5 ms a step for 19 labels, 1,683 movies, 256
+# dimensions and 6 labels a movie, on two cores; with 130 it is slower.
+SMALL_VOCABULARY = 64
+
 COMBINERS = ("sum", "mean", "sqrtn")
 
 
@@ -233,7 +238,13 @@ class FeatureTower(keras.layers.Layer):
             return table(indices) * present[:, None]
         if isinstance(table, RowEmbedding):
             return combine(table(indices), present, self.combiner)
-        return table(indices, weights=present)
+        # `EmbedReduce` multiplies and sums what it has looked up one after the
+        # other, which takes XLA three times as long on CPUs.
+        vectors = ops.cast(table.embeddings, table.compute_dtype)
+        if table.input_dim <= SMALL_VOCABULARY:
+            return combine_all(vectors, indices, present, self.combiner)
+        looked_up = ops.take(vectors, indices, axis=0)
+        return combine(looked_up, present, self.combiner)
 
     def _binned(self, name, numbers):
         boundaries = ops.cast(
@@ -305,6 +316,24 @@ def combine(vectors, weights, combiner: str):
     one by one.
     """
     total = ops.einsum("bw,bwd->bd", weights, vectors)
+    return _divided(total, weights, combiner)
+
+
+def combine_all(table, indices, weights, combiner: str):
+    """Combines rows of a small table, by a product with all of it.
+
+    Args:
+        table: float `(num_indices, dim)`.
+        indices: int `(batch, width)`.
+        weights: float `(batch, width)`, 0 and 1.
+        combiner: str.
+    """
+    chosen = ops.one_hot(indices, table.shape[0], dtype=table.dtype)
+    counts = ops.sum(chosen * ops.cast(weights, table.dtype)[..., None], axis=1)
+    return _divided(ops.matmul(counts, table), weights, combiner)
+
+
+def _divided(total, weights, combiner: str):
     if combiner == "sum":
         return total
     number = ops.maximum(ops.sum(weights, axis=1, keepdims=True), 1.0)
