@@ -484,7 +484,9 @@ def test_towers_learn_from_files_of_features(
     assert list(model.user_features.schema.encoders) == ["country"]
     assert list(model.candidate_features.schema.encoders) == ["kind", "price"]
     assert isinstance(model.user_tower, kdr.FeatureTower)
-    assert "features of 24 users: country (categorical, 2)\n" in said
+    assert (
+        "features of 24 users: country (categorical, 2); 4 bytes each" in said
+    )
     assert "B00" in model.retrievable_ids()
     evaluated = run(capsys, "evaluate", "model.keras", *data, *features)
     assert metrics_in(evaluated) == metrics_in(said)
@@ -609,4 +611,6 @@ def test_ids_have_one_name_among_interactions_and_features(
         *("inspect", "shop.csv", "--user-column", "buyer"),
         *("--user-features", "users.csv"),
     )
-    assert "\nfeatures of 24 users: country (categorical, 2)\n" in said
+    assert (
+        "\nfeatures of 24 users: country (categorical, 2); 4 bytes each" in said
+    )

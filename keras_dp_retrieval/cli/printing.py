@@ -15,7 +15,11 @@ def print_features(data, indent=""):
         features = getattr(data, f"{side}_features")
         if features is not None:
             number = int(features.is_known.sum())
-            print(f"{indent}features of {number:,} {side}s: {features}")
+            size = sum(features.bytes_per_row.values())
+            print(
+                f"{indent}features of {number:,} {side}s: {features}; "
+                f"{size:,} bytes each"
+            )
 
 
 def print_metrics(metrics: dict, data):

@@ -17,6 +17,7 @@ from keras_dp_retrieval.data.features import (
     EncodedFeatures,
     Features,
     FeatureSchema,
+    feature_arrays,
 )
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.data.vocabulary import Vocabulary
@@ -186,6 +187,39 @@ def test_encoders_learn_from_the_train_part_alone():
     ]
     np.testing.assert_allclose(found.columns["price"], [0, 0, -1, 1, 0])
     assert found.is_known.tolist() == [False, True, True, True, False]
+
+
+def test_words_of_ascii_texts_are_those_of_all_texts(monkeypatch):
+    rng = np.random.default_rng(0)
+    letters = np.array([*"aB7 _-\n|\0Zz'."])
+    texts = [
+        "".join(letters[rng.integers(0, len(letters), length)])
+        for length in rng.integers(0, 12, 500)
+    ]
+    texts[:8] = [None, "", " ", "Ab", "c d", None, "-", "E"]
+    for values in (texts, texts[:1], [], ["", None]):
+        column = pyarrow.chunked_array(
+            [pyarrow.array(["cut off", *values], pyarrow.string())[1:]]
+        )
+        quick = feature_arrays.words("a", column)
+        with monkeypatch.context() as patch:
+            patch.setattr(feature_arrays, "ascii_words", lambda texts: None)
+            slow = feature_arrays.words("a", column)
+        np.testing.assert_array_equal(quick.rows, slow.rows)
+        assert quick.texts.to_pylist() == slow.texts.to_pylist()
+        assert quick.num_rows == slow.num_rows
+    other = pyarrow.chunked_array([["Straße 5", "ÉTÉ"]])
+    found = feature_arrays.words("a", other).texts.to_pylist()
+    assert found == ["straße", "5", "été"]
+
+
+def test_what_a_row_has_twice_counts_once_where_it_came_first():
+    lists = [["b", "a", "b"], [], ["a"], ["c", "c", "a", "c"]]
+    column = pyarrow.chunked_array([lists])
+    texts = feature_arrays.labels("a", column)
+    found = feature_arrays.padded_indices(texts, ["a", "b", "c"])
+    assert found.tolist() == [[2, 1], [0, 0], [1, 0], [3, 1]]
+    assert feature_arrays.frequent(texts, 2, None) == ["a"]
 
 
 def test_text_knows_the_most_frequent_words(monkeypatch):

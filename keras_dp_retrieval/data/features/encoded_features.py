@@ -30,6 +30,14 @@ class EncodedFeatures:
     def num_rows(self) -> int:
         return len(self.is_known)
 
+    @property
+    def bytes_per_row(self) -> dict[str, int]:
+        """What each column takes for a user or candidate, in the model, too."""
+        return {
+            name: column.itemsize * (column.shape[1] if column.ndim > 1 else 1)
+            for name, column in self.columns.items()
+        }
+
     @classmethod
     def of(
         cls, table: FeatureTable, vocabulary: Vocabulary, is_trained

@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.compute as pc
 from pyarrow import types
 
+from keras_dp_retrieval.data.features.ascii_words import ascii_words
 from keras_dp_retrieval.data.features.kinds import (
     LABEL_SEPARATOR,
     is_list,
@@ -82,7 +83,12 @@ def words(name: str, column):
     if not is_text(column.type) and not types.is_null(column.type):
         if not types.is_dictionary(column.type):
             raise _wrong(name, "texts", column)
-    lower = pc.utf8_lower(texts(name, column))
+    given = _one_chunk(texts(name, column))
+    found = ascii_words(given)
+    if found is not None:
+        rows, plain = found
+        return TextLists(rows, pyarrow.chunked_array([plain]), len(given))
+    lower = pc.utf8_lower(given)
     plain = pc.replace_substring_regex(lower, _NO_WORD, " ")
     lists = _one_chunk(pc.split_pattern(pc.utf8_trim_whitespace(plain), " "))
     inner = texts(name, pyarrow.chunked_array([lists.flatten()]))
@@ -158,12 +164,21 @@ def _each_once(rows, codes) -> tuple[np.ndarray, np.ndarray]:
     """Distinct pairs of row and code, by row, else as they came."""
     if not len(rows):
         return rows, codes
-    pairs = rows * (int(codes.max()) + 1) + codes
-    _, first = np.unique(pairs, return_index=True)
-    if len(first) == len(pairs):
+    num_codes = int(codes.max()) + 1
+    pairs = rows * num_codes + codes
+    in_order = np.sort(pairs)
+    again = in_order[1:][in_order[1:] == in_order[:-1]]
+    if not len(again):
         return rows, codes
-    first.sort()
-    return rows[first], codes[first]
+    # Few rows have something twice; where it came first is slow to find.
+    is_concerned = np.zeros(int(rows[-1]) + 1, bool)
+    is_concerned[again // num_codes] = True
+    concerned = np.flatnonzero(is_concerned[rows])
+    _, first = np.unique(pairs[concerned], return_index=True)
+    kept = np.ones(len(pairs), bool)
+    kept[concerned] = False
+    kept[concerned[first]] = True
+    return rows[kept], codes[kept]
 
 
 def numbers(name: str, column) -> np.ndarray:
