@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from keras_dp_retrieval.cli import main
+from keras_dp_retrieval.processes import process_place
 from keras_dp_retrieval.processes.process_group import (
     ProcessGroup,
     environments,
@@ -140,3 +141,11 @@ def test_launch_refuses_what_cannot_be(capfd, arguments, message):
     captured = capfd.readouterr()
     assert captured.out == ""
     assert re.search(message, captured.err)
+
+
+def test_a_command_for_one_process_says_so(monkeypatch, capfd):
+    monkeypatch.setenv(process_place.INDEX, "1")
+    monkeypatch.setenv(process_place.COUNT, "2")
+    assert main(["recommend", "model.keras", "1"]) == 1
+    said = capfd.readouterr().err
+    assert "`recommend` must run in one process" in said

@@ -47,6 +47,20 @@ def read(client, key: str, seconds: float) -> str | None:
         return None
 
 
+def wait_for(client, key: str, seconds: float) -> str | None:
+    """As `read`, but raises at once where the store is gone.
+
+    Raises:
+        RuntimeError: Of jaxlib, if the store cannot be reached.
+    """
+    try:
+        return client.blocking_key_value_get(key, max(int(seconds * 1000), 1))
+    except Exception as error:
+        if "DEADLINE_EXCEEDED" in str(error):  # It does not come.
+            return None
+        raise
+
+
 def gather(
     client, folder: str, index: int, count: int, text: str, seconds: float
 ) -> dict[int, str]:

@@ -31,17 +31,17 @@ def replicate(tree, mesh=None):
     return jax.tree.map(copied, tree)
 
 
-def laid_out_like(array, value):
-    """The values of `value` on the devices that `array` is on.
+def laid_out(value, sharding):
+    """The values of an array on the devices that `sharding` says.
 
     Unlike `jax.device_put`, asks no other process whether it has the same.
 
     Args:
-        array: `jax.Array`.
-        value: NumPy array of that shape, over all processes.
+        value: NumPy array, over all processes.
+        sharding: `jax.sharding.Sharding`.
     """
     return jax.make_array_from_callback(
-        value.shape, array.sharding, value.__getitem__
+        value.shape, sharding, value.__getitem__
     )
 
 

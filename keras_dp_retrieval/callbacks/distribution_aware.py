@@ -283,21 +283,28 @@ class DistributionAwareCallback(keras.callbacks.Callback):
     # What the user calls.
 
     def report(self) -> str:
-        """Prints the run as a table, and returns the table as text."""
+        """Prints the run as a table, and returns the table as text.
+
+        Of several processes, number 0 alone prints.
+        """
         table = report.table(self._as_run())
-        print(table)
+        if distribution.process_index() == 0:
+            print(table)
         return table
 
     def plot(self, path: str | os.PathLike | None = None):
         """Returns a matplotlib figure: throughput, and where the time went.
 
         Args:
-            path: Optional file to write the figure to, such as `"run.png"`.
+            path: Optional file to write the figure to, such as `"run.png"`;
+                of several processes, number 0 alone writes.
 
         Raises:
             ImportError: If matplotlib is not installed; names the command
                 that installs it.
         """
+        if distribution.process_index():
+            path = None
         return report.draw([self._as_run()], path)
 
     def _as_run(self) -> dict:

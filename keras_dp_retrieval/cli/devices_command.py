@@ -4,6 +4,8 @@ from keras_dp_retrieval import distribution
 
 HELP = "list the devices that training would use"
 
+TOGETHER = True
+
 
 def add_arguments(parser):
     """This command has none of its own."""

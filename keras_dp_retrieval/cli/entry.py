@@ -26,7 +26,8 @@ from keras_dp_retrieval.processes.endings import failed
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
 # Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`; and
-# `check(args)` where options have to go together.
+# `check(args)` where options have to go together, and `TOGETHER` where several
+# processes may run it as one.
 COMMANDS = {
     "inspect": inspect_command,
     "train": train_command,
@@ -83,10 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _join_others(args):
     """Makes this process one of several, where it is; number 0 prints."""
-    if args.run is launch_command.run:
+    if args.run is launch_command.run:  # It starts them.
         return
     if not (args.distributed or processes.is_one_of_several()):
         return
+    if not args.together:
+        raise ValueError(
+            f"`{args.command}` must run in one process. Received: one of "
+            "several. Start it alone; `train` and `evaluate` run in several."
+        )
     process = processes.initialize_processes()
     print(process)
     if process.index == 0:
@@ -146,7 +152,10 @@ def _parser() -> _Parser:
             name, parents=[everywhere], help=module.HELP
         )
         check = getattr(module, "check", lambda _: None)
-        command.set_defaults(run=module.run, check=check)
+        together = getattr(module, "TOGETHER", False)
+        command.set_defaults(
+            run=module.run, check=check, command=name, together=together
+        )
         module.add_arguments(command)
     return parser
 

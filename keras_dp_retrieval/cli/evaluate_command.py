@@ -10,6 +10,8 @@ from keras_dp_retrieval.cli.data_arguments import (
 
 HELP = "metrics of a saved model"
 
+TOGETHER = True
+
 
 def add_arguments(parser):
     parser.add_argument("model", help="a file that `train` saved")

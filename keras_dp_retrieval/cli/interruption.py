@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import distribution
+from keras_dp_retrieval._keras.variables import Derived
 
 
 class LastWholeEpoch(keras.callbacks.Callback):
@@ -20,9 +21,10 @@ class LastWholeEpoch(keras.callbacks.Callback):
         super().__init__()
         self.num_epochs = 0
         self._values: list = []
+        self._shardings: list = []  # Of several processes.
 
     def on_train_begin(self, logs=None):
-        self.num_epochs, self._values = 0, []
+        self.num_epochs, self._values, self._shardings = 0, [], []
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
@@ -30,8 +32,12 @@ class LastWholeEpoch(keras.callbacks.Callback):
         # A copy: the next step is given the memory of these.
         values = [
             (variable, np.array(ops.convert_to_numpy(variable)))
-            for variable in variables
+            for variable in sorted(variables, key=_is_derived)
         ]
+        if not self._shardings and distribution.process_count() > 1:
+            self._shardings = [
+                variable.value.sharding for variable, _ in values
+            ]
         # All at once, so that an interruption leaves one epoch or the other.
         self._values, self.num_epochs = values, epoch + 1
 
@@ -47,16 +53,21 @@ class LastWholeEpoch(keras.callbacks.Callback):
                 f"{os.fspath(path)} is as it was."
             )
         beside = f"{os.path.splitext(path)[0]}.interrupted.keras"
-        # The other processes are in the middle of a step, so they are not
-        # asked for anything.
-        for variable, value in self._values:
-            if distribution.process_count() > 1:
+        for index, (variable, value) in enumerate(self._values):
+            if self._shardings:
                 from keras_dp_retrieval._jax import replication
 
-                value = replication.laid_out_like(variable.value, value)
+                # The other processes are in the middle of a step, and cannot
+                # be asked whether they have the same.
+                value = replication.laid_out(value, self._shardings[index])
             variable.assign(value)
         self.model.save(beside)
         return (
             f"Saved {beside}, the model as it was after epoch "
             f"{self.num_epochs}; {os.fspath(path)} is as it was."
         )
+
+
+def _is_derived(variable) -> bool:
+    """Whether it must be assigned behind others, from which it follows."""
+    return isinstance(variable, Derived)

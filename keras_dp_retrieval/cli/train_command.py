@@ -16,6 +16,8 @@ from keras_dp_retrieval.cli.interruption import LastWholeEpoch
 
 HELP = "train on your interactions, or on MovieLens, and save the model"
 
+TOGETHER = True
+
 
 def add_arguments(parser):
     add_data_arguments(

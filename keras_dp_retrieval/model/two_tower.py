@@ -25,6 +25,7 @@ from keras_dp_retrieval.model import (
     training_loss,
 )
 from keras_dp_retrieval.model.input_specs import CalledWith
+from keras_dp_retrieval.model.whole_files import on_process_zero
 from keras_dp_retrieval.training import step_plan
 from keras_dp_retrieval.training.in_use import loops, reads
 from keras_dp_retrieval.training.padded_model import PaddedModel
@@ -842,6 +843,13 @@ class TwoTowerRetrieval(PaddedModel):
                 or did not within ten minutes.
         """
         saving.save(self, super().save, filepath, overwrite, zipped, **kwargs)
+
+    @reads
+    def save_weights(self, filepath, *args, **kwargs):
+        """As in `keras.Model`; of several processes, number 0 writes."""
+        with on_process_zero(filepath) as writes:
+            if writes:
+                super().save_weights(filepath, *args, **kwargs)
 
     @classmethod
     def load(cls, filepath, custom_objects=None, compile=True, safe_mode=True):

@@ -77,7 +77,10 @@ def initialize_processes(
       seconds on CPUs), or else as one that is frozen:
     - One that is frozen or out of reach is named after a third of
       `heartbeat_timeout_seconds`; if it stays so, JAX ends all processes
-      within that time (exit code 134). So it does at once if process 0 dies.
+      within that time (exit code 134).
+    - If process 0 dies, JAX's coordination service dies with it, and JAX ends
+      the others in the same moment: mostly after a line of ours, and else
+      with its own ("the JAX distributed service detected fatal errors").
     - One that takes no step for `stalled_seconds`, while others wait for it
       in `fit`, `evaluate` or `predict` of a `TwoTowerRetrieval`, is named
       with the line of Python that it is in.

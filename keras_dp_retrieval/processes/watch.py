@@ -217,7 +217,7 @@ class Watch:
                 self.exchange()
                 # Waits, and knows at once.
                 seconds = 0.2 if self._done else self.interval
-                ended = processes.read(self._client, _ENDED, seconds)
+                ended = processes.wait_for(self._client, _ENDED, seconds)
             except Exception as error:
                 if self.index and not self._done:
                     first = str(error).partition("\n")[0]

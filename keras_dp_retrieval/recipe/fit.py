@@ -14,6 +14,7 @@ from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import trials
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
 from keras_dp_retrieval.towers import FeatureTower, IdHistoryTower, RecencyTower
+from keras_dp_retrieval.training.loop_output import verbosity
 
 # With fewer held-out users than this, differences are mostly noise.
 MIN_USERS_TO_CHOOSE_BY = 100
@@ -52,7 +53,8 @@ def fit_recipe(
             users have held-out interactions, or if all that they choose is
             given: `temperature`, `popularity_weight` and, where the data have
             features, `use_features`.
-        verbose: As in `fit`. Unless 0, prints a line per trial.
+        verbose: As in `fit`. Unless 0, prints a line per trial; of several
+            processes, number 0 does.
         callbacks: As in `fit`. They are not called in the trials.
         **overrides: Arguments of `Recipe`, such as `epochs=20`. They are not
             changed by the trials.
@@ -77,6 +79,7 @@ def fit_recipe(
     refuse_streamed("`fit_recipe`", data)
     _checks.instance("data", data, RetrievalDataset)
     seed = _checks.non_negative_int("seed", seed)
+    verbose = verbosity(verbose)
     _checks.flag("tune", tune)
     _checks.flag("validation_in_train", validation_in_train)
     whole, for_trials = divided_for_fit(data, validation_in_train)

@@ -5,7 +5,7 @@ import pathlib
 
 import keras_tuner
 
-from keras_dp_retrieval import _checks
+from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.tuning import search_settings, stopping, tuners
 from keras_dp_retrieval.tuning.frozen_heap import frozen_heap
 from keras_dp_retrieval.tuning.hypermodel import RetrievalHyperModel
@@ -88,10 +88,18 @@ def search(
         distribution of the trials stays set.
 
     Raises:
-        RuntimeError: If no trial had a score (the first trial's error is its
+        RuntimeError: If this is one of several processes that train
+            together, if no trial had a score (the first trial's error is its
             cause), or if a trial was on other devices than asked for.
         ValueError: If the folder has a search with other settings.
     """
+    if distribution.process_count() > 1:
+        raise RuntimeError(
+            "`search` must run in one process, whose trials use all devices of "
+            f"its host. Received: one of {distribution.process_count()} "
+            "processes that train together. For several hosts use KerasTuner's "
+            "own variables, KERASTUNER_TUNER_ID and the others."
+        )
     _checks.one_of("tuner", tuner, TUNERS)
     directory = _checks.path("directory", directory)
     project_name = _checks.path(
