@@ -524,6 +524,18 @@ def test_chunks_cover_every_user_once_and_keep_to_their_room():
     assert len({chunk[1:] for chunk in chunks}) <= 3
 
 
+def test_a_few_users_more_are_ranked_by_the_same_program():
+    def num_rows(num_users):
+        data, _ = random_case(seed=5, num_users=num_users, num_candidates=50)
+        data.parts["test"] = pairs(
+            np.arange(1, num_users), np.ones(num_users - 1, int)
+        )
+        task = metrics.RankingTask.prepare(data, "test", (5,))
+        return [size for _, size, _ in task.chunks(1)]
+
+    assert num_rows(571) == num_rows(577) == [576]
+
+
 def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
     best_of_rows, asked = ranker.chunks.best_of_rows, []
 

@@ -59,3 +59,13 @@ def next_power_of_two(number: int) -> int:
     these, of which there are few.
     """
     return 1 << max(number - 1, 0).bit_length()
+
+
+def next_of_few_sizes(number: int) -> int:
+    """The smallest of a few sizes that is not less than `number`.
+
+    There are eight sizes from one power of two to the next: a new one costs a
+    compilation, and JAX keeps what it compiled. At most an eighth is padding.
+    """
+    step = max(next_power_of_two(number) // 16, 1)
+    return -(-number // step) * step

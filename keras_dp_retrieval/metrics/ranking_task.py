@@ -7,7 +7,11 @@ import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.data.interactions import Interactions
-from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
+from keras_dp_retrieval.data.padding import (
+    PADDING,
+    next_of_few_sizes,
+    next_power_of_two,
+)
 from keras_dp_retrieval.data.row_padding import pad_rows
 from keras_dp_retrieval.metrics.cold_groups import ColdGroups, ColdSums
 from keras_dp_retrieval.metrics.evaluated_data import (
@@ -193,7 +197,7 @@ class RankingTask:
         """Divides the users into chunks of few shapes.
 
         A shape costs a compilation, so the lists of seen candidates are padded
-        to powers of two. Where a list is longer than `candidate_chunk_size`
+        to powers of two, and users to one of a few numbers. Where a list is longer than `candidate_chunk_size`
         there are fewer users in the chunk, so that the lists take no more room
         than the scores.
 
@@ -204,7 +208,8 @@ class RankingTask:
             `(chunk, num_rows, width)`: a slice of `user_rows`, the number of
             rows to pad it to, and the length of the padded lists.
         """
-        most = min(self.user_chunk_size, len(self.user_rows))
+        all_users = next_of_few_sizes(len(self.user_rows))
+        most = min(self.user_chunk_size, all_users)
         room = self.user_chunk_size * self.candidate_chunk_size
         lengths = np.diff(self.seen.indptr)[self.user_rows]
         start = 0

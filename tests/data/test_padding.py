@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from keras_dp_retrieval.data.padding import next_power_of_two, pad_lists
+from keras_dp_retrieval.data.padding import (
+    next_of_few_sizes,
+    next_power_of_two,
+    pad_lists,
+)
 from keras_dp_retrieval.data.row_padding import pad_rows
 
 
@@ -12,6 +16,15 @@ from keras_dp_retrieval.data.row_padding import pad_rows
 )
 def test_the_next_power_of_two_is_not_less(number, power):
     assert next_power_of_two(number) == power
+
+
+def test_there_are_few_sizes_and_little_padding():
+    numbers = range(1, 2049)
+    sizes = [next_of_few_sizes(number) for number in numbers]
+    for number, size in zip(numbers, sizes, strict=True):
+        assert number <= size < number * 9 / 8
+    # Up to 16 each number; then eight for each power of two.
+    assert len(set(sizes)) == 16 + 7 * 8
 
 
 def test_lists_are_padded_at_the_end():
