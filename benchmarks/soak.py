@@ -5,12 +5,12 @@
 
 One process trains, evaluates, saves, loads, recommends, grows, and now and then
 searches for hyperparameters, again and again, as a service that is trained anew
-every few minutes does; each time with a new model and new data of the same size. JAX
-keeps a program for every size of arrays that it met, up to a limit of its own:
-where sizes change `jax.clear_caches()` frees them. After each cycle it writes
-down its memory, threads, open files, and the arrays and compiled programs that
-JAX holds. What is printed is the median of each fifth of the cycles, without
-the first ones, which load and compile what everything needs.
+every few minutes does; each time with a new model and new data, of the same
+size. (JAX keeps a program for each size of arrays that it met, up to a limit of
+its own; where sizes change much, `jax.clear_caches()` frees them.) After each
+cycle it writes down its memory, threads, open files, and the arrays and
+compiled programs that JAX holds. What is printed is the median of each fifth of
+the cycles, without the first ones, which load and compile what all need.
 
 Virtual devices and processes on loopback share the cores of one machine: no
 figure here speaks of speed.

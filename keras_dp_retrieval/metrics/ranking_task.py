@@ -197,9 +197,9 @@ class RankingTask:
         """Divides the users into chunks of few shapes.
 
         A shape costs a compilation, so the lists of seen candidates are padded
-        to powers of two, and users to one of a few numbers. Where a list is longer than `candidate_chunk_size`
-        there are fewer users in the chunk, so that the lists take no more room
-        than the scores.
+        to powers of two, and the users to one of a few numbers. Where a list
+        is longer than `candidate_chunk_size` there are fewer users in the
+        chunk, so that the lists take no more room than the scores.
 
         Args:
             multiple: int. The number of rows is a multiple of it.
