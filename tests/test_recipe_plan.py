@@ -70,12 +70,11 @@ def test_few_users_are_not_planned_to_be_chosen_by():
     assert "none: too few users" in str(planned)
 
 
-def test_trainings_lie_between_the_least_and_the_most(monkeypatch):
+def test_trainings_lie_between_the_least_and_the_most():
     rng = np.random.default_rng(0)
     task = types.SimpleNamespace(
         ndcg_of_users=lambda model, _: np.full(2, model.ndcg)
     )
-    monkeypatch.setattr(trials, "_task", lambda _: task)
     numbers = set()
     for _ in range(200):
         trained = []
@@ -86,7 +85,7 @@ def test_trainings_lie_between_the_least_and_the_most(monkeypatch):
                 ndcg=rng.random(), popularity_weight=0.0
             )
 
-        trials.choose(train, None, 0.1)
+        trials.choose(train, task, 0.1)
         numbers.add(len(trained))
     assert (min(numbers), max(numbers)) == trials.NUM_TRAININGS
 
