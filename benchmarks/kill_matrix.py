@@ -61,7 +61,10 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         for number, (place, job) in enumerate(jobs()):
-            kills = [killed_runs.random_kill(rng) for _ in range(args.kills)]
+            kills = [
+                killed_runs.random_kill(rng, job.fused)
+                for _ in range(args.kills)
+            ]
             words = (place, job.objective, job.tower, str(job.fused), job.data)
             if args.only and args.only not in words:
                 continue

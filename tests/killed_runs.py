@@ -57,7 +57,10 @@ def start(job: Job) -> list:
             # One of them is killed; its scheduler kills the others.
             kill_at=job.kill_at if number == job.processes - 1 else None,
         )
-        if job.kill_at and job.kill_at[0] != "step":
+        kind, when = job.kill_at or ("", 0)
+        if kind == "terminate":  # Wherever they are.
+            mine.kill_at = kind, when + number
+        elif kind in ("write", "rename", "prune"):
             mine.kill_at = None if number else job.kill_at  # The writer.
         process = context().Process(target=train, args=(mine,))
         process.start()
@@ -82,7 +85,7 @@ def _wait(started) -> None:
         for sentinel in ended:
             process = left.pop(sentinel)
             process.join()
-            if process.exitcode:
+            if process.exitcode not in (0, 128 + signal.SIGTERM):
                 return
 
 
@@ -146,7 +149,8 @@ def killed(job: Job, folder: pathlib.Path, kills: list) -> Outcome:
     done = []
     for kill_at in [*kills, None]:
         codes = start(dataclasses.replace(job, kill_at=kill_at))
-        if -signal.SIGKILL in codes and kill_at:
+        has_saved = codes == [128 + signal.SIGTERM] * job.processes
+        if kill_at and (-signal.SIGKILL in codes or has_saved):
             done.append(kill_at)
             continue
         assert codes == [0] * job.processes, (codes, log(job))
@@ -154,7 +158,7 @@ def killed(job: Job, folder: pathlib.Path, kills: list) -> Outcome:
     return Outcome(done, found[0] == whole[0], found[1] == whole[1])
 
 
-def random_kill(rng: random.Random) -> tuple:
-    """Somewhere in a start that makes some 30 steps and 15 checkpoints."""
+def random_kill(rng: random.Random, fused: int) -> tuple:
+    """Somewhere in a start, before the third epoch at the latest."""
     kind = rng.choice(["step", "step", "write", "rename", "prune"])
-    return kind, rng.randint(2, 12 if kind == "step" else 5)
+    return kind, rng.randint(2, 12 if kind == "step" and fused == 1 else 4)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval import cli
 from keras_dp_retrieval.callbacks import callback_states
 from keras_dp_retrieval.callbacks.checkpoint_files import CheckpointFiles
 from keras_dp_retrieval.callbacks.packed_state import pack, unpack
@@ -71,7 +72,7 @@ def job_of(folder, objective, tower, fused=1, data="memory", devices=1):
 
 
 CASES = [
-    ("rating", "features", 1, "memory", 1),
+    ("rating", "id_history", 1, "memory", 1),
     ("full_softmax", "id", 4, "memory", 4),
     ("in_batch_softmax", "id", 4, "streamed", 1),
     ("full_softmax", "id", 1, "arrays", 1),
@@ -81,10 +82,11 @@ CASES = [
         for tower in ("id_history", "recency", "features")
         for fused, *more in [
             (1, "memory", 4),
+            (1, "memory", 1),
             (4, "arrays", 1),
             (4, "streamed", 1),
         ]
-        if not (tower == "features" and more[0] == "streamed")
+        if (tower, more[0]) != ("features", "streamed")
     ),
 ]
 
@@ -390,6 +392,73 @@ def test_a_killed_process_ends_with_the_same_bits(tmp_path, number):
     job = job_of("", objective, tower, fused, data, devices)
     job.processes = processes
     rng = random.Random(number)
-    kills = [killed_runs.random_kill(rng) for _ in range(2)]
+    kills = [killed_runs.random_kill(rng, fused) for _ in range(2)]
     outcome = killed_runs.killed(job, tmp_path, kills)
     assert outcome.kills and outcome.same_weights and outcome.same_history
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", [1, 4])
+def test_processes_that_are_told_to_end_stop_before_the_same_step(
+    tmp_path, fused
+):
+    job = job_of("", "full_softmax", "id", fused)
+    job.processes, job.save_freq = 2, "epoch"
+    kills = [("terminate", 3), ("terminate", 2)]
+    outcome = killed_runs.killed(job, tmp_path, kills)
+    assert outcome.kills == kills
+    assert outcome.same_weights and outcome.same_history
+
+
+@pytest.mark.slow
+def test_the_recipe_goes_on_within_its_trials_and_behind_them(anew, tmp_path):
+    def recipe(*callbacks, resume=None):
+        anew()
+        data = kdr.RetrievalDataset.from_synthetic(
+            200, 30, 3000, batch_size=64, split="leave_last_out"
+        )
+        model = kdr.fit_recipe(
+            data,
+            epochs=3,
+            embedding_dimension=4,
+            resume=resume,
+            callbacks=callbacks,
+        )
+        return runs.digest_of(model), model.popularity_weight
+
+    expected = recipe()
+    folder = tmp_path / "run"
+    fits = []
+
+    def break_off(self, *arguments, **options):
+        fits.append(options["epochs"])
+        if len(fits) == 3:  # The third trial.
+            raise runs.Stopped
+        return fit_of(self, *arguments, **options)
+
+    fit_of = kdr.TwoTowerRetrieval.fit
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kdr.TwoTowerRetrieval, "fit", break_off)
+        with pytest.raises(runs.Stopped):
+            recipe(resume=folder)
+    with pytest.raises(runs.Stopped):
+        recipe(runs.Stop(1, 2), resume=folder)
+    assert recipe(resume=folder) == expected
+    assert recipe(runs.Stop(0, 0), resume=folder) == expected
+
+
+@pytest.mark.slow
+def test_the_command_line_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = zip(*runs.interactions().values(), strict=True)
+    lines = ["user_id,item_id,rating,timestamp"]
+    lines += [",".join(map(str, row)) for row in rows]
+    (tmp_path / "shop.csv").write_text("\n".join(lines))
+    command = ["train", "--interactions", "shop.csv", "--resume", "run"]
+    command += ["--objective", "full_softmax", "--epochs"]
+    assert cli.main([*command, "2"]) == 0
+    first = keras.saving.load_model("model.keras")
+    assert cli.main([*command, "2"]) == 0
+    assert "Resuming at epoch 3, step 0, of run/" in capsys.readouterr().out
+    again = keras.saving.load_model("model.keras")
+    assert runs.digest_of(first) == runs.digest_of(again)

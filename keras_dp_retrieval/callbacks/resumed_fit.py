@@ -20,7 +20,8 @@ from keras_dp_retrieval.callbacks.checkpoint_files import (
 )
 from keras_dp_retrieval.callbacks.packed_state import pack, unpack
 from keras_dp_retrieval.callbacks.save_schedule import SaveSchedule
-from keras_dp_retrieval.callbacks.stop_signal import EXIT_CODE, StopSignal
+from keras_dp_retrieval.callbacks.stop_signal import StopSignal
+from keras_dp_retrieval.callbacks.stop_together import StopTogether
 
 FORMAT = 1
 
@@ -71,6 +72,11 @@ class Run:
         training_state.set_values(self._variables, self.loaded.arrays)
         callback_states.set_states(callbacks, self["callbacks"])
 
+    def wait(self) -> None:
+        """Waits for the steps that are queued."""
+        reattach_weights(self.model)
+        keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+
     def save(self, epoch: int, batch: int, callbacks, **more) -> None:
         """Writes a checkpoint; of several processes, the first one does.
 
@@ -82,9 +88,7 @@ class Run:
         """
         if distribution.process_index():
             return
-        reattach_weights(self.model)
-        # Waits for the steps that are queued: they are no cost of a save.
-        keras.ops.convert_to_numpy(self.model.optimizer.iterations)
+        self.wait()  # Steps that are queued are no cost of a save.
         self.schedule.begin_save()
         arrays = training_state.values(self._variables)
         more["callbacks"] = callback_states.states(callbacks)
@@ -136,6 +140,7 @@ class ResumedFit:
         self.initial_epoch, self.initial_step = initial_epoch, 0
         self.read = 0
         self.stop_signal = StopSignal()
+        self.stop = StopTogether(self.stop_signal)
         # Where it stands; `_BetweenEpochs` notes it.
         self.epoch, self.pass_number, self.random = initial_epoch, 0, None
         self.done = 0
@@ -176,9 +181,11 @@ class ResumedFit:
 
     def __enter__(self):
         self.stop_signal.__enter__()
+        self.stop.__enter__()
         return self
 
     def __exit__(self, *error):
+        self.stop.__exit__(*error)
         self.stop_signal.__exit__(*error)
 
     def restore(self):
@@ -208,13 +215,14 @@ class ResumedFit:
         """
         steps, self.done = done - self.done, done
         due = self.run.schedule.due_within_epoch(steps)
-        must_stop = self.stop_signal.received
         # Of data without a known length this may be the end of it.
-        if not steps or not self.has_length or not (due or must_stop):
+        if not steps or not self.has_length:
             return
-        self._save(self.epoch, done)
+        must_stop = self.stop.here()
+        if due or must_stop:
+            self._save(self.epoch, done)
         if must_stop:
-            self._stop()
+            self._end_process()
 
     def end_epoch(self, steps: int) -> None:
         """Saves at the end of an epoch, if it is time, or the last one."""
@@ -222,7 +230,7 @@ class ResumedFit:
         left = max(steps - self.done, 0)
         due = self.run.schedule.due_after_epoch(left)
         is_last = stopped or self.epoch + 1 >= self.epochs
-        must_stop = self.stop_signal.received
+        must_stop = self.stop.here()
         if due or is_last or must_stop:
             self.pass_number = self.batches.pass_number
             self.read = batches_read(self.iterator)
@@ -230,7 +238,7 @@ class ResumedFit:
                 self.random = None
             self._save(self.epoch + 1, 0, stopped=stopped)
         if must_stop:
-            self._stop()
+            self._end_process()
 
     def _save(self, epoch: int, batch: int, stopped: bool = False) -> None:
         self.run.save(
@@ -244,13 +252,16 @@ class ResumedFit:
             **{"pass": self.pass_number},
         )
 
-    def _stop(self):
+    def _end_process(self):
+        # Another process may still need what this one's devices have to do.
+        self.run.wait()
+        code = self.stop_signal.exit_code
         print(
-            f"SIGTERM: saved, and stopped. The same command goes on from "
-            f"there. Exit code {EXIT_CODE}.",
+            "SIGTERM: saved, and stopped. The same command goes on from "
+            f"there. Exit code {code}.",
             file=sys.stderr,
         )
-        raise SystemExit(EXIT_CODE)
+        raise SystemExit(code)
 
 
 class _BetweenSteps(keras.callbacks.Callback):

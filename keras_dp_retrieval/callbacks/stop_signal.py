@@ -14,6 +14,8 @@ class StopSignal:
     thread alone: in another one nothing is noted.
     """
 
+    exit_code = EXIT_CODE
+
     def __init__(self):
         self.received = False
         self._before = None

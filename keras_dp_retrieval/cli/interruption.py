@@ -23,6 +23,10 @@ class LastWholeEpoch(keras.callbacks.Callback):
         self._values: list = []
         self._shardings: list = []  # Of several processes.
 
+    def get_state(self) -> dict:
+        """Nothing: a run that is resumed has no whole epoch yet."""
+        return {}
+
     def on_train_begin(self, logs=None):
         self.num_epochs, self._values, self._shardings = 0, [], []
 

@@ -41,6 +41,12 @@ def add_arguments(parser):
         help="1 by default; the recipe chooses its own",
     )
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="save what is trained there as it goes; the same command goes on "
+        "with it after the program was killed",
+    )
     parser.add_argument("--log-dir", help="for TensorBoard and `report`")
     parser.add_argument(
         "--output",
@@ -99,6 +105,7 @@ def _fit_recipe(data, args, callbacks):
         args.seed,
         verbose=_verbosity(),
         callbacks=callbacks,
+        resume=args.resume,
         **overrides,
     )
 
@@ -121,6 +128,8 @@ def _fit_objective(data, args, callbacks):
         optimizer=keras.optimizers.Adagrad(rate),
         steps_per_execution=args.steps_per_execution or 1,
     )
+    if args.resume is not None:
+        callbacks.append(kdr.ResumeTraining(args.resume))
     model.fit(
         data.train,
         validation_data=data.validation,

@@ -1,12 +1,13 @@
 """fit_recipe: trains a model with hyperparameters chosen from the data."""
 
 import dataclasses
+import os
 
 import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
-from keras_dp_retrieval.callbacks import ShuffleTies
+from keras_dp_retrieval.callbacks import ResumeTraining, ShuffleTies
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
@@ -28,6 +29,7 @@ def fit_recipe(
     tune=True,
     verbose=0,
     callbacks=None,
+    resume=None,
     **overrides,
 ):
     """Trains a model with hyperparameters that are chosen from the data.
@@ -56,6 +58,9 @@ def fit_recipe(
         verbose: As in `fit`. Unless 0, prints a line per trial; of several
             processes, number 0 does.
         callbacks: As in `fit`. They are not called in the trials.
+        resume: Optional folder. What is trained is saved there, trials
+            included, and a program that was killed and is started again goes
+            on where it was; see `ResumeTraining`.
         **overrides: Arguments of `Recipe`, such as `epochs=20`. They are not
             changed by the trials.
 
@@ -104,7 +109,11 @@ def fit_recipe(
             seed,
             given=overrides,
             verbose=verbose,
+            resume=resume,
         )
+    callbacks = list(keras.tree.flatten(callbacks or []))
+    if resume is not None:
+        callbacks.append(ResumeTraining(os.path.join(resume, "last")))
     return _train(whole, recipe, seed, verbose=verbose, callbacks=callbacks)
 
 
@@ -156,7 +165,9 @@ def trial_epochs(recipe: Recipe) -> int:
     return max(round(recipe.epochs / 3), 1)
 
 
-def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
+def _with_trials(
+    data, recipe: Recipe, seed, *, given, verbose, resume=None
+) -> Recipe:
     """Returns the recipe with the best setting on the validation part."""
     num_users = num_held_out_users(data)
     if not has_trials(data, recipe):
@@ -165,7 +176,16 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
 
     def train(temperature):
         trial = dataclasses.replace(shorter, temperature=temperature)
-        return _train(data, trial, seed)
+        return run(trial, f"temperature-{temperature:g}")
+
+    def run(trial, name):
+        callbacks = []
+        if resume is not None:
+            # The trials are trained again where they were, and one that had
+            # ended is as it was: what they are compared by is, too.
+            folder = os.path.join(resume, "trials", name)
+            callbacks.append(ResumeTraining(folder, keep=1))
+        return _train(data, trial, seed, callbacks=callbacks)
 
     def report(choice):
         if verbose:
@@ -200,7 +220,7 @@ def _with_trials(data, recipe: Recipe, seed, *, given, verbose) -> Recipe:
         recipe, epochs=shorter.epochs, use_features=False
     )
     decision = trials.compare(
-        of_users, _train(data, without, seed), task, "features"
+        of_users, run(without, "without-features"), task, "features"
     )
     explain(decision)
     return dataclasses.replace(recipe, use_features=decision.keeps)
@@ -229,7 +249,7 @@ def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
         # Fused steps; larger groups gain little.
         steps_per_execution=min(num_steps, 16),
     )
-    callbacks = list(keras.tree.flatten(callbacks or []))
+    callbacks = list(callbacks or [])
     if recipe.order == "recency":
         callbacks.insert(0, ShuffleTies(examples))
     model.fit(

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import signal
+import stat
 import sys
 
 
@@ -29,9 +30,10 @@ class Job:
         port: int.
         resume: bool. Whether it saves and goes on.
         kill_at: Where this start ends: `("step", n)`, before the n-th step
-            that it makes; `("write", n)`, with half of a checkpoint written,
-            or its name not yet on the disk; `("rename", n)`, before the n-th
-            has its name; `("prune", n)`, before the old ones are removed.
+            that it makes; `("write", n)`, when half of the n-th checkpoint is
+            written; `("rename", n)`, before it has its name; `("prune", n)`,
+            before the old ones are removed; `("terminate", n)`, told to end
+            before the n-th step.
         save_freq: As in `ResumeTraining`.
     """
 
@@ -59,6 +61,7 @@ def train(job: Job) -> None:
         f"--xla_force_host_platform_device_count={job.devices} "
         "--xla_backend_optimization_level=0"
     )
+    import jax
     import keras
 
     if job.processes > 1:
@@ -85,9 +88,14 @@ def train(job: Job) -> None:
     if job.data == "arrays":
         x, y = runs.as_arrays(data)
         options = {"batch_size": 10}
-    history = model.fit(
-        x, y, epochs=3, verbose=0, callbacks=callbacks, **options
-    ).history
+    try:
+        history = model.fit(
+            x, y, epochs=3, verbose=0, callbacks=callbacks, **options
+        ).history
+    except SystemExit:
+        if job.processes > 1:  # Python does so at its exit; a fork has none.
+            jax.distributed.shutdown()
+        raise
     result = json.dumps([runs.digest_of(model), history])
     pathlib.Path(job.output).write_text(result)
 
@@ -120,14 +128,16 @@ def killer(kind: str, number: int):
     def count():
         state["left"] -= 1
         if not state["left"]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            is_asked = kind == "terminate"
+            number = signal.SIGTERM if is_asked else signal.SIGKILL
+            os.kill(os.getpid(), number)
 
     class Killer(keras.callbacks.Callback):
         def get_state(self):
             return {}
 
         def on_train_batch_begin(self, batch, logs=None):
-            if kind == "step":
+            if kind in ("step", "terminate"):
                 count()
 
     class WatchedOs:
@@ -137,11 +147,10 @@ def killer(kind: str, number: int):
             return getattr(os, name)
 
         def fsync(self, file):
-            if kind == "write" and state["left"] == 1:
-                size = os.fstat(file).st_size
-                if size:  # Of a folder nothing is cut off.
-                    os.ftruncate(file, size // 2)
-            if kind == "write":
+            found = os.fstat(file)
+            if kind == "write" and stat.S_ISREG(found.st_mode):
+                if state["left"] == 1:
+                    os.ftruncate(file, found.st_size // 2)
                 count()
             return os.fsync(file)
 
