@@ -89,7 +89,7 @@ CHOSEN = {
         "DSSM": [{}],
     },
     "cold_users": {
-        "LightFM": [{"alpha": 1e-4}],
+        "LightFM": [{"alpha": 1e-5}],
         "DSSM": [{"use_ids": True}],
         "popularity by features": [{"shrink": 10_000}],
         "item-kNN": [
