@@ -124,11 +124,25 @@ def test_launch_runs_any_program(capfd):
     assert sorted(lines) == [f"[{index}] {flag}" for index in range(2)]
 
 
+def test_each_process_gets_gpus_of_its_own():
+    given = environments(3, port=1, gpus_per_process=2)
+    ids = [environment["JAX_LOCAL_DEVICE_IDS"] for environment in given]
+    assert ids == ["0,1", "2,3", "4,5"]
+    assert {environment.get("JAX_PLATFORMS") for environment in given} == {
+        os.environ.get("JAX_PLATFORMS")
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--processes", "0", "--", "true"], "`--processes` must be"),
         (["--devices-per-process", "0", "--", "true"], "must be a whole"),
+        (["--gpus-per-process", "0", "--", "true"], "`--gpus-per-process`"),
+        (
+            ["--gpus-per-process=1", "--devices-per-process=1", "--", "true"],
+            "does not go with `--devices-per-process`",
+        ),
         (["--port", "0", "--", "true"], "`--port` must be from 1"),
         (["--grace-seconds", "0", "--", "true"], "`--grace-seconds`"),
         (["--virtual-devices", "2", "--", "true"], "--devices-per-process"),

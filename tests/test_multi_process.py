@@ -118,7 +118,7 @@ UNLIKE = PROGRAM.parent / "fit_unlike.py"
         ("contents", "training contents"),
         ("order", "training contents"),
         ("seed", "random seed"),
-        ("learning rate", '"learning_rate": 0.2'),
+        ("steps", "steps per execution 2"),
         ("epochs", "epochs 2"),
         ("vocabulary", "ids"),
         ("features", "model's arguments"),
@@ -133,6 +133,17 @@ def test_processes_that_would_train_otherwise_are_refused_on_all(what, differs):
             assert "refused: All processes must train on" in output, output
             assert differs in output
             assert "process 0:" in output and "process 1:" in output
+
+
+@pytest.mark.slow
+def test_another_learning_rate_ends_all_and_says_what_differs():
+    outputs, code = launched(UNLIKE, "learning rate")
+    assert code == 1
+    # `compile` makes its variable, so that JAX compares it before `fit` does.
+    said = "\n".join(outputs)
+    assert "not the same on each process" in said
+    assert "Expected: [0.1 0.2]" in said
+    assert "differ in a seed, a learning rate, the data or a file" in said
 
 
 NEW_DAY = PROGRAM.parent / "new_day.py"

@@ -27,6 +27,13 @@ def add_arguments(parser):
         help="virtual devices of each, which prove results, not speed",
     )
     parser.add_argument(
+        "--gpus-per-process",
+        type=int,
+        metavar="N",
+        help="give each process N GPUs of its own; without it each takes all, "
+        "which only the first gets",
+    )
+    parser.add_argument(
         "--port",
         type=int,
         help="of this host, where process 0 listens; a free one by default",
@@ -56,6 +63,13 @@ def check(args) -> None:
             "`--devices-per-process`."
         )
     _checks.positive_int("--processes", args.processes)
+    if args.gpus_per_process is not None:
+        _checks.positive_int("--gpus-per-process", args.gpus_per_process)
+        if args.devices_per_process is not None:
+            raise ValueError(
+                "`--gpus-per-process` does not go with "
+                "`--devices-per-process`, which are of the CPU. Received both."
+            )
     _checks.number_between(
         "--grace-seconds", args.grace_seconds, low=0.0, open_low=True
     )
@@ -74,7 +88,10 @@ def run(args) -> int:
     group = ProcessGroup(
         [command] * args.processes,
         environments(
-            args.processes, args.port or free_port(), args.devices_per_process
+            args.processes,
+            args.port or free_port(),
+            args.devices_per_process,
+            args.gpus_per_process,
         ),
         args.grace_seconds,
         say=_say,

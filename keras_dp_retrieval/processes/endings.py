@@ -6,9 +6,7 @@ are ended, and none says why (jax 0.10).
 """
 
 import atexit
-import os
 import re
-import socket
 import sys
 
 from keras_dp_retrieval.processes import whereabouts
@@ -21,6 +19,14 @@ _COLLECTIVE = re.compile(
     r"gloo|nccl|rccl|all-?reduce|all-?gather|connection (reset|closed)"
     r"|unavailable|coordination",
     re.IGNORECASE,
+)
+
+# What JAX says where a variable is made, a learning rate among them, with other
+# values in other processes. It shows their values, in the processes' order.
+_UNLIKE = "not the same on each process"
+_UNLIKE_HINT = (
+    "The processes differ in a seed, a learning rate, the data or a file: run "
+    "the same program with the same arguments in all."
 )
 
 # What JAX puts before it, for every queued step.
@@ -80,10 +86,13 @@ def _why(watch: Watch, error: BaseException) -> str:
             )
             say(text)
             return text
-    here = {"host": socket.gethostname(), "pid": os.getpid()}
-    where = whereabouts.place()["where"]
+    here = whereabouts.place()
     name = begin(called(watch.index, here))
-    return f"{name} failed, {where}: {message.rstrip('.: ')}."
+    text = f"{name} failed, {here['where']}: {message.rstrip('.: ')}."
+    if _UNLIKE in message:
+        say(_UNLIKE_HINT)
+        text += f" {_UNLIKE_HINT}"
+    return text
 
 
 def _leave() -> None:

@@ -21,7 +21,10 @@ def free_port() -> int:
 
 
 def environments(
-    count: int, port: int, devices_per_process: int | None = None
+    count: int,
+    port: int,
+    devices_per_process: int | None = None,
+    gpus_per_process: int | None = None,
 ) -> list[dict[str, str]]:
     """What each process is given, so that it knows which one it is.
 
@@ -29,6 +32,7 @@ def environments(
         count: int. How many processes.
         port: int. Where process 0 listens.
         devices_per_process: Optional int. Virtual devices of each.
+        gpus_per_process: Optional int. GPUs of each, one behind the other.
     """
     shared = dict(os.environ)
     shared[ADDRESSES] = f"127.0.0.1:{port}"
@@ -40,7 +44,15 @@ def environments(
         flags = [f for f in flags if not f.startswith(_VIRTUAL_DEVICES)]
         flags.append(f"{_VIRTUAL_DEVICES}={devices_per_process}")
         shared["XLA_FLAGS"] = " ".join(flags)
-    return [{**shared, INDEX: str(index)} for index in range(count)]
+        shared["JAX_PLATFORMS"] = "cpu"  # Also where there is a GPU.
+    every = [{**shared, INDEX: str(index)} for index in range(count)]
+    if gpus_per_process is not None:
+        for index, environment in enumerate(every):
+            first = index * gpus_per_process
+            ids = range(first, first + gpus_per_process)
+            # What `jax.distributed.initialize` reads.
+            environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, ids))
+    return every
 
 
 class ProcessGroup:

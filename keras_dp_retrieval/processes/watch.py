@@ -12,8 +12,6 @@ their square.
 
 import itertools
 import json
-import os
-import socket
 import threading
 import time
 
@@ -112,9 +110,7 @@ class Watch:
         self._done = True
         whereabouts.moved("at the end of its program", together=False)
         self._moved = self._clock()
-        while not self._all_done.wait(0.2):
-            if not self._talking.is_alive():
-                break
+        while not self._all_done.wait(0.2) and self._talking.is_alive():
             if self._clock() - self._moved > PATIENCE_SECONDS:
                 break
         # Or Python would end it inside a call of the store, and C++ then ends
@@ -127,8 +123,6 @@ class Watch:
     def _post(self) -> None:
         note = {
             **whereabouts.place(),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
             "beat": next(self._beats),
             "done": self._done,
             "all_done": self._all_done.is_set(),

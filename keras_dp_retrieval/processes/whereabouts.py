@@ -1,6 +1,7 @@
 """How far the main thread of this process has come, for others to read."""
 
 import os
+import socket
 import sys
 import threading
 import types
@@ -33,8 +34,10 @@ def moved(where: str, together: bool = True) -> None:
 
 
 def place() -> dict:
-    """What `moved` was told last, and what the main thread is running."""
+    """What `moved` was told last, and what runs where: a note for others."""
     return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
         "progress": _place.count,
         "where": _place.where,
         "together": _place.together,

@@ -41,7 +41,8 @@ try:
         x, y = users, {"movie_id": movies}
         model = kdr.TwoTowerRetrieval(50, 40, 8)
     rate = 0.2 if other == "learning rate" else 0.1
-    model.compile(keras.optimizers.SGD(rate))
+    steps = 2 if other == "steps" else 1
+    model.compile(keras.optimizers.SGD(rate), steps_per_execution=steps)
     epochs = 2 if other == "epochs" else 1
     batch_size = None if y is None else 100
     model.fit(
