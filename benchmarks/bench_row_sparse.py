@@ -300,6 +300,7 @@ def model_main(arguments):
         for _ in range(arguments.rounds):
             for n, model in models.items():
                 rounds[n].append(model.round())
+                print(n, rounds[n][-1], file=sys.stderr, flush=True)
         for model in models.values():
             model.close()
         times = {
