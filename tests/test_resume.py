@@ -375,6 +375,80 @@ def test_a_plain_model_is_resumed_after_an_epoch(anew, tmp_path):
             assert plain_fit(x, y, watch, resume) == expected
 
 
+class Rater(keras.Model):
+    """A plain model on the batches of a data set of this package."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = keras.layers.Embedding(30, 3)
+        self.dropout = keras.layers.Dropout(0.5)
+
+    def call(self, x, training=False):
+        return self.dropout(self.table(x), training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, weights=None, **_):
+        error = keras.ops.sum(y_pred, axis=1) - y["rating"]
+        return keras.ops.mean(error**2)
+
+
+def rated(resume, *callbacks, data=None):
+    data = data or runs.in_memory()
+    if resume is not None:
+        resume = kdr.ResumeTraining(resume, "epoch", data=data)
+        callbacks = [*callbacks, resume]
+    model = Rater()
+    model.compile(keras.optimizers.Adam(0.1))
+    found = model.fit(data.train, epochs=3, verbose=0, callbacks=callbacks)
+    return runs.digest_of(model), found.history
+
+
+@pytest.mark.slow
+def test_a_plain_model_goes_on_with_the_order_of_the_data(anew, tmp_path):
+    anew()
+    expected = rated(None)
+    anew()
+    with pytest.warns(match="Keras' own"), pytest.raises(runs.Stopped):
+        rated(tmp_path, runs.Stop(1, 2))
+    anew()
+    with pytest.warns(match="Keras' own"):
+        assert rated(tmp_path) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fused", [1, 2])
+def test_a_generator_is_read_again_up_to_where_it_was(anew, tmp_path, fused):
+    def trained(*callbacks):
+        anew()
+        data = runs.in_memory()
+
+        def batches():
+            for number in range(1000):
+                x, y = runs.as_arrays(data)
+                take = slice(number % 7, number % 7 + 8)
+                yield x[take], {key: one[take] for key, one in y.items()}
+
+        model = runs.model_of(data, fused=fused)
+        found = model.fit(
+            batches(),
+            epochs=3,
+            steps_per_epoch=4,
+            verbose=0,
+            callbacks=list(callbacks),
+        )
+        return runs.digest_of(model), found.history
+
+    expected = trained()
+    for stop in [(1, 2), (2, 0)]:
+        resume = kdr.ResumeTraining(tmp_path, save_freq=1)
+        with (
+            pytest.warns(match="The order of these data"),
+            pytest.raises(runs.Stopped),
+        ):
+            trained(resume, runs.Stop(*stop))
+    with pytest.warns(match="The order of these data"):
+        assert trained(kdr.ResumeTraining(tmp_path)) == expected
+
+
 KILLS = [
     ("rating", "id_history", 1, "memory", 1, 1),
     ("full_softmax", "recency", 4, "memory", 4, 1),

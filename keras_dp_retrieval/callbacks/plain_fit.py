@@ -8,7 +8,7 @@ import warnings
 
 from keras_dp_retrieval._keras.trainer import begin_at_epoch
 from keras_dp_retrieval.callbacks import training_state
-from keras_dp_retrieval.callbacks.resumed_fit import Run
+from keras_dp_retrieval.callbacks.saved_run import Run
 
 
 def warn_of_limits(model, has_data: bool) -> None:

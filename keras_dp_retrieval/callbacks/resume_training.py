@@ -11,8 +11,9 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.callbacks import callback_states, plain_fit
 from keras_dp_retrieval.callbacks.checkpoint_files import CheckpointFiles
 from keras_dp_retrieval.callbacks.plain_fit import PlainFit
-from keras_dp_retrieval.callbacks.resumed_fit import ResumedFit, Run
+from keras_dp_retrieval.callbacks.resumed_fit import ResumedFit
 from keras_dp_retrieval.callbacks.save_schedule import SaveSchedule
+from keras_dp_retrieval.callbacks.saved_run import Run
 from keras_dp_retrieval.data.batch_sources import source_of
 
 

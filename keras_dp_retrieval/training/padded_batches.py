@@ -23,7 +23,7 @@ from keras_dp_retrieval._keras.adapters import (
 )
 from keras_dp_retrieval.data._tensorflow import as_dataset, can_stack, stack
 from keras_dp_retrieval.data.batch_sources import BatchSource, source_of
-from keras_dp_retrieval.data.digests import digest
+from keras_dp_retrieval.training import batch_identity
 from keras_dp_retrieval.training.batch_groups import (
     behind,
     first_step,
@@ -31,16 +31,12 @@ from keras_dp_retrieval.training.batch_groups import (
     map_rows,
     pad_group,
     regrouped,
-    rows_in,
     single_steps,
     stacked,
     without_padding,
 )
 from keras_dp_retrieval.training.keras_data import single_process_adapter
 from keras_dp_retrieval.training.row_weights import with_weights
-
-# The arguments of `fit` that hold data.
-ARRAYS = ("x", "y", "sample_weight")
 
 NO_ROWS = "The data must hold at least one row. Received: an empty data set."
 
@@ -101,34 +97,16 @@ class PaddedBatches(DataAdapter):
         return self._inner.batch_size
 
     def identity(self) -> dict:
-        """What all processes must have in common, as far as it is known.
-
-        Of arrays and of the data sets of this package that is everything; of
-        other streams the number and the size of the batches.
-        """
-        rows = contents = None
-        if isinstance(self._inner, ArrayDataAdapter):
-            arrays = [self._data.get(name) for name in ARRAYS]
-            rows = rows_in(arrays[0])
-            contents = digest(*arrays)
-        elif self._source is not None:
-            rows, contents = self._source.identity()
-        batches = self._data.get("steps_per_epoch") or self.num_batches
-        return {
-            "rows": rows,
-            "steps": None if batches is None else int(batches),
-            "batch size": self.batch_size and int(self.batch_size),
-            "contents": contents,
-        }
+        """What all processes must have in common, as far as it is known."""
+        return batch_identity.of_next_pass(
+            self._data, self._inner, self._source
+        )
 
     def contents(self) -> dict:
-        """As `identity`, whichever epoch is next: what a run is trained on."""
-        known = self.identity()
-        if self._source is not None:
-            known["rows"], known["contents"] = self._source.contents()
-        elif isinstance(self._inner, ArrayDataAdapter):
-            known["shuffle"] = self._data.get("shuffle")
-        return known
+        """The same, whichever pass is next: what a run is trained on."""
+        return batch_identity.of_all_passes(
+            self._data, self._inner, self._source
+        )
 
     @property
     def is_ours(self) -> bool:
