@@ -100,10 +100,10 @@ def test_a_stopped_run_ends_with_the_same_bits(
     job = job_of(folder, objective, tower, fused, data, devices)
     anew(devices)
     expected = fit(job)
-    # Within the first epoch by an exception, and the second by SIGTERM.
-    anew(devices)
-    with pytest.raises(runs.Stopped):
-        fit(job, kdr.ResumeTraining(tmp_path, 1), runs.Stop(0, 4))
+    if tower != "id":  # For time: one of the default tests is stopped twice.
+        anew(devices)
+        with pytest.raises(runs.Stopped):
+            fit(job, kdr.ResumeTraining(tmp_path, 1), runs.Stop(0, 4))
     anew(devices)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
@@ -359,15 +359,14 @@ def test_a_plain_model_is_resumed_after_an_epoch(anew, tmp_path):
     x, y = np.arange(60) % 30, np.arange(60.0)
     anew()
     expected = plain_fit(x, y)
-    for stop in [(1, 1), (2, 0)]:
-        anew()
-        with (
-            pytest.warns(match="Sequential is Keras' own"),
-            pytest.raises(runs.Stopped),
-        ):
-            resume = kdr.ResumeTraining(tmp_path, "epoch")
-            plain_fit(x, y, runs.Stop(*stop), resume)
-    for stop in [(2, 0), (0, 0)]:  # Goes on there, and has ended.
+    anew()
+    with (
+        pytest.warns(match="Sequential is Keras' own"),
+        pytest.raises(runs.Stopped),
+    ):
+        resume = kdr.ResumeTraining(tmp_path, "epoch")
+        plain_fit(x, y, runs.Stop(1, 1), resume)
+    for stop in [(1, 0), (0, 0)]:  # Goes on there, and has ended.
         anew()
         with pytest.warns(match="Keras' own"):
             resume = kdr.ResumeTraining(tmp_path, "epoch")

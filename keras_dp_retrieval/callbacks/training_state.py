@@ -51,7 +51,7 @@ def random_state() -> dict:
     return {
         "python": random.getstate(),
         "numpy": np.random.get_state(),
-        "keras": None if variable is None else np.array(variable),
+        "keras": None if variable is None else ops.convert_to_numpy(variable),
     }
 
 
