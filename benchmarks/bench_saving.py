@@ -48,9 +48,7 @@ def trained(num_users, num_candidates, dim, num_interactions):
     per_user = num_interactions // num_users
     histories = Interactions(
         np.arange(num_users + 1) * per_user,
-        rng.integers(
-            1, num_candidates, num_users * per_user, dtype="int32"
-        ),
+        rng.integers(1, num_candidates, num_users * per_user, dtype="int32"),
     )
     model = kdr.TwoTowerRetrieval(
         num_users,

@@ -102,15 +102,15 @@ def cycle(number: int, folder: pathlib.Path, alone: bool) -> None:
 
 def soak(minutes: float, start=None) -> list[dict]:
     """Runs cycles for so long; returns the state after each."""
-    import keras
-
-    if start is not None:
-        keras.distribution.initialize(*start)
     import jax
+    import keras
     import numpy as np
     from jax.experimental import multihost_utils
 
     import keras_dp_retrieval as kdr
+
+    if start is not None:
+        kdr.initialize_processes(*start)
 
     states = []
     began = time.monotonic()
