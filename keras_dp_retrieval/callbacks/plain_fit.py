@@ -54,6 +54,7 @@ class PlainFit:
         if run["stopped"]:
             epoch = max(epoch, self._epochs)
         begin_at_epoch(run.model, epoch)
+        run.forget()
 
     def restore_history(self) -> None:
         """To be called when `History` has begun anew."""

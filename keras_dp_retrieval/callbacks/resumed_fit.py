@@ -100,6 +100,7 @@ class ResumedFit:
         # Where batches are read again up to here, their order is drawn again.
         again = None if self.batches.is_ours else run["random_of_pass"]
         training_state.set_random_state(again or run["random"])
+        run.forget()
 
     def begin_epoch(self, epoch: int) -> None:
         """Notes what the epoch begins with."""
@@ -194,13 +195,13 @@ class _BetweenEpochs(keras.callbacks.Callback):
         fit = self._fit
         if fit.run.loaded is None:
             return
-        if not fit.is_within_epoch:
-            fit.restore()
         if self.params.get("verbose"):
             print(
                 f"Resuming at epoch {fit.initial_epoch + 1}, step "
                 f"{fit.initial_step}, of {fit.run.loaded.path}."
             )
+        if not fit.is_within_epoch:
+            fit.restore()
 
     def on_epoch_begin(self, epoch, logs=None):
         fit = self._fit

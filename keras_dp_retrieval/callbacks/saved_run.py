@@ -75,6 +75,10 @@ class Run:
         training_state.set_values(self._variables, self.loaded.arrays)
         callback_states.set_states(callbacks, self["callbacks"])
 
+    def forget(self) -> None:
+        """Lets go of what was restored: a second copy of all variables."""
+        self.loaded = None
+
     def wait(self) -> None:
         """Waits for the steps that are queued."""
         reattach_weights(self.model)
