@@ -100,8 +100,14 @@ def cycle(number: int, folder: pathlib.Path, alone: bool) -> None:
             )
 
 
-def soak(minutes: float, start=None) -> list[dict]:
-    """Runs cycles for so long; returns the state after each."""
+def soak(minutes: float, folder, start=None) -> list[dict]:
+    """Runs cycles for so long; returns the state after each.
+
+    Args:
+        minutes: float.
+        folder: Where models are saved; the same for all processes.
+        start: Optional list, arguments of `initialize_processes`.
+    """
     import jax
     import keras
     import numpy as np
@@ -114,23 +120,20 @@ def soak(minutes: float, start=None) -> list[dict]:
 
     states = []
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        go_on = True
-        while go_on:
-            keras.utils.clear_session()
-            kdr.data_parallel()
-            cycle(len(states), pathlib.Path(folder), alone=start is None)
-            states.append(
-                {"seconds": time.monotonic() - began, **state_of_process()}
-            )
-            go_on = time.monotonic() - began < 60 * minutes
-            if start is not None:
-                # All stop together: the first process says when.
-                go_on = bool(
-                    multihost_utils.broadcast_one_to_all(np.array(go_on))
-                )
-            if jax.process_index() == 0:
-                print(json.dumps(states[-1]), file=sys.stderr, flush=True)
+    go_on = True
+    while go_on:
+        keras.utils.clear_session()
+        kdr.data_parallel()
+        cycle(len(states), pathlib.Path(folder), alone=start is None)
+        states.append(
+            {"seconds": time.monotonic() - began, **state_of_process()}
+        )
+        go_on = time.monotonic() - began < 60 * minutes
+        if start is not None:
+            # All stop together: the first process says when.
+            go_on = bool(multihost_utils.broadcast_one_to_all(np.array(go_on)))
+        if jax.process_index() == 0:
+            print(json.dumps(states[-1]), file=sys.stderr, flush=True)
     return states
 
 
@@ -165,27 +168,32 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--start", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.processes == 1:
-        start = arguments.start and json.loads(arguments.start)
-        states = soak(arguments.minutes, start)
-        print(summary(states))
+    if arguments.start:
+        start = json.loads(arguments.start)
+        states = soak(arguments.minutes, arguments.folder, start)
+        print(f"process {start[2]}\n{summary(states)}", flush=True)
         return
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    running = [
-        subprocess.Popen(
-            [
-                *(sys.executable, __file__),
-                *("--minutes", str(arguments.minutes)),
-                *("--start", json.dumps([address, arguments.processes, i])),
-            ]
-        )
-        for i in range(arguments.processes)
-    ]
-    codes = [process.wait() for process in running]
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.processes == 1:
+            print(summary(soak(arguments.minutes, folder)))
+            return
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            address = f"localhost:{listener.getsockname()[1]}"
+        running = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, __file__, "--folder", folder),
+                    *("--minutes", str(arguments.minutes)),
+                    *("--start", json.dumps([address, arguments.processes, i])),
+                ]
+            )
+            for i in range(arguments.processes)
+        ]
+        codes = [process.wait() for process in running]
     sys.exit(max(map(abs, codes)))
 
 
