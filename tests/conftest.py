@@ -50,6 +50,7 @@ ADVISED_AGAINST = (
     "test_agreement test_cli test_end_to_end test_export test_finite "
     "test_known_data test_metrics test_new_interactions test_padded_batches "
     "test_public_api test_readme test_recipe test_resume test_saving "
+    "test_shared_steps "
     "test_towers "
     "test_tuning"
 ).split()

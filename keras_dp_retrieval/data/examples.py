@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data import batch_sources
 from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.digests import digest_of
@@ -28,7 +29,7 @@ class ByUser:
 
     Attributes:
         user_rows: int32 `(n,)`, who has any.
-        longest: int. The most positives of a user.
+        longest: int. The most positives of a user, or what is padded to.
     """
 
     def __init__(self, ratings: Ratings, num_users: int, rating_range):
@@ -38,6 +39,21 @@ class ByUser:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
         self.user_rows = np.flatnonzero(counts).astype("int32")
         self.longest = int(counts.max())
+
+    def pad_to(self, num_positives: int) -> None:
+        """Pads lists to another length than that of the longest.
+
+        Raises:
+            ValueError: If it is shorter than the longest.
+        """
+        _checks.positive_int("num_positives", num_positives)
+        if num_positives < self.longest:
+            raise ValueError(
+                "`num_positives` must be at least the most that a user has. "
+                f"Received: {num_positives}, and a user with {self.longest}. "
+                "Leave it out to pad to these."
+            )
+        self.longest = num_positives
 
     def look_up(self, indices) -> list[np.ndarray]:
         """Returns the columns of some of the users.

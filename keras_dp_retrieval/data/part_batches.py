@@ -87,13 +87,15 @@ class PartBatches:
         epochs = pipelines.EpochShuffle(len(self._train), self._seed)
         return pipelines.shuffled_batches(self._train, form, epochs)
 
-    def by_user(self, batch_size: int):
+    def by_user(self, batch_size: int, num_positives: int | None = None):
         """See `RetrievalDataset.by_user`."""
         batch_size = _checks.positive_int("batch_size", batch_size)
         self._warn_of_weights("by_user")
         positives = examples.ByUser(
             self._train, self._num_users, self._rating_range
         )
+        if num_positives is not None:
+            positives.pad_to(num_positives)
         return examples.shuffled(
             positives.look_up,
             lambda x, *y: (x, dict(zip(self._keys, y, strict=False))),

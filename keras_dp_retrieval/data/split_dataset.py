@@ -271,7 +271,7 @@ class SplitDataset:
         """
         return self._with_ids(self._batches.by_interaction(batch_size))
 
-    def by_user(self, batch_size: int = 64):
+    def by_user(self, batch_size: int = 64, *, num_positives=None):
         """Returns the train part as one example a user.
 
         A `tf.data.Dataset` of `x`, user rows `(batch,)`, and `y`, all the
@@ -283,8 +283,16 @@ class SplitDataset:
 
         `positives` is the most that a user has. A batch of so many rows is
         smaller than its logits, unless interactions are repeated often.
+
+        Args:
+            batch_size: int. Users in a batch.
+            num_positives: Optional int. Pads to this many instead, so that
+                several data sets have batches of one shape.
+
+        Raises:
+            ValueError: If a user has more than `num_positives`.
         """
-        return self._with_ids(self._batches.by_user(batch_size))
+        return self._with_ids(self._batches.by_user(batch_size, num_positives))
 
     def next_items(self, batch_size: int = 1024):
         """Returns the train part as next-item examples.

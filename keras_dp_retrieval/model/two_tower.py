@@ -103,6 +103,8 @@ class TwoTowerRetrieval(PaddedModel):
     ```
     """
 
+    noted = ("multi_positive",)
+
     def __init__(
         self,
         num_users,

@@ -10,11 +10,10 @@ from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.callbacks import ResumeTraining, ShuffleTies
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
-from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
-from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe import trials
+from keras_dp_retrieval.recipe.recipe_model import build_model
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
-from keras_dp_retrieval.towers import FeatureTower, IdHistoryTower, RecencyTower
+from keras_dp_retrieval.recipe.sharing import Shared
 from keras_dp_retrieval.training.loop_output import verbosity
 
 # With fewer held-out users than this, differences are mostly noise.
@@ -102,19 +101,29 @@ def fit_recipe(
             "each of another user. Use data with more interactions per user, "
             "or `order='ignored'`."
         )
+    shared = None
     if tune and _chosen_in_trials(recipe) - set(overrides):
+        shared = Shared.of(whole)
         recipe = _with_trials(
             for_trials(),
             recipe,
             seed,
             given=overrides,
+            shared=shared,
             verbose=verbose,
             resume=resume,
         )
     callbacks = list(keras.tree.flatten(callbacks or []))
     if resume is not None:
         callbacks.append(ResumeTraining(os.path.join(resume, "last")))
-    return _train(whole, recipe, seed, verbose=verbose, callbacks=callbacks)
+    return _train(
+        whole,
+        recipe,
+        seed,
+        verbose=verbose,
+        callbacks=callbacks,
+        shared=shared,
+    )
 
 
 def _chosen_in_trials(recipe: Recipe) -> set[str]:
@@ -166,7 +175,7 @@ def trial_epochs(recipe: Recipe) -> int:
 
 
 def _with_trials(
-    data, recipe: Recipe, seed, *, given, verbose, resume=None
+    data, recipe: Recipe, seed, *, given, verbose, resume=None, shared=None
 ) -> Recipe:
     """Returns the recipe with the best setting on the validation part."""
     num_users = num_held_out_users(data)
@@ -185,7 +194,7 @@ def _with_trials(
             # ended is as it was: what they are compared by is, too.
             folder = os.path.join(resume, "trials", name)
             callbacks.append(ResumeTraining(folder, keep=1))
-        return _train(data, trial, seed, callbacks=callbacks)
+        return _train(data, trial, seed, callbacks=callbacks, shared=shared)
 
     def report(choice):
         if verbose:
@@ -232,23 +241,27 @@ def _has_next_items(data) -> bool:
     return num_distinct(users) < len(users)
 
 
-def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
+def _train(
+    data, recipe: Recipe, seed, *, verbose=0, callbacks=None, shared=None
+):
     """Returns the model of a recipe, trained on the train part."""
     keras.utils.set_random_seed(seed)
-    model = build_model(data, recipe, seed)
-    examples = _examples(data, recipe)
+    room = None if shared is None or recipe.order == "recency" else shared.room
+    model = build_model(data, recipe, seed, room=room)
+    examples = _examples(data, recipe, room)
     num_steps = int(examples.cardinality())
+    schedule = keras.optimizers.schedules.CosineDecay(
+        recipe.learning_rate, num_steps * recipe.epochs
+    )
     model.compile(
         optimizer=keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(
-                recipe.learning_rate, num_steps * recipe.epochs
-            ),
-            weight_decay=recipe.weight_decay,
-            beta_2=0.99,
+            schedule, weight_decay=recipe.weight_decay, beta_2=0.99
         ),
         # Fused steps; larger groups gain little.
         steps_per_execution=min(num_steps, 16),
     )
+    if shared is not None:
+        shared.give(model, recipe, schedule)
     callbacks = list(callbacks or [])
     if recipe.order == "recency":
         callbacks.insert(0, ShuffleTies(examples))
@@ -258,68 +271,16 @@ def _train(data, recipe: Recipe, seed, *, verbose=0, callbacks=None):
         verbose=verbose,
         callbacks=callbacks,
     )
+    if shared is not None:
+        shared.steps.take(model)
     return model
 
 
-def build_model(data, recipe: Recipe, seed=0) -> TwoTowerRetrieval:
-    """Returns the model of a recipe, not compiled."""
-    options = {
-        "item_dropout": recipe.item_dropout,
-        "query_dropout": recipe.query_dropout,
-        "seed": seed,
-        "name": "user_tower",
-    }
-    shape = data.num_candidates, recipe.embedding_dimension
-    stddev = 0.1 if recipe.order == "recency" else 0.05
-    if recipe.order == "recency":
-        tower = RecencyTower(*shape, stddev=stddev, **options)
-    else:
-        tower = IdHistoryTower(data.num_users, *shape, stddev=stddev, **options)
-    if recipe.use_features and data.user_features is not None:
-        # Ids of users are dropped by the tower of histories, if at all.
-        tower = FeatureTower(
-            data.user_features,
-            recipe.embedding_dimension,
-            history=tower,
-            id_dropout=0.0,
-            stddev=stddev,
-            seed=seed,
-            name="user_features",
-        )
-    candidate_tower = None
-    features = {"user_features": None, "candidate_features": None}
-    if recipe.use_features:
-        features = {}
-        if data.candidate_features is not None:
-            candidate_tower = FeatureTower(
-                data.candidate_features,
-                recipe.embedding_dimension,
-                id_dropout=recipe.id_dropout,
-                stddev=stddev,
-                seed=seed,
-                name="candidate_tower",
-            )
-    if recipe.objective == "full_softmax":
-        objective = FullSoftmax(
-            recipe.temperature, rating_weight=recipe.rating_weight
-        )
-    else:
-        objective = InBatchSoftmax(recipe.temperature)
-    return TwoTowerRetrieval.for_dataset(
-        data,
-        recipe.embedding_dimension,
-        objective=objective,
-        user_tower=tower,
-        candidate_tower=candidate_tower,
-        initial_stddev=stddev,
-        popularity_weight=recipe.popularity_weight,
-        **features,
-    )
-
-
-def _examples(data, recipe: Recipe):
+def _examples(data, recipe: Recipe, room=None):
     if recipe.order == "recency":
         return data.next_items(recipe.batch_size)
     if recipe.objective == "full_softmax":
-        return data.by_user(recipe.batch_size)
+        return data.by_user(
+            recipe.batch_size, num_positives=room and room.num_positives
+        )
     return data.by_interaction(recipe.batch_size)

@@ -62,6 +62,8 @@ def fused_train_function(model):
         return None
     from keras_dp_retrieval._jax import train_functions
 
+    if model.shared_steps is not None:
+        return train_functions.shared_train_function(model, model.shared_steps)
     return train_functions.fused_train_function(model)
 
 

@@ -50,6 +50,12 @@ class PaddedModel(Trainer):
     # What `step_plan` asks; see there.
     embedding_updates = "dense"
 
+    # Whose steps run; see `shared_steps.py`.
+    shared_steps = None
+
+    # Names of the attributes that tracing a step sets.
+    noted: tuple[str, ...] = ()
+
     def row_tables(self) -> list:
         """The embedding tables that a step reads by looking up rows."""
         return []
