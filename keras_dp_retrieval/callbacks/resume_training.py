@@ -45,7 +45,7 @@ class ResumeTraining(keras.callbacks.Callback):
     The `fit` of a model that is not of this package is resumed at the end of
     an epoch; put the callback last there. Exact is what is trained on arrays,
     or on the `.train` of a data set of this package that is given as `data`.
-    Of the other callbacks only `History` is kept.
+    Of the other callbacks only `History` is kept, and SIGTERM is not noticed.
 
     Where several processes train, process 0 alone writes and reads, and sends
     what it read to the others: the folder need not be on a shared disk, but
