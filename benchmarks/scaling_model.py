@@ -246,7 +246,7 @@ def update_of(model):
     Returns a function `(state, ids, rows) -> state` that updates both tables,
     by the looked-up rows or densely.
     """
-    from keras_dp_retrieval._jax import row_sparse_step
+    from keras_dp_retrieval._jax import merged_lookups, row_sparse_step
     from keras_dp_retrieval.training import step_plan
 
     plan = step_plan.plan(model)
@@ -254,7 +254,7 @@ def update_of(model):
     def by_row(state, ids, rows):
         trainable, others, slots, metrics = state
         touched = {
-            index: row_sparse_step._merge_lookups(
+            index: merged_lookups.merge_lookups(
                 [ids[index]], [rows[index]], trainable[index]
             )
             for index in range(2)

@@ -20,6 +20,9 @@ class Tape(Protocol):
         look the rows up itself, and the table gets its dense gradient.
         """
 
+    def list_sums(self, variable, entries):
+        """Returns what `_jax.list_sums.list_sums` does, or None, likewise."""
+
 
 # A context variable, not a global: two models may train in two threads.
 _tape: contextvars.ContextVar[Tape | None] = contextvars.ContextVar(
@@ -41,3 +44,9 @@ def lookup(variable, ids):
     """Rows `ids` of `variable` from the current tape, or None without one."""
     tape = _tape.get()
     return None if tape is None else tape.lookup(variable, ids)
+
+
+def list_sums(variable, entries):
+    """Sums of the rows in lists from the current tape; None without one."""
+    tape = _tape.get()
+    return None if tape is None else tape.list_sums(variable, entries)

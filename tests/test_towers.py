@@ -7,7 +7,7 @@ import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.batch_sources import source_of
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.model import encoding
-from keras_dp_retrieval.towers.id_history import pool
+from keras_dp_retrieval.towers.history_sums import pool
 
 HISTORIES = np.array([[1, 2, 3, -1], [4, -1, -1, -1], [-1, -1, -1, -1]])
 

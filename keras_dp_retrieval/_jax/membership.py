@@ -74,7 +74,7 @@ def among(lists: Lists, columns):
         first_indices = first_indices[:, jnp.searchsorted(in_order, columns)]
         return first_indices[slots] < lengths[:, None]
 
-    return _on_own_examples(
+    return on_own_examples(
         of_share,
         (lists.numbers, _lengths(lists)),
         (lists.starts, lists.rows, columns),
@@ -105,7 +105,7 @@ def within(lists: Lists, first, size: int):
         found = jnp.zeros((batch, size), "bool")
         return _for_each_entry(begin, lengths, rows, note, found)
 
-    return _on_own_examples(
+    return on_own_examples(
         of_share,
         (lists.numbers, _lengths(lists)),
         (lists.starts, lists.rows, jnp.asarray(first, "int32")),
@@ -166,11 +166,18 @@ def _for_each_entry(begin, sizes, rows, note, result):
     return result
 
 
-def _on_own_examples(function, of_examples, of_all):
+def on_own_examples(function, of_examples, of_all, is_summed=False):
     """Calls `function` on each device with its share of the examples.
 
     The compiler does not see that the devices need nothing of each other: it
     would let them meet in every turn of the loop.
+
+    Args:
+        function: Function of all the arrays.
+        of_examples: Arrays `(batch, ...)`, of which each device has a share.
+        of_all: Arrays that each device has the whole of.
+        is_summed: bool. Whether the results are added up over the devices;
+            they are otherwise those of its examples.
     """
     distribution = keras.distribution.distribution()
     if distribution is not None:
@@ -178,11 +185,16 @@ def _on_own_examples(function, of_examples, of_all):
         axis = distribution.batch_dim_name
         share = jax.P(axis)
         if of_examples[0].shape[0] % mesh.shape[axis] == 0:
+
+            def of_device(*arrays, function=function):
+                result = function(*arrays)
+                return lax.psum(result, axis) if is_summed else result
+
             function = jax.shard_map(
-                function,
+                of_device,
                 mesh=mesh,
                 in_specs=(share,) * len(of_examples) + (jax.P(),) * len(of_all),
-                out_specs=share,
+                out_specs=jax.P() if is_summed else share,
                 check_vma=False,
             )
     return function(*of_examples, *of_all)

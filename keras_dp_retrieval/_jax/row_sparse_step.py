@@ -17,8 +17,8 @@ import keras
 from jax.extend.core import get_opaque_trace_state
 
 from keras_dp_retrieval import _lookups
-from keras_dp_retrieval._jax import row_sparse
-from keras_dp_retrieval._jax.replication import replicate
+from keras_dp_retrieval._jax import list_sums, row_sparse
+from keras_dp_retrieval._jax.merged_lookups import merge_lookups
 from keras_dp_retrieval._keras import slots, trainer
 
 
@@ -92,7 +92,7 @@ class _LookupTape:
         variables: List of the model's trainable variables.
         tables: `{index: (num_rows, dim)}`, the tables to follow.
         offsets: Optional list of `(..., dim)`, one for each lookup in turn,
-            added to its rows.
+            added to its rows, or to their sums.
     """
 
     def __init__(self, variables, tables, offsets=None):
@@ -100,33 +100,48 @@ class _LookupTape:
         self._tables = tables
         self._offsets = offsets
         self._trace = get_opaque_trace_state()
-        self.table_indices = []  # Of each lookup.
-        self.ids = []  # The ids of each lookup.
+        self.lookups = []  # The table's index, and the shape of the result.
+        self.ids = []  # The ids of each lookup, or the entries of its lists.
 
     def lookup(self, variable, ids):
-        index = self._indices.get(id(variable))
-        # Inside a scan, a remat or a vmap of the model the ids cannot be
-        # brought out, and one lookup may stand for many.
-        if index is None or get_opaque_trace_state() != self._trace:
+        index = self._index(variable)
+        if index is None:
             return None
         rows = row_sparse.take(self._tables[index], ids)
+        return self._noted(index, ids, rows)
+
+    def list_sums(self, variable, entries):
+        index = self._index(variable)
+        if index is None:
+            return None
+        sums, numbers = list_sums.list_sums(self._tables[index], entries)
+        return self._noted(index, entries, sums), numbers
+
+    def _index(self, variable):
+        # Inside a scan, a remat or a vmap of the model the ids cannot be
+        # brought out, and one lookup may stand for many.
+        if get_opaque_trace_state() != self._trace:
+            return None
+        return self._indices.get(id(variable))
+
+    def _noted(self, index, ids, result):
         if self._offsets is not None:
-            rows = rows + self._offsets[len(self.ids)]
-        self.table_indices.append(index)
+            result = result + self._offsets[len(self.ids)]
+        self.lookups.append((index, result.shape))
         self.ids.append(ids)
-        return rows
+        return result
 
 
 def _find_lookups(compute_loss, variables, trainable, sparse):
     """Traces the loss once to learn how it reads the sparse tables.
 
     Returns:
-        `(lookups, read_whole)`: a list of `(index of the table, shape of the
-        ids)`, and the set of the indices of tables that the loss also reads
-        in another way; their lookups are left out.
+        `(lookups, read_whole)`: a list of `(index of the table, shape of what
+        was found)`, and the set of the indices of tables that the loss also
+        reads in another way; their lookups are left out.
     """
     tables = {index: trainable[index] for index in sorted(sparse)}
-    indices = []
+    lookups = []
     read_whole = set()
 
     def loss(ones):
@@ -138,17 +153,12 @@ def _find_lookups(compute_loss, variables, trainable, sparse):
         tape = _LookupTape(variables, tables)
         with _lookups.follow(tape):
             loss, _ = compute_loss(values)
-        indices.extend(tape.table_indices)
-        return loss, tape.ids
+        lookups.extend(tape.lookups)
+        return loss
 
     ones = {index: jnp.ones(()) for index in tables}
-    _, ids = jax.eval_shape(jax.grad(loss, has_aux=True), ones)
-    lookups = [
-        (index, i.shape)
-        for index, i in zip(indices, ids, strict=True)
-        if index not in read_whole
-    ]
-    return lookups, read_whole
+    jax.eval_shape(jax.grad(loss), ones)
+    return [one for one in lookups if one[0] not in read_whole], read_whole
 
 
 def _guard(table, one, report):
@@ -192,8 +202,7 @@ def _differentiate(compute_loss, variables, trainable, sparse, lookups):
     tables = {index: trainable[index] for index in sorted(sparse)}
     dense = {i: v for i, v in enumerate(trainable) if i not in sparse}
     offsets = [
-        jnp.zeros((*shape, tables[index].shape[-1]), tables[index].dtype)
-        for index, shape in lookups
+        jnp.zeros(shape, tables[index].dtype) for index, shape in lookups
     ]
 
     def loss(dense, offsets):
@@ -208,24 +217,10 @@ def _differentiate(compute_loss, variables, trainable, sparse, lookups):
     touched = {}
     for index, table in tables.items():
         mine = [i for i, lookup in enumerate(lookups) if lookup[0] == index]
-        touched[index] = _merge_lookups(
+        touched[index] = merge_lookups(
             [ids[i] for i in mine], [row_gradients[i] for i in mine], table
         )
     return aux, gradients, touched
-
-
-def _merge_lookups(ids, gradients, table):
-    """`TouchedRows` of all lookups into one table; of none, no rows."""
-    dim = table.shape[-1]
-    # To every device first: the compiler would otherwise let each update the
-    # table by its part of the batch, and then sum whole tables.
-    ids = [replicate(i.reshape(-1)) for i in ids]
-    gradients = [replicate(g.reshape(-1, dim)) for g in gradients]
-    return row_sparse.merge(
-        jnp.concatenate([jnp.zeros((0,), "int32"), *ids]),
-        jnp.concatenate([jnp.zeros((0, dim), table.dtype), *gradients]),
-        table.shape[0],
-    )
 
 
 def _apply(rule, variables, trainable, optimizer_values, gradients, touched):

@@ -14,7 +14,7 @@ from keras_dp_retrieval._keras.layers import (
     takes_training,
 )
 from keras_dp_retrieval.model.candidate_states import knows_ids_alone
-from keras_dp_retrieval.towers import history_tower, latest
+from keras_dp_retrieval.towers import history_tower, latest, takes_lists
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 
 # What inputs say of users, beside their features.
@@ -41,17 +41,18 @@ def user_inputs(model, inputs):
     columns is taken as it is.
     """
     reads_histories = history_tower(model.user_tower) is not None
+    as_lists = takes_lists(model.user_tower)
     is_dict = isinstance(inputs, dict)
     if model.user_features is None:
         if reads_histories:
-            return with_histories(model, inputs)
+            return with_histories(model, inputs, as_lists)
         if is_dict and knows_ids_alone(model.user_tower):
             return inputs["user_id"]
         return inputs
     if is_dict and not WHO.issuperset(inputs):
         return inputs
     if reads_histories:
-        rows, histories = with_histories(model, inputs)
+        rows, histories = with_histories(model, inputs, as_lists)
         history = {"history": histories}
     else:
         rows = inputs["user_id"] if is_dict else inputs
@@ -127,8 +128,14 @@ def popularity_bias(model, rows=None):
     return model.popularity_weight * ops.log1p(counts / mean)
 
 
-def with_histories(model, inputs):
+def with_histories(model, inputs, as_lists=False):
     """Returns `(user_rows, histories)`, what a `HistoryTower` takes.
+
+    Args:
+        model: `TwoTowerRetrieval`.
+        inputs: What it takes.
+        as_lists: bool. Whether stored histories are to be `HistoryLists`,
+            which are not padded to the longest of all users.
 
     Raises:
         ValueError: If there are no histories, here or in the model.
@@ -144,7 +151,8 @@ def with_histories(model, inputs):
         return ops.zeros_like(inputs[:, 0]), latest(inputs, max_length)
     if model.histories is None:
         raise ValueError(without_histories(model, "user rows alone"))
-    return rows, model.histories(rows, lengths=lengths, max_length=max_length)
+    look_up = model.histories.unpadded if as_lists else model.histories
+    return rows, look_up(rows, lengths=lengths, max_length=max_length)
 
 
 def without_histories(model, received: str) -> str:

@@ -23,11 +23,12 @@ from keras_dp_retrieval.model.candidate_states import (
 )
 from keras_dp_retrieval.model.popular import popular_search
 from keras_dp_retrieval.model.request_users import POPULAR, users_of
-from keras_dp_retrieval.model.row_lists import joined, padded
+from keras_dp_retrieval.model.row_lists import joined, padded, parts_of
 from keras_dp_retrieval.training.finite import check_vectors
 
 # Users ranked, and candidates encoded, at a time: with the chunks of `top_k`,
-# what bounds the memory.
+# what bounds the memory. Where lists of what users have seen, padded to the
+# longest, would take more room than the scores, there are fewer users.
 USERS_PER_CHUNK = 1024
 CANDIDATES_PER_CHUNK = DEFAULT_CHUNK_SIZE
 
@@ -53,7 +54,10 @@ def recommend(
     allowed = _allowed(model, allowed_ids, unknown)
     search = _Search(model, allowed, allowed_ids is not None)
     found = []
-    for part in _parts(len(users), USERS_PER_CHUNK):
+    lengths = users.lengths()
+    if also_excluded:
+        lengths = lengths + [len(rows) for rows in also_excluded]
+    for part in _parts_of_users(lengths):
         excluded_rows = joined(
             users.seen(part) if exclude_seen else None,
             padded(also_excluded[part]) if len(also_excluded) else None,
@@ -69,7 +73,7 @@ def recommend(
 def encode_users(model, user_ids, histories, user_features=None) -> np.ndarray:
     """What `TwoTowerRetrieval.encode_users` says."""
     users = users_of(model, user_ids, histories, user_features)
-    return _in_chunks(users.vectors, len(users), USERS_PER_CHUNK)
+    return _joined(users.vectors, len(users), _parts_of_users(users.lengths()))
 
 
 def encode_candidates(model, candidate_ids) -> np.ndarray:
@@ -78,10 +82,10 @@ def encode_candidates(model, candidate_ids) -> np.ndarray:
         rows = retrievable_rows(model)
     else:
         rows = id_rows.candidate_rows(model, candidate_ids)
-    return _in_chunks(
+    return _joined(
         lambda part: model.candidate_vectors(rows[part]),
         len(rows),
-        CANDIDATES_PER_CHUNK,
+        _parts(len(rows), CANDIDATES_PER_CHUNK),
     )
 
 
@@ -257,9 +261,14 @@ def _parts(length, size) -> list[slice]:
     ]
 
 
-def _in_chunks(encode, length, size) -> np.ndarray:
-    """All of `encode(slice)`, float32 `(length, dim)`, `size` at a time."""
-    parts = _parts(length, size)
+def _parts_of_users(lengths) -> list[slice]:
+    """The same of users, by how many items each has seen."""
+    room = USERS_PER_CHUNK * CANDIDATES_PER_CHUNK
+    return list(parts_of(lengths, USERS_PER_CHUNK, room))
+
+
+def _joined(encode, length, parts) -> np.ndarray:
+    """All of `encode(slice)`, float32 `(length, dim)`, part by part."""
     for part in parts:
         chunk = ops.convert_to_numpy(encode(part))
         if part is parts[0]:

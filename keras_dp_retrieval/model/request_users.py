@@ -4,9 +4,13 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.padding import PADDING
 from keras_dp_retrieval.model import encoding, feature_rows, id_rows
-from keras_dp_retrieval.model.row_lists import joined, padded
+from keras_dp_retrieval.model.asked_users import (
+    KnownUsers,
+    NewUsers,
+    UsersWithFeatures,
+)
+from keras_dp_retrieval.model.row_lists import joined
 from keras_dp_retrieval.towers import history_tower
 
 # Where an answer comes from.
@@ -108,25 +112,25 @@ def _with_features(model, known, new, columns) -> list:
     asked = [users for users in (known, new) if users is not None]
     if columns is not None:
         return [
-            _UsersWithFeatures(model, users, columns)
+            UsersWithFeatures(model, users, columns)
             for users in asked or [None]
         ]
     if new is not None and model.user_features is not None:
         unknown = model.user_features.schema.unknown(len(new))
-        asked[-1] = _UsersWithFeatures(model, new, unknown)
+        asked[-1] = UsersWithFeatures(model, new, unknown)
     return asked
 
 
-def _known_users(model, user_ids, skips) -> "_KnownUsers":
+def _known_users(model, user_ids, skips) -> KnownUsers:
     if skips:
         found = id_rows.known_user_rows(model, user_ids)
     else:
         rows = id_rows.user_rows(model, user_ids)
         found = rows, np.ones(len(rows), bool)
-    return _KnownUsers(*found, model.histories)
+    return KnownUsers(*found, model.histories)
 
 
-def _new_users(model, histories, skips, user_rows) -> "_NewUsers":
+def _new_users(model, histories, skips, user_rows) -> NewUsers:
     reader = history_tower(model.user_tower)
     if reader is None:
         raise ValueError(
@@ -154,7 +158,7 @@ def _new_users(model, histories, skips, user_rows) -> "_NewUsers":
         len(history) - len(rows)
         for history, rows in zip(histories, lists, strict=True)
     ]
-    return _NewUsers(lists, num_unknown, reader.max_length, user_rows)
+    return NewUsers(lists, num_unknown, reader.max_length, user_rows)
 
 
 class Users:
@@ -178,6 +182,10 @@ class Users:
     def __len__(self):
         return len(self.sources)
 
+    def lengths(self) -> np.ndarray:
+        """How many items each is known to have seen, int `(batch,)`."""
+        return sum(one.lengths() for one in self._asked)
+
     def vectors(self, part: slice):
         """The vectors of some, a tensor `(part, dim)`.
 
@@ -198,102 +206,3 @@ class Users:
         for one in self._asked:
             rows = joined(rows, one.seen(part))
         return rows
-
-
-class _KnownUsers:
-    """Users whom the model has rows for, and their seen items.
-
-    Args:
-        rows: int32 `(batch,)`.
-        is_known: bool `(batch,)`. Those of others count for nothing.
-        histories: Optional `Histories`.
-    """
-
-    def __init__(self, rows, is_known, histories):
-        self.rows = rows
-        self._histories = histories
-        self.is_known = is_known
-        self.num_unknown = (~is_known).astype("int32")
-
-    def __len__(self):
-        return len(self.rows)
-
-    def inputs(self, part: slice) -> np.ndarray:
-        """The inputs of the user tower, `(part, ...)`."""
-        return self.rows[part]
-
-    def seen(self, part: slice) -> np.ndarray | None:
-        """Their seen items, `(part, longest)` rows, padded with -1."""
-        if self._histories is None:
-            return None
-        seen = self._histories.padded(self.rows[part])
-        # Without a vocabulary, row 0 may be somebody.
-        return np.where(self.is_known[part, None], seen, PADDING)
-
-
-class _NewUsers:
-    """The same of users whose histories come with the request.
-
-    Args:
-        histories: int32 arrays of candidate rows, oldest first.
-        num_unknown: Ints. How many more items each history has.
-        max_length: Optional int. How many of the latest go into the tower.
-        rows: Optional int32 `(batch,)`. Their rows, where they are known.
-    """
-
-    def __init__(self, histories, num_unknown, max_length, rows=None):
-        self._histories = histories
-        self._max_length = max_length
-        self._rows = rows
-        self.has_history = np.array([len(one) > 0 for one in histories], bool)
-        self.num_unknown = np.array(num_unknown, "int32")
-
-    def __len__(self):
-        return len(self._histories)
-
-    def inputs(self, part: slice) -> np.ndarray | dict:
-        latest = -(self._max_length or 0)
-        histories = padded(
-            [rows[latest:] for rows in self._histories[part]],
-            self._max_length,
-        )
-        if self._rows is None:
-            return histories
-        return {"user_id": self._rows[part], "history": histories}
-
-    def seen(self, part: slice) -> np.ndarray:
-        return padded(self._histories[part])
-
-
-class _UsersWithFeatures:
-    """The same of users whose features come with the request.
-
-    Args:
-        model: `TwoTowerRetrieval`.
-        users: The same users by ids or histories, or None.
-        columns: dict from names to encoded features, `(batch, ...)`.
-    """
-
-    def __init__(self, model, users, columns):
-        self._model, self._users, self._columns = model, users, columns
-
-    def __len__(self):
-        return len(next(iter(self._columns.values())))
-
-    def inputs(self, part: slice) -> dict:
-        columns = {name: one[part] for name, one in self._columns.items()}
-        length = len(next(iter(columns.values())))
-        rows = np.zeros(length, "int32")
-        histories = np.full((length, 1), PADDING, "int32")
-        reads_histories = history_tower(self._model.user_tower) is not None
-        if self._users is not None:
-            inputs = self._users.inputs(part)
-            if reads_histories:
-                rows, histories = encoding.with_histories(self._model, inputs)
-            else:
-                rows = inputs
-        history = {"history": histories} if reads_histories else {}
-        return {"user_id": rows, **columns, **history}
-
-    def seen(self, part: slice) -> np.ndarray | None:
-        return None if self._users is None else self._users.seen(part)

@@ -1,5 +1,7 @@
 """Lists of rows as arrays of few shapes, as each new one is compiled."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from keras_dp_retrieval.data.padding import (
@@ -34,3 +36,31 @@ def joined(some, more) -> np.ndarray | None:
     rows[:, : some.shape[1]] = some
     rows[:, some.shape[1] : some.shape[1] + more.shape[1]] = more
     return rows
+
+
+def parts_of(lengths, size: int, room: int) -> Iterator[slice]:
+    """Divides lists into parts that take little room when they are padded.
+
+    A part is of `size` lists, or of a half, a fourth and so on, so that few
+    shapes occur.
+
+    Args:
+        lengths: int `(num_lists,)`.
+        size: int. The most lists of a part, a power of two.
+        room: int. The most entries of a part, padding included, unless it is
+            of one list.
+
+    Yields:
+        Slices, one at least, also of nothing.
+    """
+    start = 0
+    while start < max(len(lengths), 1):
+        num = size
+        while num > 1 and _num_padded(lengths[start : start + num]) > room:
+            num //= 2
+        yield slice(start, start + num)
+        start += num
+
+
+def _num_padded(lengths) -> int:
+    return len(lengths) * next_power_of_two(int(max(lengths, default=0)))

@@ -4,6 +4,7 @@ from keras_dp_retrieval.towers.base import (
     HistoryTower,
     history_tower,
     latest,
+    takes_lists,
 )
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 from keras_dp_retrieval.towers.feature_lookup import FeatureLookup
@@ -22,4 +23,5 @@ __all__ = [
     "RowEmbedding",
     "history_tower",
     "latest",
+    "takes_lists",
 ]

@@ -78,6 +78,11 @@ class HistoryTower(keras.layers.Layer):
         self.seed = _checks.seed("seed", seed)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
 
+    @property
+    def takes_lists(self) -> bool:
+        """Whether `call` also takes histories as `HistoryLists`, not padded."""
+        return False
+
     def get_config(self):
         return {
             **super().get_config(),
@@ -126,6 +131,11 @@ def history_tower(tower) -> HistoryTower | None:
         return tower
     inner = getattr(tower, "history", None)
     return inner if isinstance(inner, HistoryTower) else None
+
+
+def takes_lists(tower) -> bool:
+    """Whether a user tower takes histories as `HistoryLists`, not padded."""
+    return bool(getattr(tower, "takes_lists", False))
 
 
 def latest(histories, max_length: int | None):

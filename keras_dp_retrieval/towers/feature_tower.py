@@ -261,6 +261,12 @@ class FeatureTower(keras.layers.Layer):
         known_rows = ops.where(known, rows, ops.zeros_like(rows))
         return self.history((known_rows, inputs["history"]), training=training)
 
+    @property
+    def takes_lists(self) -> bool:
+        """Whether the history may be `HistoryLists`, which are not padded."""
+        is_own = type(self).call is FeatureTower.call
+        return is_own and self.history is not None and self.history.takes_lists
+
     def _deep(self, x):
         crossed = x
         for layer in self.crosses:

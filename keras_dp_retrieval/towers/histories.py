@@ -10,6 +10,7 @@ from keras_dp_retrieval.data.padding import (
     next_power_of_two,
     pad_indices,
 )
+from keras_dp_retrieval.towers.history_lists import HistoryLists
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -114,17 +115,26 @@ class Histories(keras.layers.Layer):
             max_length: Optional int. Truncates to this many of the latest
                 items; by default, and at most, `max_length` of the layer.
         """
+        return self.unpadded(user_rows, lengths, max_length).padded()
+
+    def unpadded(self, user_rows, lengths=None, max_length=None):
+        """Returns the same as `HistoryLists`, which take `batch` integers.
+
+        Args:
+            user_rows, lengths, max_length: As in a call of the layer.
+        """
         max_length = min(max_length or self.max_length, self.max_length)
         start = ops.take(self.starts, user_rows)
         end = ops.take(self.starts, user_rows + 1)
         if lengths is not None:
             end = ops.minimum(end, start + lengths)
         start = ops.maximum(start, end - max_length)
-        indices = start[:, None] + ops.arange(max_length, dtype="int32")
-        rows = ops.take(
-            self.candidate_rows, ops.minimum(indices, self.num_interactions)
+        return HistoryLists(
+            rows=ops.convert_to_tensor(self.candidate_rows),
+            begin=start,
+            sizes=end - start,
+            columns=ops.arange(max_length, dtype="int32"),
         )
-        return ops.where(indices < end[:, None], rows, -1)
 
     def lists(self, user_rows, lengths=None):
         """Returns whole histories in the form that `_jax.membership` takes.
@@ -175,6 +185,11 @@ class Histories(keras.layers.Layer):
         else:  # Named by the order in which they were created.
             store["0"] = self.starts
             store["1"] = self._original
+
+    def lengths(self, user_rows) -> np.ndarray:
+        """Returns how long whole histories are, int32 `(batch,)`."""
+        starts, user_rows = _view(self.starts), np.asarray(user_rows)
+        return starts[user_rows + 1] - starts[user_rows]
 
     def padded(self, user_rows) -> np.ndarray:
         """Returns whole histories, int32 `(batch, longest)`, padded with -1.

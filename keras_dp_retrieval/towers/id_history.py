@@ -5,6 +5,12 @@ from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.towers.base import HistoryTower
+from keras_dp_retrieval.towers.history_lists import HistoryLists
+from keras_dp_retrieval.towers.history_sums import (
+    pool,
+    pool_in_pieces,
+    way_to_sum,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -16,6 +22,18 @@ class IdHistoryTower(HistoryTower):
     The order of the items does not matter. Their table is not shared with the
     candidate tower. For users who are not in the table the vector is that of
     the history alone, so the tower also serves users who were not in training.
+
+    Memory: histories may be of any length. Their vectors are summed a piece
+    at a time where they would take more than 4 MB side by side, and no
+    history is then padded to the longest: beside its result, `batch x dim x
+    4` bytes, that takes some megabytes, in training as well the gradient of
+    the table, `num_candidates x dim x 4` bytes. The time follows the lengths
+    of the batch's histories together. Where there are few candidates for the
+    longest history, it is a product with counts, `batch x num_candidates x
+    4` bytes, up to half a gigabyte. (Backends other than JAX do so outside of
+    training only.) A step that updates single rows, and not the whole table,
+    does so while `batch x longest` is less than a fourth of its rows:
+    `max_length` keeps it there.
 
     Args:
         num_users: int. Rows of the user table.
@@ -58,16 +76,45 @@ class IdHistoryTower(HistoryTower):
         """Returns user vectors, float32 `(batch, dim)`.
 
         Args:
-            inputs: `(user_rows, histories)`, as in `HistoryTower`.
+            inputs: `(user_rows, histories)`, as in `HistoryTower`; the
+                histories may also be `HistoryLists`.
             training: bool. Whether dropout is applied.
         """
         user_rows, histories = inputs
-        kept = self._kept(histories, training)
-        length = ops.maximum(ops.sum(kept, axis=1, keepdims=True), 1.0)
-        pooled = pool(self.items, histories, kept) * ops.rsqrt(length)
+        total, number = self._sums(histories, training)
+        pooled = total * ops.rsqrt(ops.maximum(number, 1.0))
         known = ops.cast(user_rows > 0, "float32")[:, None]
         vectors = self.ids(user_rows) * known + pooled
         return self._drop_coordinates(vectors, training)
+
+    @property
+    def takes_lists(self):
+        # A `call` of a subclass reads padded histories.
+        return type(self).call is IdHistoryTower.call
+
+    def _sums(self, histories, training):
+        """The sum of each history, `(batch, dim)`, and of what: `(batch, 1)`.
+
+        The model gives lists where it stores the histories, so that they are
+        padded only where that takes little room.
+        """
+        lists = histories
+        if not isinstance(histories, HistoryLists):
+            lists = HistoryLists.of_padded(histories)
+        way = way_to_sum(
+            self.items, ops.shape(lists.sizes)[0], lists.columns.shape[0]
+        )
+        drops = training and self.item_dropout > 0
+        if way != "pieces" or (drops and keras.backend.backend() != "jax"):
+            padded = lists.padded()
+            kept = self._kept(padded, training)
+            number = ops.sum(kept, axis=1, keepdims=True)
+            return pool(self.items, padded, kept), number
+        seed = self.seed_generator.next() if drops else None
+        sums, numbers = pool_in_pieces(
+            self.items, lists, seed, self.item_dropout
+        )
+        return sums, numbers[:, None]
 
     def get_config(self):
         return {
@@ -75,29 +122,3 @@ class IdHistoryTower(HistoryTower):
             "num_users": self.num_users,
             "stddev": self.stddev,
         }
-
-
-def pool(table, histories, weights):
-    """Weighted sum of the embeddings of each history, `(batch, dim)`.
-
-    Args:
-        table: `RowEmbedding`.
-        histories: int `(batch, length)`; padding must have weight 0.
-        weights: float `(batch, length)`.
-    """
-    rows = ops.maximum(histories, 0)
-    num_rows, length = table.input_dim, histories.shape[1]
-    # Long histories cover much of a small catalogue: then one matrix product
-    # is many times faster than to gather and scatter padded lists
-    # (943 users of up to 737 of 1,682 movies: 4 against 60 ms a step).
-    if num_rows > 16 * length:
-        return ops.einsum("bl,bld->bd", weights, table(rows))
-    batch = ops.shape(rows)[0]
-    indices = rows + num_rows * ops.arange(batch, dtype="int32")[:, None]
-    counts = ops.segment_sum(
-        ops.reshape(weights, (-1,)),
-        ops.reshape(indices, (-1,)),
-        num_segments=batch * num_rows,
-    )
-    counts = ops.reshape(counts, (-1, num_rows))
-    return ops.matmul(counts, table.embeddings)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import keras_dp_retrieval as kdr
+import keras_dp_retrieval.towers.history_sums
 
 warnings.simplefilter("ignore")
 backend = keras.backend.backend()
@@ -51,6 +52,19 @@ predicted = model.predict(x, batch_size=4, verbose=0)["predictions"]
 np.testing.assert_array_equal(
     data.candidate_vocabulary.raw_ids(predicted)[:, :3], best
 )
+
+# Long histories are summed in pieces.
+tower = kdr.IdHistoryTower(data.num_users, data.num_candidates, 4)
+reader = kdr.TwoTowerRetrieval.for_dataset(data, 4, user_tower=tower)
+padded = reader.encode_users(ids)
+sums = keras_dp_retrieval.towers.history_sums
+sums.MOST_COUNTS, sums.PIECE = 0, 4 * 7 * 3
+assert sums.way_to_sum(tower.items, 7, reader.histories.max_length) == "pieces"
+np.testing.assert_allclose(reader.encode_users(ids), padded, rtol=1e-4)
+reader.compile("adam")
+found = reader.predict(x[:4], verbose=0)["user_embeddings"]
+expected = keras.ops.convert_to_numpy(reader.user_vectors(x[:4]))
+np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 # The loss: rows of weight 0 and padding count nowhere.
 weights = np.array([1, 1, 0, 1, 1, 1, 1.0])
