@@ -260,6 +260,19 @@ def test_every_way_to_ask_for_users_gives_the_same_vectors(
     np.testing.assert_allclose(scores, same, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_pieces_are_exported_for_batches_of_any_size(only_pieces, tmp_path):
+    import tensorflow as tf
+
+    model = model_of()
+    model.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(tmp_path / "exported")
+    for users in (np.arange(1, 9, dtype="int32"), np.array([7], "int32")):
+        found = served.serve(tf.constant(users))["user_embeddings"]
+        expected = np.asarray(model.user_vectors(users))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_parts_of_users_take_no_more_room_than_they_may():
     lengths = np.array([3, 900, 3, 3, 3, 3, 3, 3, 3])
     parts = list(parts_of(lengths, size=4, room=64))

@@ -118,7 +118,7 @@ def _gradient_by(run, num_rows, entries, gradients):
         def add(gradient, block):
             # Beyond the table is nowhere.
             rows = jnp.where(block.weights > 0, block.rows, num_rows)
-            of_lists = jnp.minimum(block.lists, len(gradients) - 1)
+            of_lists = jnp.minimum(block.lists, gradients.shape[0] - 1)
             each = jnp.broadcast_to(
                 gradients[of_lists][:, None], (*rows.shape, gradients.shape[1])
             )
