@@ -510,7 +510,8 @@ class TwoTowerRetrieval(PaddedModel):
         """Returns the vectors of users, float32 `(batch, dim)`.
 
         With a `popularity_weight`, `(batch, dim + 1)`. They are computed
-        1,024 at a time, which is what bounds the memory.
+        1,024 at a time, or fewer if their histories are long, which is what
+        bounds the memory.
 
         Args:
             user_ids: Ids of known users `(batch,)`, or

@@ -26,7 +26,9 @@ class HistoryTower(keras.layers.Layer):
         num_candidates: int. Rows of the candidate table.
         embedding_dimension: int. Length of the vectors, `dim`.
         max_length: Optional int. Truncates histories to this many of the
-            latest items. By default they are not truncated.
+            latest items. By default they are not truncated; a `call` of your
+            own is then given as many columns as the longest history of all
+            users has, and its memory grows with them.
         item_dropout: float. In training, drops each item of a history with
             this probability.
         query_dropout: float. Dropout rate of the output vectors.

@@ -24,6 +24,10 @@ class RecencyTower(HistoryTower):
     It has no user embeddings, so it also serves users who were not in
     training, and takes new events into account without training.
 
+    Memory: the embeddings of the latest items take `batch x max_length x dim x
+    4` bytes, in training twice as much; without a `max_length`, the length of
+    the longest history of all users stands for it.
+
     Args:
         num_candidates: int. Rows of the candidate table.
         embedding_dimension: int. Length of the vectors, `dim`.
