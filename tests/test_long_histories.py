@@ -261,6 +261,25 @@ def test_every_way_to_ask_for_users_gives_the_same_vectors(
 
 
 @pytest.mark.slow
+def test_metrics_in_fit_of_pieces_are_those_of_padded_histories(monkeypatch):
+    data = kdr.RetrievalDataset.from_synthetic(40, 30, 600, batch_size=50)
+    shape = data.num_users, data.num_candidates, DIM
+    tower = kdr.IdHistoryTower(*shape, seed=1)
+    model = kdr.TwoTowerRetrieval.for_dataset(data, DIM, user_tower=tower)
+    model.compile(keras.optimizers.Adagrad(0.5))
+    padded = kdr.evaluate(model, data, "validation")
+    monkeypatch.setattr(history_sums, "MOST_COUNTS", 0)
+    monkeypatch.setattr(history_sums, "MOST_GATHERED", 0)
+    assert kdr.evaluate(model, data, "validation") == pytest.approx(padded)
+    metrics = kdr.RetrievalMetrics(data)
+    logs = model.fit(data.train, callbacks=[metrics], verbose=0).history
+    in_pieces = logs["val_ndcg_at_10"][-1]
+    monkeypatch.undo()
+    padded = kdr.evaluate(model, data, "validation")
+    assert in_pieces == pytest.approx(padded["ndcg_at_10"])
+
+
+@pytest.mark.slow
 def test_pieces_are_exported_for_batches_of_any_size(only_pieces, tmp_path):
     import tensorflow as tf
 
