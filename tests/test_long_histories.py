@@ -262,7 +262,9 @@ def test_every_way_to_ask_for_users_gives_the_same_vectors(
 
 @pytest.mark.slow
 def test_metrics_in_fit_of_pieces_are_those_of_padded_histories(monkeypatch):
-    data = kdr.RetrievalDataset.from_synthetic(40, 30, 600, batch_size=50)
+    data = kdr.RetrievalDataset.from_synthetic(
+        40, 30, 600, batch_size=50, split="by_time"
+    )
     shape = data.num_users, data.num_candidates, DIM
     tower = kdr.IdHistoryTower(*shape, seed=1)
     model = kdr.TwoTowerRetrieval.for_dataset(data, DIM, user_tower=tower)
