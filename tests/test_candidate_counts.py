@@ -66,7 +66,9 @@ def test_the_sum_goes_on_where_int32_ends():
     assert float(last.sum_before()) == np.float32(2**32 + 21)
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    "num_devices", [1, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_training_keeps_the_sum(num_devices, on_devices):
     on_devices(num_devices)
     model, x, y = trained(epochs=2)

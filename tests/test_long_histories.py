@@ -187,6 +187,7 @@ def test_devices_sum_their_own_histories(updates, only_pieces, on_devices):
     assert_same(trained(**options)[0], one)
 
 
+@pytest.mark.slow
 def test_a_tower_of_features_sums_in_pieces_too(monkeypatch):
     keras.utils.set_random_seed(0)
     features = kdr.RetrievalDataset.from_interactions(

@@ -241,6 +241,7 @@ def test_the_recipe_takes_features_that_there_are(monkeypatch):
         kdr.fit_recipe(plain, use_features=True)
 
 
+@pytest.mark.slow
 def test_features_are_tried_where_all_else_is_given(monkeypatch, capsys):
     plain = synthetic()
     ratings = plain._loaded.interactions

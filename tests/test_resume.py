@@ -73,7 +73,7 @@ def job_of(folder, objective, tower, fused=1, data="memory", devices=1):
 
 CASES = [
     ("rating", "id_history", 1, "memory", 1),
-    ("full_softmax", "id", 4, "memory", 4),
+    pytest.param("full_softmax", "id", 4, "memory", 4, marks=pytest.mark.slow),
     ("in_batch_softmax", "id", 4, "streamed", 1),
     ("full_softmax", "id", 1, "arrays", 1),
     *(

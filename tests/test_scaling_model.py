@@ -31,11 +31,17 @@ def step_on(num_devices, objective, updates):
         # The gradients of both towers' rows, to every device.
         ("rating", "row_sparse", 2 * BATCH, 0),
         # Those of the whole tables, summed.
-        ("rating", "dense", 0, 2 * ROWS),
+        pytest.param("rating", "dense", 0, 2 * ROWS, marks=pytest.mark.slow),
         ("full_softmax", "dense", 0, 2 * ROWS),
         # Also the vectors of all candidates of the batch, and their gradients.
         ("in_batch_softmax", "row_sparse", 3 * BATCH, BATCH),
-        ("in_batch_softmax", "dense", BATCH, BATCH + 2 * ROWS),
+        pytest.param(
+            "in_batch_softmax",
+            "dense",
+            BATCH,
+            BATCH + 2 * ROWS,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_step_exchanges_the_bytes_that_one_counts_by_hand(

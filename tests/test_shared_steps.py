@@ -100,6 +100,7 @@ def trainings(monkeypatch):
     return models
 
 
+@pytest.mark.slow
 def test_a_recipe_compiles_its_steps_once(trainings, tmp_path):
     data = synthetic()
     with compiled_steps() as number:

@@ -147,6 +147,7 @@ def test_a_fit_on_streamed_data_gives_the_towers_of_data_in_memory(
 
 
 @pytest.mark.filterwarnings("ignore:.*also in the train part")
+@pytest.mark.slow
 def test_streamed_data_makes_the_feature_towers_of_data_in_memory(folder):
     vectors = []
     for data in (streamed(folder), in_memory(folder)):
