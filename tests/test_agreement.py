@@ -130,6 +130,7 @@ def made(seed=3, rate=0.1, temperature=0.1):
     return model
 
 
+@pytest.mark.slow
 def test_models_that_differ_in_anything_are_told_apart():
     known = same_model.identity(made(), {"epochs": 2})
     assert None not in known.values()

@@ -324,7 +324,10 @@ def test_ctrl_c_keeps_the_last_whole_epoch(
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("objective", ["full_softmax", "recipe"])
+@pytest.mark.parametrize(
+    "objective",
+    ["full_softmax", pytest.param("recipe", marks=pytest.mark.slow)],
+)
 def test_ctrl_c_in_the_first_epoch_has_nothing_to_save(
     objective, small_data, interrupt, tmp_path, capsys
 ):

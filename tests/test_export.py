@@ -19,7 +19,14 @@ def recency_tower(data):
     return kdr.RecencyTower(data.num_candidates, 4)
 
 
-@pytest.mark.parametrize("tower", [id_tower, id_history_tower, recency_tower])
+@pytest.mark.parametrize(
+    "tower",
+    [
+        id_tower,
+        pytest.param(id_history_tower, marks=pytest.mark.slow),
+        recency_tower,
+    ],
+)
 def test_a_loaded_model_is_exported_and_serves_what_it_answers(tmp_path, tower):
     import tensorflow as tf
 

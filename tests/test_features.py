@@ -197,6 +197,7 @@ def test_dropped_ids_are_as_unknown_ones(data):
     assert np.abs(tower(known) - dropped).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_network_begins_as_the_linear_tower_and_is_trained(data):
     rows = np.arange(1, 9)
     columns = kdr.FeatureLookup.from_features(data.user_features)(rows)
@@ -271,6 +272,7 @@ def test_four_devices_learn_what_one_learns(
         "in_batch_softmax",
     ],
 )
+@pytest.mark.slow
 def test_row_sparse_steps_are_dense_steps(data, objective, monkeypatch):
     # All pooled tables by row, too.
     monkeypatch.setattr(feature_tower, "LARGE_VOCABULARY", 1)

@@ -81,7 +81,9 @@ def test_streamed_histories_teach_what_the_same_arrays_teach(
     assert_same_weights(model, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize(
+    "split", [pytest.param("validation", marks=pytest.mark.slow), "test"]
+)
 def test_evaluation_gives_the_histories_of_before_the_split(
     model, streamed, folder, split
 ):
@@ -245,6 +247,7 @@ def test_a_model_of_ids_alone_takes_the_same_batches(streamed, folder):
     assert_same_weights(*models)
 
 
+@pytest.mark.slow
 def test_a_request_may_come_without_what_the_model_does_not_know(model):
     user, items = model.user_vocabulary.ids[0], model.candidate_vocabulary.ids
     had = [items[:2].tolist(), [*items[2:4].tolist(), 10**6], [10**6], []]

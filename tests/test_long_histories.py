@@ -169,6 +169,7 @@ def test_pieces_teach_what_padded_histories_teach(monkeypatch):
     "num_candidates",
     [NUM_CANDIDATES, pytest.param(20_000, marks=pytest.mark.slow)],
 )
+@pytest.mark.slow
 def test_single_rows_are_updated_as_the_whole_table_is(
     num_candidates, only_pieces, recwarn
 ):

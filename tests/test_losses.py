@@ -635,6 +635,7 @@ def test_known_lists_give_what_padded_lists_give(objective):
 
 
 @pytest.mark.usefixtures("no_compilation_cache")
+@pytest.mark.slow
 def test_one_long_history_costs_nobody_else_anything(compiler_options):
     # Memory stands for time: both follow the padding, if there is any.
     def extra_bytes(objective, longest):

@@ -381,7 +381,10 @@ def test_fused_steps_give_what_single_steps_give(on_devices, num_devices):
     assert largest_difference(got["weights"], expected["weights"]) < 1e-6
 
 
-@pytest.mark.parametrize("objective", ["rating", "in_batch_softmax"])
+@pytest.mark.parametrize(
+    "objective",
+    ["rating", pytest.param("in_batch_softmax", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(
     "num_devices", [pytest.param(1, marks=pytest.mark.slow), 4]
 )

@@ -67,6 +67,7 @@ def test_the_seed_decides():
     assert np.abs(vectors[0] - vectors[2]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_validation_is_learned_from_unless_it_is_asked_not_to_be():
     data = synthetic(validation_fraction=0.5)
     options = {"tune": False, "epochs": 1, "embedding_dimension": 8}
@@ -215,6 +216,7 @@ def test_features_are_used_unless_it_is_better_without(
     assert ("with features" in str(found)) == keeps
 
 
+@pytest.mark.slow
 def test_the_recipe_takes_features_that_there_are(monkeypatch):
     kinds = {"item_id": range(1, 81), "kind": ["a", "b"] * 40}
     plain = synthetic()

@@ -422,6 +422,7 @@ def bytes_exchanged(program):
         pytest.param("rmsprop", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_bytes_exchanged_do_not_depend_on_the_table(
     optimizer, on_devices, compiler_options
 ):

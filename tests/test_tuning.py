@@ -306,6 +306,7 @@ def test_search_does_not_go_on_with_other_settings(data, directory):
 # Seeds, failures, compilation
 
 
+@pytest.mark.slow
 def test_seed_0_is_a_seed(search):
     first, again, other = (
         search(project_name=name, seed=seed, max_trials=2, epochs=1)
@@ -426,6 +427,7 @@ def test_best_model_is_the_one_that_was_measured(finished, data):
     assert best.score == max(t.score for t in finished.trials)
 
 
+@pytest.mark.slow
 def test_snippet_makes_the_best_model_again(search, data):
     result = search(
         temperature=(0.1, 0.5),
@@ -462,6 +464,7 @@ TOWERS = {
 }
 
 
+@pytest.mark.slow
 def test_a_search_trains_the_feature_towers_that_it_is_asked_for(
     data_with_features, directory
 ):
