@@ -12,6 +12,7 @@ PROGRAM = pathlib.Path(__file__).parent / "programs" / "without_jax.py"
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
+@pytest.mark.slow
 def test_all_but_training_works_without_jax(backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")

@@ -95,6 +95,7 @@ def test_fifty_epochs_end_near_the_published_losses(on_devices, tutorial_data):
     assert logs["val_loss"][-1] == pytest.approx(0.1586, abs=0.015)
 
 
+@pytest.mark.slow
 def test_saved_on_eight_devices_it_answers_the_same_in_a_new_process(
     on_devices, tutorial_data, tmp_path
 ):

@@ -78,6 +78,7 @@ def test_eight_threads_ask_while_one_trains(num_devices, on_devices):
     assert not np.array_equal(scores, expected[1])
 
 
+@pytest.mark.slow
 def test_its_own_callbacks_may_ask_evaluate_and_save(tmp_path):
     keras.utils.set_random_seed(0)
     undisturbed = compiled()

@@ -32,6 +32,7 @@ def test_the_recipe_finds_tastes_that_popularity_does_not():
     assert kdr.evaluate(model, data)["ndcg_at_10"] > 1.2 * popularity_ndcg(data)
 
 
+@pytest.mark.slow
 def test_where_the_test_is_later_the_order_counts():
     data = synthetic(split="leave_last_out")
     assert choose_recipe(data).order == "recency"
