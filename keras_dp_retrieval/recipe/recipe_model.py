@@ -17,7 +17,7 @@ def build_model(
         seed: int.
         room: Optional `Room` for its histories.
     """
-    options = {
+    tower_options = {
         "item_dropout": recipe.item_dropout,
         "query_dropout": recipe.query_dropout,
         "seed": seed,
@@ -26,9 +26,11 @@ def build_model(
     shape = data.num_candidates, recipe.embedding_dimension
     stddev = 0.1 if recipe.order == "recency" else 0.05
     if recipe.order == "recency":
-        tower = RecencyTower(*shape, stddev=stddev, **options)
+        tower = RecencyTower(*shape, stddev=stddev, **tower_options)
     else:
-        tower = IdHistoryTower(data.num_users, *shape, stddev=stddev, **options)
+        tower = IdHistoryTower(
+            data.num_users, *shape, stddev=stddev, **tower_options
+        )
     if recipe.use_features and data.user_features is not None:
         # Ids of users are dropped by the tower of histories, if at all.
         tower = FeatureTower(
