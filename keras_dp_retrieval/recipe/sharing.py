@@ -40,14 +40,10 @@ class Room:
 
     def histories(self, data) -> Histories:
         """The histories of a smaller data set, with room for those."""
-        seen = data.seen
         histories = Histories(
             data.num_users, self.num_interactions, self.longest_history
         )
-        rows = np.zeros(self.num_interactions + 1, "int32")
-        rows[: len(seen.candidate_rows)] = seen.candidate_rows
-        histories.starts.assign(seen.indptr.astype("int32"))
-        histories.candidate_rows.assign(rows)
+        histories.assign(data.seen)
         return histories
 
 

@@ -73,11 +73,15 @@ class Histories(keras.layers.Layer):
             min(max_length or longest, longest),
             **kwargs,
         )
-        histories.starts.assign(interactions.indptr.astype("int32"))
-        histories.candidate_rows.assign(
-            np.append(interactions.candidate_rows, 0).astype("int32")
-        )
+        histories.assign(interactions)
         return histories
+
+    def assign(self, interactions) -> None:
+        """Takes the interactions, of which there may be less than fit."""
+        rows = np.zeros(self.num_interactions + 1, "int32")
+        rows[: len(interactions.candidate_rows)] = interactions.candidate_rows
+        self.starts.assign(interactions.indptr.astype("int32"))
+        self.candidate_rows.assign(rows)
 
     def check_rows(self, num_candidates) -> None:
         """Raises a ValueError if rows are outside a table of this size."""
