@@ -27,14 +27,18 @@ def interactions(num_rows=150):
     }
 
 
+FEATURES = {
+    "candidate_features": {
+        "candidate_id": range(1, 16),
+        "kind": list("abc") * 5,
+    },
+    "user_features": {"user_id": range(1, 21), "age": [*range(20, 40)]},
+}
+
+
 def in_memory(features=False, **options):
-    table = {"candidate_id": range(1, 16), "kind": list("abc") * 5}
     if features:
-        options["candidate_features"] = table
-        options["user_features"] = {
-            "user_id": range(1, 21),
-            "age": [*range(20, 40)],
-        }
+        options |= FEATURES
     columns = interactions()
     return kdr.RetrievalDataset.from_interactions(
         columns["user_id"],

@@ -86,7 +86,6 @@ CASES = [
             (4, "arrays", 1),
             (4, "streamed", 1),
         ]
-        if (tower, more[0]) != ("features", "streamed")
     ),
 ]
 
@@ -455,6 +454,7 @@ KILLS = [
     ("full_softmax", "id_history", 1, "streamed", 4, 1),
     ("in_batch_softmax", "id", 4, "streamed", 1, 2),
     ("rating", "features", 1, "memory", 1, 2),
+    ("full_softmax", "features", 1, "streamed", 1, 2),
 ]
 
 

@@ -105,8 +105,9 @@ def dataset(job: Job):
     import keras_dp_retrieval as kdr
     from tests import resumed_runs as runs
 
+    features = job.tower == "features"
     if job.data != "streamed":
-        return runs.in_memory(features=job.tower == "features")
+        return runs.in_memory(features)
     return kdr.RetrievalDataset.from_parquet(
         pathlib.Path(job.folder, "data"),
         streaming=True,
@@ -114,6 +115,7 @@ def dataset(job: Job):
         timestamp_column="timestamp",
         batch_size=10,
         max_history=5 if job.tower in ("id_history", "recency") else None,
+        **(runs.FEATURES if features else {}),
     )
 
 
