@@ -6,7 +6,8 @@ Kills processes with SIGKILL, at random steps and while they save, starts the
 same program again, and compares every bit of weights, optimizer and history
 with a run that is never saved nor killed. For every objective and tower on one
 device, on four virtual ones, and in two processes; data in memory, streamed
-and as arrays, single and fused steps in turns. Prints a table, and ends with 1 where a bit differs.
+and as arrays, single and fused steps in turns. Prints a table, and ends with 1
+where a bit differs.
 """
 
 import argparse

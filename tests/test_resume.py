@@ -338,7 +338,7 @@ def test_keras_own_callback_says_that_it_is_not_exact(tmp_path):
         )
 
 
-def plain_fit(x, y, *callbacks, epochs=3):
+def plain_fit(x, y, *callbacks, epochs=3, fused=1):
     """The `fit` of a model that is not of this package."""
     model = keras.Sequential(
         [
@@ -347,11 +347,62 @@ def plain_fit(x, y, *callbacks, epochs=3):
             keras.layers.Dense(1),
         ]
     )
-    model.compile(keras.optimizers.Adam(0.1), "mse")
+    model.compile(
+        keras.optimizers.Adam(0.1),
+        "mse",
+        metrics=["mae"],
+        steps_per_execution=fused,
+    )
     history = model.fit(
         x, y, epochs=epochs, verbose=0, callbacks=list(callbacks)
     )
     return runs.digest_of(model), history.history
+
+
+@pytest.mark.parametrize("fused", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_sigterm_saves_a_plain_model_between_two_steps(anew, tmp_path, fused):
+    x, y = np.arange(320) % 30, np.arange(320.0)
+
+    def trained(*callbacks):
+        anew()
+        return plain_fit(x, y, *callbacks, fused=fused)
+
+    expected = trained()
+    handler = signal.getsignal(signal.SIGTERM)
+    # Twice within the same epoch, and in its first step.
+    for at in [(1, 4), (1, 6), (2, 0)]:
+        resume = kdr.ResumeTraining(tmp_path)
+        with (
+            pytest.warns(match="by SIGTERM, and nothing but"),
+            pytest.raises(SystemExit) as ended,
+        ):
+            told = runs.Terminate(*at).until(at[0], at[1] + fused)
+            trained(told, resume)
+        assert ended.value.code == 143
+        assert signal.getsignal(signal.SIGTERM) is handler
+    with pytest.warns(match="Keras' own"):
+        assert trained(kdr.ResumeTraining(tmp_path)) == expected
+
+
+def test_sigterm_ends_the_program_after_a_plain_fit_that_broke_off(
+    anew, tmp_path
+):
+    anew()
+    noted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
+    try:
+        with (
+            pytest.warns(match="Keras' own"),
+            pytest.raises(runs.Stopped),
+        ):
+            resume = kdr.ResumeTraining(tmp_path)
+            plain_fit(
+                np.arange(60) % 30, np.arange(60.0), runs.Stop(0, 1), resume
+            )
+        signal.raise_signal(signal.SIGTERM)
+        assert noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_plain_model_is_resumed_after_an_epoch(anew, tmp_path):
@@ -407,6 +458,9 @@ def test_a_plain_model_goes_on_with_the_order_of_the_data(anew, tmp_path):
     anew()
     with pytest.warns(match="Keras' own"), pytest.raises(runs.Stopped):
         rated(tmp_path, runs.Stop(1, 2))
+    anew()
+    with pytest.warns(match="Keras' own"), pytest.raises(SystemExit):
+        rated(tmp_path, runs.Terminate(1, 5))
     anew()
     with pytest.warns(match="Keras' own"):
         assert rated(tmp_path) == expected

@@ -125,6 +125,34 @@ def begin_at_epoch(model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
+class SkipSteps:
+    """Stands in for the train function of a model, on JAX.
+
+    Reads the batches of the first calls and drops them. `fit` has no argument
+    to begin within an epoch.
+
+    Args:
+        model: `keras.Model` inside `fit`.
+        steps: int. How many batches are dropped; whole calls of them.
+    """
+
+    def __init__(self, model, steps: int):
+        self._inner = self.__wrapped__ = model.train_function
+        self._model, self._left = model, steps
+        model.train_function = self
+
+    def __call__(self, state, iterator):
+        if self._left <= 0:
+            # Another one may have been put in front of it.
+            if self._model.train_function is self:
+                self._model.train_function = self._inner
+            return self._inner(state, iterator)
+        for _ in range(self._model.steps_per_execution):
+            next(iterator)
+            self._left -= 1
+        return {}, state
+
+
 def loss_and_updates(model, state, x, y, sample_weight, *, training):
     """Keras' stateless forward pass and loss of a batch.
 

@@ -18,8 +18,11 @@ import logging
 import sys
 import threading
 import time
-import types
 
+from keras_dp_retrieval.callbacks.call_stack import (
+    calling_code,
+    is_running,
+)
 from keras_dp_retrieval.processes.stall_observer import StallObserver
 
 logger = logging.getLogger("keras_dp_retrieval")
@@ -146,7 +149,7 @@ class Peers:
         if self._client is not None:
             # `fit` may end by an exception that no callback hears of: the
             # thread looks whether it is still on the main thread's stack.
-            self._fit = _calling_code("fit")
+            self._fit = calling_code("fit")
             self._thread_id = threading.get_ident()
             threading.Thread(target=self._watch, daemon=True).start()
 
@@ -167,7 +170,8 @@ class Peers:
     def _watch(self):
         observer = StallObserver(self._index, self._seconds)
         while not self._stop.wait(min(1.0, self._seconds / 4)):
-            if not _on_stack(self._thread_id, self._fit):
+            frame = sys._current_frames().get(self._thread_id)
+            if not is_running(self._fit, frame):
                 self.stop()
                 return
             try:
@@ -185,19 +189,3 @@ class Peers:
             stall = observer.look(notes, time.monotonic())
             if stall:
                 self._on_stall(stall)
-
-
-def _calling_code(name: str):
-    """The code object of the nearest caller called `name`, or None."""
-    frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_name != name:
-        frame = frame.f_back
-    return frame.f_code if frame else None
-
-
-def _on_stack(thread_id: int, code) -> bool:
-    """Whether a thread is inside `code`; True if there is no `code`."""
-    frame = sys._current_frames().get(thread_id)
-    while code is not None and frame is not None and frame.f_code is not code:
-        frame = frame.f_back
-    return frame is not None

@@ -40,12 +40,17 @@ class ResumeTraining(keras.callbacks.Callback):
 
     Files are written beside and then renamed, have checksums and no pickle; the
     newest whole one is used. One of another model, optimizer or data set is an
-    error. SIGTERM saves between two steps and ends the program with code 143.
+    error. SIGTERM saves between two steps and ends the program with code 143
+    (of data whose length is not known, at the end of the epoch).
 
-    The `fit` of a model that is not of this package is resumed at the end of
-    an epoch; put the callback last there. Exact is what is trained on arrays,
-    or on the `.train` of a data set of this package that is given as `data`.
-    Of the other callbacks only `History` is kept, and SIGTERM is not noticed.
+    The `fit` of a model that is not of this package is saved at the end of an
+    epoch, and by SIGTERM between two steps; put the callback last there. Exact
+    is what is trained on arrays, or on the `.train` of a data set of this
+    package that is given as `data`, without `steps_per_epoch`. Of the other
+    callbacks only `History` is kept; they see the steps again that come before
+    the one at which SIGTERM ended an epoch, which train nothing. Where Keras
+    does not know the length of the data, and on other backends than JAX,
+    SIGTERM waits for the end of the epoch.
 
     Where several processes train, process 0 alone writes and reads, and sends
     what it read to the others: the folder need not be on a shared disk, but
@@ -161,7 +166,9 @@ class ResumeTraining(keras.callbacks.Callback):
     # The `fit` of other models: `plain_fit.py`.
 
     def on_train_begin(self, logs=None):
-        self._plain = None
+        if self._plain is not None:  # Of a `fit` that broke off.
+            self._plain.leave()
+            self._plain = None
         if self._was_asked:
             self._was_asked = False
             return
@@ -171,13 +178,20 @@ class ResumeTraining(keras.callbacks.Callback):
             rows, text = source_of(self.data.train).contents()
             contents = {"rows": rows, "contents": text}
         self._plain = PlainFit(
-            self._run(self.model, contents), self.data, self.params["epochs"]
+            self._run(self.model, contents),
+            self.data,
+            self.params["epochs"],
+            self.params["steps"],
         )
         self._plain.begin()
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._plain is not None:
-            self._plain.restore_history()
+            self._plain.begin_epoch(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._plain is not None:
+            self._plain.begin_step(batch)
 
     def on_epoch_end(self, epoch, logs=None):
         if self._plain is not None:

@@ -1,14 +1,9 @@
 """One `fit` that is saved and goes on: where it begins, when it is saved."""
 
-import sys
-
 import keras
 
 from keras_dp_retrieval._keras.epochs import batches_read, begin_at
-from keras_dp_retrieval.callbacks import (
-    training_state,
-)
-from keras_dp_retrieval.callbacks.stop_signal import StopSignal
+from keras_dp_retrieval.callbacks import training_state
 from keras_dp_retrieval.callbacks.stop_together import StopTogether
 
 
@@ -44,8 +39,7 @@ class ResumedFit:
         self.after = [*history, _BetweenEpochs(self)]
         self.initial_epoch, self.initial_step = initial_epoch, 0
         self.read = 0
-        self.stop_signal = StopSignal()
-        self.stop = StopTogether(self.stop_signal)
+        self.stop = StopTogether()
         # Where it stands; `_BetweenEpochs` notes it.
         self.epoch, self.pass_number, self.random = initial_epoch, 0, None
         self.done = 0
@@ -85,13 +79,11 @@ class ResumedFit:
                 begin_at(iterator, self.initial_step, self.read)
 
     def __enter__(self):
-        self.stop_signal.__enter__()
         self.stop.__enter__()
         return self
 
     def __exit__(self, *error):
         self.stop.__exit__(*error)
-        self.stop_signal.__exit__(*error)
 
     def restore(self):
         """Sets everything to what it was when the checkpoint was written."""
@@ -128,7 +120,7 @@ class ResumedFit:
         if due or must_stop:
             self._save(self.epoch, done)
         if must_stop:
-            self._end_process()
+            self.stop.end_process(self.run)
 
     def end_epoch(self, steps: int) -> None:
         """Saves at the end of an epoch, if it is time, or the last one."""
@@ -144,7 +136,7 @@ class ResumedFit:
                 self.random = None
             self._save(self.epoch + 1, 0, stopped=stopped)
         if must_stop:
-            self._end_process()
+            self.stop.end_process(self.run)
 
     def _save(self, epoch: int, batch: int, stopped: bool = False) -> None:
         self.run.save(
@@ -157,17 +149,6 @@ class ResumedFit:
             random_of_pass=self.random,
             **{"pass": self.pass_number},
         )
-
-    def _end_process(self):
-        # Another process may still need what this one's devices have to do.
-        self.run.wait()
-        code = self.stop_signal.exit_code
-        print(
-            "SIGTERM: saved, and stopped. The same command goes on from "
-            f"there. Exit code {code}.",
-            file=sys.stderr,
-        )
-        raise SystemExit(code)
 
 
 class _BetweenSteps(keras.callbacks.Callback):

@@ -3,6 +3,8 @@
 import signal
 import threading
 
+from keras_dp_retrieval.callbacks.call_stack import is_running
+
 # What a shell and a scheduler see of a process that a SIGTERM ended: 128 + 15.
 EXIT_CODE = 128 + signal.SIGTERM
 
@@ -10,14 +12,19 @@ EXIT_CODE = 128 + signal.SIGTERM
 class StopSignal:
     """Notes a SIGTERM while it is entered, instead of ending the process.
 
-    A second one does what it did before. Handlers can be set in the main
+    A second one does what it did before, and so does one that comes after a
+    `fit` that broke off without leaving this. Handlers can be set in the main
     thread alone: in another one nothing is noted.
+
+    Args:
+        fit: Code object that must be running, or None.
     """
 
     exit_code = EXIT_CODE
 
-    def __init__(self):
+    def __init__(self, fit=None):
         self.received = False
+        self._fit = fit
         self._before = None
         self._is_set = False
 
@@ -31,8 +38,11 @@ class StopSignal:
         self._restore()
 
     def _note(self, number, frame):
-        self.received = True
         self._restore()
+        if is_running(self._fit, frame):
+            self.received = True
+        else:
+            signal.raise_signal(number)
 
     def _restore(self):
         if self._is_set:

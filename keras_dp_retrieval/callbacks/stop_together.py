@@ -10,9 +10,12 @@ keeps programs without it from ending (`_jax/runtime.py`).
 """
 
 import itertools
+import sys
 import threading
+from typing import NoReturn
 
 from keras_dp_retrieval import distribution
+from keras_dp_retrieval.callbacks.stop_signal import StopSignal
 
 # How long the other processes may take to answer. Their threads do so at once.
 SECONDS = 10.0
@@ -21,14 +24,14 @@ _fits = itertools.count()
 
 
 class StopTogether:
-    """Says at which border between two steps to stop.
+    """Says at which border between two steps to stop, while it is entered.
 
     Args:
-        signal: `StopSignal`.
+        fit: As in `StopSignal`.
     """
 
-    def __init__(self, signal):
-        self._signal = signal
+    def __init__(self, fit=None):
+        self._signal = StopSignal(fit)
         self._count = distribution.process_count()
         self._folder = f"keras_dp_retrieval/stop/{next(_fits)}"
         self._changed = threading.Condition()
@@ -37,12 +40,30 @@ class StopTogether:
         self._stop_at: int | None = None
 
     def __enter__(self):
+        self._signal.__enter__()
         if self._count > 1:
             threading.Thread(target=self._answer, daemon=True).start()
         return self
 
     def __exit__(self, *error):
         self._is_over = True
+        self._signal.__exit__(*error)
+
+    def end_process(self, run) -> NoReturn:
+        """Ends the program, with the code that schedulers expect.
+
+        Args:
+            run: `Run`, which was saved.
+        """
+        # Another process may still need what this one's devices have to do.
+        run.wait()
+        code = self._signal.exit_code
+        print(
+            "SIGTERM: saved, and stopped. The same command goes on from "
+            f"there. Exit code {code}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(code)
 
     def here(self) -> bool:
         """Whether to stop at this border, to be asked at every one."""
