@@ -1,0 +1,68 @@
+"""What the README says a serving machine needs is enough."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dp_retrieval as kdr
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PROGRAM = ROOT / "tests" / "programs" / "only_installed.py"
+
+
+def commands():
+    """The packages of the README's two commands, without their versions."""
+    section = (ROOT / "README.md").read_text().split("## Only serving")[1]
+    lines = re.findall(r"^    pip install (.*)$", section, re.M)[:2]
+    return [re.findall(r"'?([a-z][a-z-]+)", line) for line in lines]
+
+
+def test_only_our_package_is_installed_without_what_it_requires():
+    first, second = commands()
+    assert second == ["no-deps", "keras-dp-retrieval"]
+    assert {"keras", "jax"} <= set(first)
+    assert not {"tensorflow", "tensorflow-datasets", "keras-tuner"} & set(first)
+
+
+@pytest.mark.slow
+def test_a_machine_with_these_packages_serves_and_evaluates(tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = rng.permutation(12 * 20)[:160]  # Nobody has a candidate twice.
+    arrays = {"user_ids": 1 + pairs // 20, "candidate_ids": 1 + pairs % 20}
+    np.savez(tmp_path / "interactions.npz", **arrays)
+    data = kdr.RetrievalDataset(
+        *arrays.values(),
+        test_fraction=0.2,
+        validation_fraction=0,
+        candidate_features={
+            "item_id": np.arange(1, 21),
+            "kind": [f"k{number % 4}" for number in range(20)],
+            "words": ["red hot", "blue", "cold", "red"] * 5,
+            "price": np.arange(20.0),
+        },
+    )
+    model = kdr.TwoTowerRetrieval.for_dataset(data, embedding_dimension=8)
+    model.compile(optimizer=keras.optimizers.Adagrad(0.1))
+    model.fit(data.train, epochs=2, verbose=0)
+    model.save(tmp_path / "model.keras")
+    files = [tmp_path / "model.keras", tmp_path / "interactions.npz"]
+    done = subprocess.run(
+        [sys.executable, PROGRAM, *files, *commands()[0]],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    ids, of_index, metrics = json.loads(done.stdout.splitlines()[-1])
+    users = model.user_vocabulary.ids[:4]
+    assert ids == model.recommend(users, k=3)[0].tolist()
+    index = model.build_index()
+    found, _ = index.search(model.encode_users(users), k=3)
+    assert of_index == found.tolist()
+    assert metrics == pytest.approx(kdr.evaluate(model, data, ks=(3,)))
