@@ -102,6 +102,17 @@ def test_one_that_raises_ends_the_other_and_says_why(run, failing):
     assert [process.returncode for process in processes] == [1, 1]
 
 
+@pytest.mark.parametrize("leaving", [0, 1])
+def test_one_that_exits_ends_the_other_and_says_with_which_code(run, leaving):
+    processes = run(f"exit{leaving}", heartbeat=300)
+    (said,) = said_by(processes[1 - leaving])
+    assert f"Process {leaving} (host " in said
+    assert "ended, fit, epoch 2, step 2, with exit code 3." in said
+    processes[leaving].communicate(timeout=60)
+    assert processes[leaving].returncode == 3
+    assert processes[1 - leaving].returncode == 1
+
+
 def test_one_that_is_stuck_is_named_with_its_line(run):
     processes = run("stuck1", heartbeat=300, stalled=3)
     for line in processes[0].stderr:

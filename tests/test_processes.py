@@ -232,6 +232,61 @@ def test_a_failure_is_told_to_the_others(capsys, monkeypatch):
     assert run.ended == [1]
 
 
+class Group:
+    """A `Watch` of process 1 that notes what it is asked for."""
+
+    index = 1
+
+    def __init__(self, all_leave):
+        self.all_leave, self.asked = all_leave, []
+
+    def finish(self, patience):
+        return self.all_leave
+
+    def tell(self, text):
+        self.asked.append(text)
+
+    def leave(self):
+        self.asked.append("leave")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(SystemExit(3), 3), (SystemExit(), 0), (SystemExit("a reason"), 1)],
+)
+def test_one_that_exits_within_a_loop_says_so(monkeypatch, error, code):
+    group, ended = Group(all_leave=False), []
+    monkeypatch.setattr(endings, "end_process", ended.append)
+    for name, value in [("watch", group), ("code", None), ("exit", None)]:
+        monkeypatch.setattr(endings._state, name, value)
+    endings._leave()
+    assert not group.asked and not ended  # No loop: it is done.
+    whereabouts.moved("fit, epoch 1, step 5")
+    with pytest.raises(SystemExit), endings.noting_exit():
+        raise error
+    endings._leave()
+    (said, leave), (ending,) = group.asked, ended
+    assert said.startswith("Process 1 (host ") and leave == "leave"
+    assert said.endswith(f"ended, fit, epoch 1, step 5, with exit code {code}.")
+    assert ending == code
+
+
+@pytest.mark.parametrize(
+    ("all_leave", "error"),
+    [(True, SystemExit(3)), (False, endings.AgreedExit(143))],
+)
+def test_where_all_exit_within_a_loop_nobody_is_told(
+    monkeypatch, all_leave, error
+):
+    group = Group(all_leave)
+    for name, value in [("watch", group), ("code", None), ("exit", None)]:
+        monkeypatch.setattr(endings._state, name, value)
+    with pytest.raises(SystemExit), endings.noting_exit():
+        raise error
+    endings._leave()
+    assert not group.asked
+
+
 def test_all_leave_together():
     run = Run()
     run.after(1, 0, 1)

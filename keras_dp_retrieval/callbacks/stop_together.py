@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.callbacks.stop_signal import StopSignal
+from keras_dp_retrieval.processes.endings import AgreedExit
 
 # How long the other processes may take to answer. Their threads do so at once.
 SECONDS = 10.0
@@ -63,7 +64,7 @@ class StopTogether:
             f"there. Exit code {code}.",
             file=sys.stderr,
         )
-        raise SystemExit(code)
+        raise AgreedExit(code)
 
     def here(self) -> bool:
         """Whether to stop at this border, to be asked at every one."""

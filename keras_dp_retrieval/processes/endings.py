@@ -6,12 +6,13 @@ are ended, and none says why (jax 0.10).
 """
 
 import atexit
+import contextlib
 import re
 import sys
 
 from keras_dp_retrieval.processes import whereabouts
 from keras_dp_retrieval.processes.stall_observer import end_process
-from keras_dp_retrieval.processes.watch import Watch
+from keras_dp_retrieval.processes.watch import PATIENCE_SECONDS, Watch
 from keras_dp_retrieval.processes.words import begin, called, last_seen, say
 
 # What a sum over all devices fails with where another process is gone.
@@ -33,9 +34,19 @@ _UNLIKE_HINT = (
 _WRAPPING = re.compile(r"Error dispatching computation: ")
 
 
+# How long one that exits within a loop waits for the others to do so too.
+EXIT_SECONDS = 3.0
+
+
+class AgreedExit(SystemExit):
+    """Ends all processes behind the same step: none waits for another."""
+
+
 class _State:
     watch: Watch | None = None
     code: int | None = None
+    # Of the last loop, if a SystemExit left it: its code, and where that was.
+    exit: tuple[int, str] | None = None
 
 
 _state = _State()
@@ -71,6 +82,25 @@ def failed(error: BaseException, code: int = 1) -> None:
     watch.tell(_why(watch, error))
 
 
+@contextlib.contextmanager
+def noting_exit():
+    """Notes a SystemExit inside a loop that all processes take part in.
+
+    `sys.excepthook` hears of every exception but this one.
+    """
+    _state.exit = None
+    try:
+        yield
+    except AgreedExit:
+        raise
+    except SystemExit as error:
+        code = error.code
+        if not isinstance(code, int):
+            code = int(code is not None)  # As Python does: it is a message.
+        _state.exit = code, whereabouts.place()["where"]
+        raise
+
+
 def _why(watch: Watch, error: BaseException) -> str:
     said = " ".join(_WRAPPING.sub("", str(error)).split())[:500]
     message = f"{type(error).__name__}: {said}"
@@ -101,7 +131,13 @@ def _leave() -> None:
     if watch is None:
         return
     if _state.code is None:
-        watch.finish()
-        return
+        if _state.exit is None:
+            watch.finish(PATIENCE_SECONDS)
+            return
+        if watch.finish(EXIT_SECONDS):  # All have left.
+            return
+        _state.code, where = _state.exit
+        name = begin(called(watch.index, whereabouts.place()))
+        watch.tell(f"{name} ended, {where}, with exit code {_state.code}.")
     watch.leave()
     end_process(_state.code)

@@ -73,6 +73,9 @@ def initialize_processes(
     last step that they were seen in:
 
     - One that ends by an exception tells the others at once, and they end too.
+      So does one that `sys.exit` ends within `fit`, `evaluate` or `predict` of
+      a `TwoTowerRetrieval`, with its exit code, where the others have not
+      ended within 3 seconds.
     - One that was killed is missed by the next step on all devices (within
       seconds on CPUs), or else as one that is frozen:
     - One that is frozen or out of reach is named after a third of

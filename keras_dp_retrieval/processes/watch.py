@@ -100,23 +100,27 @@ class Watch:
         self._talking.start()
         threading.Thread(target=self._look, daemon=True).start()
 
-    def finish(self) -> None:
-        """Returns when all processes have come to their end.
+    def finish(self, patience: float) -> bool:
+        """Waits for all processes to come to their end; whether they have.
 
         JAX waits for that too, but for five minutes at most, and meanwhile
-        nobody would hear that another failed. Gives up, and leaves it to JAX,
-        where the others have not moved for as long.
+        nobody would hear that another failed.
+
+        Args:
+            patience: float. Seconds after which it gives up if none of the
+                others has moved.
         """
         self._done = True
         whereabouts.moved("at the end of its program", together=False)
         self._moved = self._clock()
         while not self._all_done.wait(0.2) and self._talking.is_alive():
-            if self._clock() - self._moved > PATIENCE_SECONDS:
+            if self._clock() - self._moved > patience:
                 break
         # Or Python would end it inside a call of the store, and C++ then ends
         # the process ("exception not rethrown").
         self._stop.set()
         self._talking.join(timeout=5.0)
+        return self._all_done.is_set()
 
     # The notes
 

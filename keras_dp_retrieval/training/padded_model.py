@@ -4,6 +4,7 @@ import keras
 
 from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval._keras.trainer import Trainer
+from keras_dp_retrieval.processes.endings import noting_exit
 from keras_dp_retrieval.training import (
     model_batches,
     model_steps,
@@ -159,6 +160,7 @@ class PaddedModel(Trainer):
         own = self.training_callbacks(train)
         first = whereabouts("fit")
         with (
+            noting_exit(),
             resumption.start(
                 self,
                 train,
@@ -207,7 +209,7 @@ class PaddedModel(Trainer):
             self, x, y, sample_weight, batch_size, steps_per_epoch=steps
         )
         model_batches.build_on(self, batches)
-        with self.keep_weights():
+        with noting_exit(), self.keep_weights():
             return super().evaluate(
                 batches,
                 verbose=verbosity(verbose),
@@ -239,7 +241,7 @@ class PaddedModel(Trainer):
             check=self.check_batch,
         )
         model_batches.build_on(self, batches)
-        with self.keep_weights():
+        with noting_exit(), self.keep_weights():
             outputs = super().predict(
                 batches,
                 verbose=verbosity(verbose),
