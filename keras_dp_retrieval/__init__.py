@@ -38,6 +38,7 @@ from keras_dp_retrieval.towers import (
     IdHistoryTower,
     RecencyTower,
     RowEmbedding,
+    SequenceTower,
 )
 
 # Whoever sets a distribution by hand starts the devices by himself.
@@ -66,6 +67,7 @@ __all__ = [
     "RetrievalHyperModel",
     "RetrievalMetrics",
     "RowEmbedding",
+    "SequenceTower",
     "ShuffleTies",
     "TwoTowerRetrieval",
     "__version__",

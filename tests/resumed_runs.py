@@ -14,7 +14,7 @@ import numpy as np
 import keras_dp_retrieval as kdr
 
 OBJECTIVES = ("rating", "full_softmax", "in_batch_softmax")
-TOWERS = ("id", "id_history", "recency", "features")
+TOWERS = ("id", "id_history", "recency", "sequence", "features")
 
 
 def interactions(num_rows=150):
@@ -63,6 +63,8 @@ def tower_of(name, data):
         return kdr.IdHistoryTower(data.num_users, data.num_candidates, 4)
     if name == "recency":
         return kdr.RecencyTower(data.num_candidates, 4)
+    if name == "sequence":
+        return kdr.SequenceTower(data.num_candidates, 4, max_length=5)
     if name == "features":
         return kdr.FeatureTower(data.user_features, 4, hidden=(3,))
     return None

@@ -54,6 +54,9 @@ EXAMPLES = {
     ),
     "RetrievalMetrics": lambda: kdr.RetrievalMetrics(small_data(), ks=(3,)),
     "RowEmbedding": lambda: kdr.RowEmbedding(5, 3),
+    "SequenceTower": lambda: kdr.SequenceTower(
+        7, 4, num_blocks=1, max_length=5, hidden_dimension=3, seed=1
+    ),
     "TwoTowerRetrieval": lambda: kdr.TwoTowerRetrieval(
         9, 7, 4, objective=kdr.FullSoftmax(temperature=0.3), k=3
     ),

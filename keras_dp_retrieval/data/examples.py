@@ -1,6 +1,7 @@
 """Other examples than one interaction: a user at a time, or what came next."""
 
 import itertools
+from typing import NoReturn
 
 import numpy as np
 
@@ -87,11 +88,7 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
     """
     later = np.flatnonzero(timeline.lengths)
     if not len(later):
-        raise ValueError(
-            "What came next needs a user with two interactions. Received: "
-            f"{len(timeline.lengths):,} interactions in the train part, each "
-            "of another user. Use `.train` or `by_user()`."
-        )
+        refuse_no_next_items(timeline)
 
     def look_up(indices):
         return [
@@ -102,6 +99,15 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
 
     epochs = EpochShuffle(len(later), epochs_seed)
     return shuffled(look_up, example, epochs, batch_size, timeline)
+
+
+def refuse_no_next_items(timeline: Timeline) -> NoReturn:
+    """Raises a ValueError that nothing came next."""
+    raise ValueError(
+        "What came next needs a user with two interactions. Received: "
+        f"{len(timeline.lengths):,} interactions in the train part, each "
+        "of another user. Use `.train` or `by_user()`."
+    )
 
 
 def shuffled(

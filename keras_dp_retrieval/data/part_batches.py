@@ -1,10 +1,10 @@
-"""The parts of a data set as batches: by interaction, by user, next items."""
+"""The parts of a data set as batches: interactions, users, what came next."""
 
 import warnings
 from collections.abc import Mapping
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data import examples, pipelines
+from keras_dp_retrieval.data import examples, pipelines, sequences
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.row_padding import padded_size
@@ -106,6 +106,34 @@ class PartBatches:
     def next_items(self, batch_size: int):
         """See `RetrievalDataset.next_items`."""
         batch_size = _checks.positive_int("batch_size", batch_size)
+        timeline = self._timeline()
+        self._warn_of_weights("next_items")
+        return examples.next_items(
+            timeline,
+            self._next_item_example,
+            self._seed,
+            batch_size,
+        )
+
+    def by_sequence(self, batch_size: int, max_length: int):
+        """See `RetrievalDataset.by_sequence`."""
+        batch_size = _checks.positive_int("batch_size", batch_size)
+        max_length = _checks.positive_int("max_length", max_length)
+        timeline = self._timeline()
+        self._warn_of_weights("by_sequence")
+        return sequences.by_sequence(
+            timeline,
+            self._next_item_example,
+            self._seed,
+            batch_size,
+            max_length,
+        )
+
+    def _next_item_example(self, users, lengths, candidates):
+        x = {"user_id": users, "length": lengths}
+        return x, {self._keys[0]: candidates}
+
+    def _timeline(self) -> Timeline:
         if self._train.timestamps is None and self._split != "leave_last_out":
             raise ValueError(
                 "What came next needs timestamps. Received: interactions "
@@ -113,16 +141,7 @@ class PartBatches:
                 "with `timestamps=...`; `split='leave_last_out'` also takes "
                 "the order in which the interactions come in."
             )
-        self._warn_of_weights("next_items")
-        return examples.next_items(
-            Timeline(self._train, self._num_users, self._seed, self._earlier),
-            lambda users, lengths, candidates: (
-                {"user_id": users, "length": lengths},
-                {self._keys[0]: candidates},
-            ),
-            self._seed,
-            batch_size,
-        )
+        return Timeline(self._train, self._num_users, self._seed, self._earlier)
 
     def _warn_of_weights(self, method: str) -> None:
         if self._train.weights is not None:

@@ -315,6 +315,29 @@ class SplitDataset:
         """
         return self._with_ids(self._batches.next_items(batch_size))
 
+    def by_sequence(self, batch_size: int = 32, max_length: int = 100):
+        """Returns the examples of `next_items`, many of a user side by side.
+
+        A `tf.data.Dataset` of `x`, `{"user_id": user rows (batch,), "length":
+        (batch, targets)}`, and `y`, the candidates that came next, `(batch,
+        targets)`, padded with -1. A `SequenceTower` has the vectors for all of
+        them in one pass; other towers that read histories make one for each.
+
+        A user with up to `max_length + 1` interactions is one example. Longer
+        histories are divided: each further example goes on by half of
+        `max_length`, so that its targets have at least so many items before
+        them. `targets` is `max_length`, or what the longest history has.
+
+        It is shuffled and padded as `next_items`, has the same rule for
+        interactions with one timestamp, and raises the same errors.
+
+        Args:
+            batch_size: int. Examples in a batch, with up to `batch_size x
+                targets` targets.
+            max_length: int. That of the tower.
+        """
+        return self._with_ids(self._batches.by_sequence(batch_size, max_length))
+
     def _with_ids(self, batches):
         """Notes whose rows they hold, so that no other model trains on them."""
         source = batch_sources.source_of(batches)

@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_dp_retrieval.model import encoding
 from keras_dp_retrieval.model.id_rows import check_rows
+from keras_dp_retrieval.model.prefixes import check_lengths
 from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.towers.embedding import RowEmbedding
 
@@ -42,6 +43,10 @@ def _check_users(model, x) -> None:
         elif encoding.needs_histories(model):
             keys = f"the keys {sorted(x)}"
             raise ValueError(encoding.without_histories(model, keys))
+        if getattr(model.user_tower, "takes_positions", False):
+            lengths = np.asarray(x.get("length", 0))
+            if lengths.ndim == 2:
+                check_lengths(lengths, model.user_tower.max_length)
         x = x["user_id"]
     elif is_history and np.ndim(x) == 2:
         _check_histories(model, x)

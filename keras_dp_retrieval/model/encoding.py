@@ -13,6 +13,7 @@ from keras_dp_retrieval._keras.layers import (
     sublayers,
     takes_training,
 )
+from keras_dp_retrieval.model import prefixes
 from keras_dp_retrieval.model.candidate_states import knows_ids_alone
 from keras_dp_retrieval.towers import history_tower, latest, takes_lists
 from keras_dp_retrieval.towers.embedding import RowEmbedding
@@ -26,11 +27,29 @@ def user_vectors(model, inputs, training=False):
 
     Args:
         model: `TwoTowerRetrieval`.
-        inputs: What `model.call` takes.
+        inputs: What `model.call` takes. With several lengths for each user,
+            `(batch, lengths)`, the vectors are `(batch, lengths, dim)`.
         training: bool.
     """
+    if prefixes.has_several_lengths(inputs):
+        return _vectors_of_prefixes(model, inputs, training)
     inputs = user_inputs(model, inputs)
     return _scaled(model, _run(model.user_tower, inputs, training))
+
+
+def _vectors_of_prefixes(model, inputs, training):
+    """In one pass where the tower can, else one by one."""
+    lengths, tower = inputs["length"], model.user_tower
+    if model.user_features is None and getattr(tower, "takes_positions", False):
+        longest = {**inputs, "length": ops.max(lengths, axis=1)}
+        rows, histories = with_histories(model, longest)
+        positions = prefixes.positions_of(lengths, histories.shape[1])
+        inputs = rows, histories
+        vectors = tower(inputs, training=training, positions=positions)
+        return _scaled(model, vectors)
+    one_each = prefixes.with_one_length(inputs)
+    vectors = user_vectors(model, one_each, training)
+    return ops.reshape(vectors, (*ops.shape(lengths), vectors.shape[-1]))
 
 
 def user_inputs(model, inputs):
@@ -103,7 +122,7 @@ def append_user_bias(model, vectors):
     """Appends the bias coordinate, if the model has one, to users' vectors."""
     if not model.popularity_weight:
         return vectors
-    return _append_bias(vectors, ops.ones_like(vectors[:, 0]))
+    return _append_bias(vectors, ops.ones_like(vectors[..., 0]))
 
 
 def append_candidate_bias(model, vectors, rows=None):
@@ -170,7 +189,7 @@ def without_histories(model, received: str) -> str:
 
 def _append_bias(vectors, bias):
     bias = ops.cast(bias, vectors.dtype)
-    return ops.concatenate([vectors, bias[:, None]], axis=1)
+    return ops.concatenate([vectors, bias[..., None]], axis=-1)
 
 
 def _run(tower, inputs, training):

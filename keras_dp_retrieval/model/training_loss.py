@@ -6,7 +6,7 @@ from keras import ops
 from keras_dp_retrieval import losses
 from keras_dp_retrieval._keras.layers import added_losses
 from keras_dp_retrieval.metrics import ChanceAlarm
-from keras_dp_retrieval.model import encoding
+from keras_dp_retrieval.model import encoding, prefixes
 from keras_dp_retrieval.model.candidate_states import competes, competes_at
 from keras_dp_retrieval.model.known_data import is_continued
 
@@ -24,15 +24,21 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
         return vectors
 
     rows = ops.cast(y[model.candidate_key], "int32")
-    model.multi_positive = len(rows.shape) > 1
     if sample_weight is None:
         sample_weight = ops.ones(ops.shape(rows)[:1])
     weights = ops.cast(sample_weight, "float32")
+    ratings = y.get(model.rating_key)
+    if len(user_vectors.shape) == 3:
+        x, rows, ratings, weights = _one_target_each(
+            x, rows, ratings, weights, user_vectors
+        )
+        user_vectors = ops.reshape(user_vectors, (-1, user_vectors.shape[-1]))
+    model.multi_positive = len(rows.shape) > 1
     counts = _counted(model, rows, weights)
     batch = losses.ScoredBatch(
         user_vectors=user_vectors,
         candidate_rows=rows,
-        ratings=y.get(model.rating_key),
+        ratings=ratings,
         weights=weights,
         lookup=candidate_vectors,
         all_candidate_vectors=lambda: candidate_vectors(
@@ -53,6 +59,38 @@ def compute_loss(model, x, y, user_vectors, sample_weight, training):
     for own in own_losses:
         loss = loss + ops.sum(ops.cast(own, loss.dtype))
     return loss
+
+
+def _one_target_each(x, rows, ratings, weights, user_vectors):
+    """An example for each target of users at several times.
+
+    Args:
+        x: Inputs with lengths `(batch, targets)`.
+        rows: int32 `(batch, targets)`, padded with -1.
+        ratings: Optional `(batch, targets)`.
+        weights: float32 `(batch,)`.
+        user_vectors: `(batch, targets, dim)`.
+
+    Returns:
+        `x`, `rows`, `ratings` and `weights`, `(batch x targets,)`. What is
+        padding has weight 0.
+    """
+    if tuple(rows.shape) != tuple(user_vectors.shape[:2]):
+        raise ValueError(
+            "Users at several times, with lengths `(batch, targets)`, need a "
+            "target for each, padded with -1. Received: candidates of shape "
+            f"{tuple(rows.shape)} and lengths of shape "
+            f"{tuple(user_vectors.shape[:2])}."
+        )
+    is_target = ops.cast(rows >= 0, "float32")
+    if ratings is not None:
+        ratings = ops.reshape(ratings, (-1,))
+    return (
+        prefixes.with_one_length(x),
+        ops.reshape(ops.maximum(rows, 0), (-1,)),
+        ratings,
+        ops.reshape(weights[:, None] * is_target, (-1,)),
+    )
 
 
 def chance_alarm(model, batches) -> ChanceAlarm:

@@ -20,6 +20,7 @@ from keras_dp_retrieval.model import (
     known_data,
     loading,
     new_interactions,
+    prefixes,
     recommending,
     saving,
     training_loss,
@@ -238,7 +239,8 @@ class TwoTowerRetrieval(PaddedModel):
 
     def __call__(self, inputs, *args, **kwargs):
         """As in `keras.Model`."""
-        self.called_with.note(inputs)
+        # Users at several times are for training.
+        self.called_with.note(prefixes.with_one_length(inputs))
         return super().__call__(inputs, *args, **kwargs)
 
     def build(self, input_shape=None):
@@ -313,7 +315,9 @@ class TwoTowerRetrieval(PaddedModel):
                 of their histories, `{"user_id": (batch,), "history": (batch,
                 length)}`, users with histories that come along, and histories
                 alone, `(batch, length)` candidate rows. They are oldest first,
-                padded at the end with -1.
+                padded at the end with -1. With lengths `(batch, lengths)`,
+                the vectors of users at several times are `(batch, lengths,
+                dim)`, and there are no predictions.
             training: bool.
 
         Returns:
@@ -323,7 +327,7 @@ class TwoTowerRetrieval(PaddedModel):
         """
         vectors = encoding.user_vectors(self, inputs, training)
         outputs = {"user_embeddings": vectors}
-        if not training:
+        if not training and len(vectors.shape) == 2:
             outputs["predictions"] = recommending.best_rows(
                 self, vectors, exported=self._is_exported
             )
@@ -347,7 +351,7 @@ class TwoTowerRetrieval(PaddedModel):
             user_rows: int `(batch,)`. Table rows, or any other inputs that the
                 model is called with.
         """
-        self.called_with.note(user_rows)
+        self.called_with.note(prefixes.with_one_length(user_rows))
         self._in_use.refuse_others("user_vectors")
         vectors = encoding.user_vectors(self, user_rows)
         return encoding.append_user_bias(self, vectors)

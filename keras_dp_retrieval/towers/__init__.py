@@ -12,6 +12,7 @@ from keras_dp_retrieval.towers.feature_tower import FeatureTower
 from keras_dp_retrieval.towers.histories import Histories
 from keras_dp_retrieval.towers.id_history import IdHistoryTower
 from keras_dp_retrieval.towers.recency import RecencyTower
+from keras_dp_retrieval.towers.sequence import SequenceTower
 
 __all__ = [
     "FeatureLookup",
@@ -21,6 +22,7 @@ __all__ = [
     "IdHistoryTower",
     "RecencyTower",
     "RowEmbedding",
+    "SequenceTower",
     "history_tower",
     "latest",
     "takes_lists",

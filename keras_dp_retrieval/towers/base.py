@@ -85,6 +85,11 @@ class HistoryTower(keras.layers.Layer):
         """Whether `call` also takes histories as `HistoryLists`, not padded."""
         return False
 
+    @property
+    def takes_positions(self) -> bool:
+        """Whether `call` takes `positions`, as that of `SequenceTower` does."""
+        return False
+
     def get_config(self):
         return {
             **super().get_config(),

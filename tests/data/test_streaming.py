@@ -533,6 +533,7 @@ def test_what_needs_memory_says_so(tmp_path):
         lambda: data.leakage,
         lambda: data.by_user(),
         lambda: data.next_items(),
+        lambda: data.by_sequence(),
     ):
         with pytest.raises(ValueError, match=r"in memory.*`filters=`"):
             use()

@@ -12,6 +12,9 @@ import signal
 import stat
 import sys
 
+# Towers whose batches of streamed data come with histories.
+WITH_HISTORIES = ("id_history", "recency", "sequence")
+
 
 @dataclasses.dataclass
 class Job:
@@ -114,7 +117,7 @@ def dataset(job: Job):
         rating_column="rating",
         timestamp_column="timestamp",
         batch_size=10,
-        max_history=5 if job.tower in ("id_history", "recency") else None,
+        max_history=5 if job.tower in WITH_HISTORIES else None,
         **(runs.FEATURES if features else {}),
     )
 

@@ -48,6 +48,14 @@ class NotInMemory:
         """Raises a ValueError."""
         raise needs_memory("`next_items`", "`train` has one interaction a row.")
 
+    def by_sequence(
+        self, batch_size: int = 32, max_length: int = 100
+    ) -> NoReturn:
+        """Raises a ValueError."""
+        raise needs_memory(
+            "`by_sequence`", "`train` has one interaction a row."
+        )
+
     def by_interaction(self, batch_size: int | None = None) -> NoReturn:
         """Raises a ValueError."""
         raise ValueError(
