@@ -18,7 +18,7 @@ from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.features import Features
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel, reserve_threads
-from keras_dp_retrieval.index import CandidateIndex
+from keras_dp_retrieval.index import CandidateIndex, FaissIndex
 from keras_dp_retrieval.losses import (
     FullSoftmax,
     InBatchSoftmax,
@@ -48,6 +48,7 @@ del reserve_threads
 __all__ = [
     "CandidateIndex",
     "DistributionAwareCallback",
+    "FaissIndex",
     "FeatureLookup",
     "FeatureTower",
     "Features",

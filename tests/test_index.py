@@ -75,7 +75,7 @@ def test_same_index_under_another_distribution(on_devices):
         for one, other in zip(index.search(queries), before, strict=True):
             np.testing.assert_array_equal(one, other)
     # Each of the 3 devices holds its third, not a copy of all.
-    placed, _ = index._stored.placed(*exact.mesh_and_axis())
+    placed, _ = index.catalogue().stored.placed(*exact.mesh_and_axis())
     assert {s.data.shape for s in placed.addressable_shards} == {(34, 4)}
 
 

@@ -4,13 +4,10 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.padding import (
-    PADDING,
-    next_power_of_two,
-    refuse_padding_ids,
-)
-from keras_dp_retrieval.index import exact, sorted_ids
-from keras_dp_retrieval.index.sorted_ids import SortedIds, as_ids
+from keras_dp_retrieval.data.padding import refuse_padding_ids
+from keras_dp_retrieval.index import search_index, sorted_ids
+from keras_dp_retrieval.index.exact_catalogue import ExactCatalogue
+from keras_dp_retrieval.index.sorted_ids import as_ids
 from keras_dp_retrieval.index.stored_vectors import (
     KEPT_AS,
     StoredVectors,
@@ -34,6 +31,11 @@ class CandidateIndex(keras.layers.Layer):
     it has no weights, and ids stay whole 64-bit integers or strings. On its
     own it is saved with `keras.saving.save_model(index, "index.keras")`.
 
+    Candidates can be added, replaced and removed while others search: a search
+    sees those that there were when it began. Updates must come from one
+    thread. They copy the vectors, and compile nothing after the first one of
+    them, until there are an eighth more candidates.
+
     An id is a whole number of 64 bits or a string, but neither -1 nor `""`:
     these fill up lists that are shorter than `k`.
 
@@ -53,6 +55,8 @@ class CandidateIndex(keras.layers.Layer):
             recall.
         chunk_size: Optional int. Candidates scored at a time, see `top_k`.
     """
+
+    _catalogue: ExactCatalogue
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class CandidateIndex(keras.layers.Layer):
         self.chunk_size = chunk_size
         self.built = True
         none = np.zeros((0, self.embedding_dimension), "float32")
-        self._set(np.zeros(0, "int64"), self._rounded(none))
+        self._set(np.zeros(0, "int64"), StoredVectors.of(none, candidate_dtype))
 
     @classmethod
     def from_vectors(
@@ -110,28 +114,47 @@ class CandidateIndex(keras.layers.Layer):
             ValueError: If an id comes twice or is -1 or `""`, a vector is not
                 finite, or the shapes do not fit.
         """
-        ids = as_ids("candidate_ids", candidate_ids)
-        refuse_padding_ids("candidate_ids", ids)
-        vectors = self._as_vectors("vectors", vectors)
-        if len(ids) != len(vectors):
-            raise ValueError(
-                "There must be one id for each vector. Received: "
-                f"{len(ids)} ids and {len(vectors)} vectors."
-            )
-        self._set(ids, self._rounded(vectors))
+        self._set(*self._given(candidate_ids, vectors))
 
     def add(self, candidate_ids, vectors) -> None:
         """Adds candidates that are not in the index yet, as in `assign`."""
-        more = CandidateIndex.from_vectors(
-            candidate_ids,
-            self._as_vectors("vectors", vectors),
-            candidate_dtype=self.candidate_dtype,
-        )
-        ids = more.ids()
-        if len(self):
-            self._ids.check_kind("candidate_ids", ids)
-            ids = np.concatenate([self.ids(), ids])
-        self._set(ids, self._stored.with_more(more._stored))
+        ids, stored = self._given(candidate_ids, vectors)
+        self._catalogue = self._catalogue.with_more(ids, stored)
+
+    def replace(self, candidate_ids, vectors) -> None:
+        """Gives candidates that are in the index other vectors.
+
+        Args:
+            candidate_ids: Integers or strings, shape `(num_replaced,)`.
+            vectors: Floats, shape `(num_replaced, dim)`.
+
+        Raises:
+            ValueError: If an id is not in the index, and as in `assign`.
+        """
+        ids, stored = self._given(candidate_ids, vectors)
+        self._catalogue = self._catalogue.with_others(ids, stored)
+
+    def remove(self, candidate_ids) -> None:
+        """Removes candidates that are in the index.
+
+        Args:
+            candidate_ids: Integers or strings, shape `(num_removed,)`.
+
+        Raises:
+            ValueError: If an id is not in the index, or comes twice.
+        """
+        ids = as_ids("candidate_ids", candidate_ids)
+        self._catalogue = self._catalogue.without(ids)
+
+    def copy(self) -> "CandidateIndex":
+        """An index of the same candidates; updates change one of the two."""
+        other = CandidateIndex.from_config(self.get_config())
+        other._catalogue = self._catalogue
+        return other
+
+    def catalogue(self) -> ExactCatalogue:
+        """The candidates at this moment, which no update changes."""
+        return self._catalogue
 
     def search(
         self,
@@ -163,56 +186,29 @@ class CandidateIndex(keras.layers.Layer):
                 another length, an id of `allowed_ids` is unknown, or both
                 `exclude` and `excluded_rows` are given.
         """
-        if not len(self):
-            raise ValueError(
-                "The index has no candidates to search. Use `assign()` or "
-                "`add()` first."
-            )
-        k = exact.check_k(k, len(self))
-        queries = self._as_vectors("query_vectors", query_vectors)
-        num_queries = len(queries)
-        if exclude is not None and excluded_rows is not None:
-            raise ValueError(
-                "Give either `exclude` or `excluded_rows`. Received: both."
-            )
-        if exclude is not None:
-            excluded_rows = self._ids.rows_of_each(exclude, num_queries)
-        elif excluded_rows is not None:
-            excluded_rows = self._ids.known_rows(excluded_rows, num_queries)
-        # Each new shape is compiled, so there are few: powers of two.
-        more = next_power_of_two(num_queries) - num_queries
-        if excluded_rows is not None:
-            width = excluded_rows.shape[1]
-            more_columns = next_power_of_two(width) - width
-            excluded_rows = np.pad(
-                excluded_rows,
-                ((0, more), (0, more_columns)),
-                constant_values=PADDING,
-            )
-        scores, rows = self._stored.top_k(
-            np.pad(queries, ((0, more), (0, 0))),
+        return search_index.search(
+            self._catalogue,
+            query_vectors,
             k,
-            excluded_rows,
-            self._ids.mask(allowed_ids),
-            self.chunk_size,
+            exclude=exclude,
+            allowed_ids=allowed_ids,
+            excluded_rows=excluded_rows,
         )
-        scores = np.asarray(keras.ops.convert_to_numpy(scores))[:num_queries]
-        rows = np.asarray(keras.ops.convert_to_numpy(rows))[:num_queries]
-        return self._ids.of_rows(rows), scores
 
     def ids(self) -> np.ndarray:
         """All ids in rising order, int64 or str, `(num_candidates,)`."""
-        return self._ids.array.copy()
+        return self._catalogue.ids.array.copy()
 
     def rows(self, candidate_ids) -> np.ndarray:
         """Where in `ids()` each id stands, int32 `(num_ids,)`.
 
         -1 for an id that is not in the index. A row is good until candidates
-        are assigned or added.
+        are assigned, added or removed.
         """
         ids = as_ids("candidate_ids", candidate_ids)
-        self._ids.check_kind("candidate_ids", ids)
-        return self._ids.rows(ids)
+        in_index = self._catalogue.ids
+        in_index.check_kind("candidate_ids", ids)
+        return in_index.rows(ids)
 
     def vectors(self) -> np.ndarray:
         """The vectors of `ids()`, float32, `(num_candidates, dim)`.
@@ -220,10 +216,10 @@ class CandidateIndex(keras.layers.Layer):
         With the ids, all that another vector database needs: its score is the
         inner product.
         """
-        return self._stored.as_float32()
+        return self._catalogue.stored.as_float32()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._catalogue.ids)
 
     def __bool__(self) -> bool:
         return True  # An empty index is no missing index.
@@ -239,9 +235,10 @@ class CandidateIndex(keras.layers.Layer):
     def save_own_variables(self, store):
         store["format_version"] = np.array(_FORMAT_VERSION, "int64")
         bits = self.candidate_dtype == "bfloat16"
-        rounded = self._stored.rounded
+        stored = self._catalogue.stored
+        rounded = stored.rounded
         store["vectors"] = rounded.view("uint16") if bits else rounded
-        store["scales"] = self._stored.scales
+        store["scales"] = stored.scales
         for name, array in sorted_ids.to_numbers(self.ids()).items():
             store[name] = array
 
@@ -271,11 +268,16 @@ class CandidateIndex(keras.layers.Layer):
         self._set(ids, StoredVectors(vectors.view(kept_as), scales))
 
     def _set(self, ids, stored: StoredVectors):
-        self._ids, order = SortedIds.sort(ids)
-        self._stored = stored.in_order(order)
+        self._catalogue = ExactCatalogue(ids, stored, self.chunk_size)
 
-    def _rounded(self, vectors) -> StoredVectors:
-        return StoredVectors.of(vectors, self.candidate_dtype)
-
-    def _as_vectors(self, name, vectors):
-        return as_vectors(name, vectors, self.embedding_dimension)
+    def _given(self, candidate_ids, vectors) -> tuple:
+        """Ids as an array and their vectors as kept, checked."""
+        ids = as_ids("candidate_ids", candidate_ids)
+        refuse_padding_ids("candidate_ids", ids)
+        vectors = as_vectors("vectors", vectors, self.embedding_dimension)
+        if len(ids) != len(vectors):
+            raise ValueError(
+                "There must be one id for each vector. Received: "
+                f"{len(ids)} ids and {len(vectors)} vectors."
+            )
+        return ids, StoredVectors.of(vectors, self.candidate_dtype)

@@ -4,6 +4,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
+from keras_dp_retrieval.data.padding import next_of_few_sizes
 from keras_dp_retrieval.index import exact
 from keras_dp_retrieval.index.sorted_ids import some
 
@@ -22,11 +23,17 @@ class StoredVectors:
     Args:
         rounded: `(num_candidates, dim)`, of a dtype of `KEPT_AS`.
         scales: float32 `(num_candidates,)`; 1 unless the dtype is int8.
+        capacity: int. Rows to place on the devices, if that is more: those
+            that are left over are free for candidates that are added, for
+            whom nothing is then compiled.
     """
 
-    def __init__(self, rounded: np.ndarray, scales: np.ndarray):
+    def __init__(
+        self, rounded: np.ndarray, scales: np.ndarray, capacity: int = 0
+    ):
         self.rounded = rounded
         self.scales = scales
+        self.capacity = max(capacity, len(rounded))
         self._placed: tuple | None = None
 
     @classmethod
@@ -39,28 +46,43 @@ class StoredVectors:
             vectors = np.rint(vectors)
         return cls(vectors.astype(KEPT_AS[dtype]), scales)
 
-    def as_float32(self) -> np.ndarray:
-        """The rounded vectors, float32 `(num_candidates, dim)`."""
-        return self.rounded.astype("float32") * self.scales[:, None]
+    def as_float32(self, rows=slice(None)) -> np.ndarray:
+        """The rounded vectors, float32 `(num_candidates, dim)`, or some."""
+        return self.rounded[rows].astype("float32") * self.scales[rows, None]
 
     def with_more(self, more: "StoredVectors") -> "StoredVectors":
         """These vectors, and then those of another of the same dtype."""
+        num_candidates = len(self.rounded) + len(more.rounded)
+        capacity = self.capacity
+        if num_candidates > capacity:
+            capacity = next_of_few_sizes(num_candidates)
         return StoredVectors(
             np.concatenate([self.rounded, more.rounded]),
             np.concatenate([self.scales, more.scales]),
+            capacity,
         )
+
+    def with_others(self, rows, others: "StoredVectors") -> "StoredVectors":
+        """These vectors, those of some rows replaced."""
+        rounded, scales = self.rounded.copy(), self.scales.copy()
+        rounded[rows], scales[rows] = others.rounded, others.scales
+        return StoredVectors(rounded, scales, self.capacity)
 
     def in_order(self, order: np.ndarray) -> "StoredVectors":
         """The vectors of these rows, in this order."""
-        return StoredVectors(self.rounded[order], self.scales[order])
+        return StoredVectors(
+            self.rounded[order], self.scales[order], self.capacity
+        )
 
     def top_k(self, queries, k, excluded_rows, allowed, chunk_size):
         """As `exact.top_k`, on the devices of the distribution in effect."""
         num_candidates = len(self.rounded)
         mesh, axis = exact.mesh_and_axis()
         vectors, scales = self.placed(mesh, axis)
-        if len(vectors) > num_candidates and allowed is None:
-            allowed = np.ones(num_candidates, bool)  # And no padding.
+        if len(vectors) > num_candidates:
+            if allowed is None:
+                allowed = np.ones(num_candidates, bool)  # And no padding.
+            allowed = _lengthened(allowed, self.capacity)
         (allowed,) = _place((allowed,), mesh, axis)
         return exact.top_k(
             queries,
@@ -77,9 +99,25 @@ class StoredVectors:
         if self._placed is None or self._placed[0] != mesh:
             is_int8 = self.rounded.dtype == KEPT_AS["int8"]
             scales = self.scales if is_int8 else None
-            arrays = _place((self.rounded, scales), mesh, axis)
+            arrays = _place(
+                [
+                    None if one is None else _lengthened(one, self.capacity)
+                    for one in (self.rounded, scales)
+                ],
+                mesh,
+                axis,
+            )
             self._placed = mesh, arrays
         return self._placed[1]
+
+
+def _lengthened(array, num_rows: int):
+    """An array with rows of zeros at the end, `(num_rows, ...)`."""
+    if len(array) == num_rows:
+        return array
+    longer = np.zeros((num_rows, *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 def _place(arrays, mesh, axis):

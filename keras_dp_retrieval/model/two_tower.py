@@ -565,6 +565,8 @@ class TwoTowerRetrieval(PaddedModel):
         user_features=None,
         exclude=None,
         allowed_ids=None,
+        filters=None,
+        index=None,
         unknown="raise",
         return_info=False,
     ):
@@ -591,6 +593,17 @@ class TwoTowerRetrieval(PaddedModel):
                 anyway.
             allowed_ids: Optional list of candidate ids for all users: the k
                 best of these are returned, and no others.
+            filters: Optional dict from features of candidates to conditions
+                that must hold, such as `{"genres": "Comedy", "year": [1990,
+                1999]}`, for a model with `candidate_features`. Of a
+                categorical or multi-label column a value, a list of which one
+                is enough, or `{"any": [...], "all": [...], "none": [...]}`;
+                of numbers and dates (as ISO text) a value, a pair of bounds,
+                both included and None where there is none, or `{"min": ...,
+                "max": ...}`. What is not known of a candidate fulfils only
+                `"none"`. A list has k candidates where so many fulfil it.
+            index: Optional `CandidateIndex` or `FaissIndex` to search instead
+                of `candidate_index`. What it holds can be recommended.
             unknown: str. With `"raise"`, an id that the model does not know
                 is an error. With `"popular"`, a user is answered by what is
                 known: by the id; or else by the history, of which unknown
@@ -600,8 +613,8 @@ class TwoTowerRetrieval(PaddedModel):
                 gets the retrievable candidates with the highest
                 `candidate_counts`, equal ones by the lower row, and
                 `log1p(count)` as scores; what is to be left out is. Unknown
-                `allowed_ids` are skipped. Ids of another kind, such as text
-                for numbers, stay errors.
+                `allowed_ids` and values of `filters` are skipped. Ids of
+                another kind, such as text for numbers, stay errors.
             return_info: bool. Whether to return the `info` below.
 
         Returns:
@@ -634,6 +647,8 @@ class TwoTowerRetrieval(PaddedModel):
             allowed_ids,
             unknown,
             return_info,
+            filters,
+            index,
         )
 
     @property

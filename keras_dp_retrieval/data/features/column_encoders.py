@@ -7,6 +7,7 @@ without TensorFlow. `feature_arrays.py` does the work, with Arrow.
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_dp_retrieval import _checks
 
@@ -21,6 +22,10 @@ MOST_WORDS = 20_000
 # Bins of numbers: with a vector a bin, a quantity need not act linearly.
 MOST_BINS = 32
 LEAST_ROWS_OF_A_BIN = 20  # With fewer they say which row it is.
+
+# A number that is missing: for towers the mean, 0.0, which it is equal to. The
+# sign tells it from a number that is the mean.
+NO_NUMBER = np.float32(-0.0)
 
 
 class ColumnEncoder:
@@ -175,7 +180,7 @@ class TextEncoder(_Values):
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class NumericEncoder(ColumnEncoder):
-    """Standardized numbers: float32 `(n,)`, 0 (the mean) if missing.
+    """Standardized numbers: float32 `(n,)`, -0.0 (the mean) if missing.
 
     Args:
         mean: float. Of the column that it was fitted on.
@@ -204,8 +209,9 @@ class NumericEncoder(ColumnEncoder):
 
     def encode(self, name, column):
         numbers = self._numbers(name, column)
-        scaled = (numbers - self.mean) / self.stddev
-        return np.nan_to_num(scaled, nan=0.0).astype(np.float32)
+        scaled = ((numbers - self.mean) / self.stddev).astype(np.float32)
+        scaled += np.float32(0)  # Of -0.0, it makes 0.0.
+        return np.where(np.isnan(scaled), NO_NUMBER, scaled)
 
     def is_missing(self, name, column, encoded):
         return np.isnan(self._numbers(name, column))  # The mean is a value.
@@ -227,7 +233,7 @@ class NumericEncoder(ColumnEncoder):
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
 class DateEncoder(NumericEncoder):
-    """Standardized days since 1970: float32 `(n,)`, 0 if missing."""
+    """Standardized days since 1970: float32 `(n,)`, -0.0 if missing."""
 
     kind = "date"
 
@@ -248,6 +254,11 @@ ENCODERS: dict[str, type[ColumnEncoder]] = {
         DateEncoder,
     )
 }
+
+
+def is_no_number(encoded):
+    """Which of encoded numbers, tensors or arrays, are missing; bool."""
+    return ops.logical_and(encoded == 0, ops.signbit(encoded))
 
 
 def _mean_and_stddev(numbers: np.ndarray) -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_dp_retrieval.data.features.column_encoders import (
     ENCODERS,
+    NO_NUMBER,
     ColumnEncoder,
 )
 from keras_dp_retrieval.data.features.feature_table import FeatureTable
@@ -113,9 +114,10 @@ class FeatureSchema:
     def unknown(self, num_rows: int) -> dict[str, np.ndarray]:
         """What rows look like of which nothing is known."""
         return {
-            name: np.zeros(
-                (num_rows, 1) if encoder.is_pooled else num_rows,
-                np.float32 if encoder.is_number else np.int32,
+            name: np.full(num_rows, NO_NUMBER)
+            if encoder.is_number
+            else np.zeros(
+                (num_rows, 1) if encoder.is_pooled else num_rows, np.int32
             )
             for name, encoder in self.encoders.items()
         }

@@ -1,0 +1,89 @@
+"""Candidates at one moment, and exact search among them."""
+
+import keras
+import numpy as np
+
+from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
+from keras_dp_retrieval.index.sorted_ids import SortedIds, some
+from keras_dp_retrieval.index.stored_vectors import StoredVectors
+
+
+class ExactCatalogue:
+    """A `Catalogue` that scores every candidate.
+
+    Args:
+        ids: int64 or str `(num_candidates,)`, in any order.
+        stored: `StoredVectors` of these ids.
+        chunk_size: Optional int. Candidates scored at a time.
+
+    Raises:
+        ValueError: If an id comes twice.
+    """
+
+    def __init__(self, ids, stored: StoredVectors, chunk_size: int | None):
+        self.ids, order = SortedIds.sort(ids)
+        self.stored = stored.in_order(order)
+        self.chunk_size = chunk_size
+
+    @property
+    def embedding_dimension(self) -> int:
+        return self.stored.rounded.shape[1]
+
+    def with_more(self, ids, stored: StoredVectors) -> "ExactCatalogue":
+        """These candidates and others."""
+        if not len(self.ids):
+            return ExactCatalogue(ids, stored, self.chunk_size)
+        self.ids.check_kind("candidate_ids", ids)
+        return ExactCatalogue(
+            np.concatenate([self.ids.array, ids]),
+            self.stored.with_more(stored),
+            self.chunk_size,
+        )
+
+    def with_others(self, ids, stored: StoredVectors) -> "ExactCatalogue":
+        """These candidates, some of them with other vectors."""
+        rows = self.rows_of_all(ids)
+        stored = self.stored.with_others(rows, stored)
+        return ExactCatalogue(self.ids.array, stored, self.chunk_size)
+
+    def without(self, ids) -> "ExactCatalogue":
+        """These candidates but for some."""
+        kept = np.delete(np.arange(len(self.ids)), self.rows_of_all(ids))
+        return ExactCatalogue(
+            self.ids.array[kept], self.stored.in_order(kept), self.chunk_size
+        )
+
+    def rows_of_all(self, ids) -> np.ndarray:
+        """The row of each id; raises unless all are there, each once."""
+        self.ids.check_kind("candidate_ids", ids)
+        rows = self.ids.rows(ids)
+        if (rows < 0).any():
+            raise ValueError(
+                "`candidate_ids` must be in the index. Received unknown ids: "
+                f"{some(ids[rows < 0])}. Use `add()` for new ones."
+            )
+        SortedIds.sort(ids)  # Raises at one that comes twice.
+        return rows
+
+    def best_rows(self, queries, k, excluded_rows, allowed):
+        """As `Catalogue` says; exact."""
+        # Each new shape is compiled, so there are few: powers of two.
+        num_queries = len(queries)
+        more = next_power_of_two(num_queries) - num_queries
+        if excluded_rows is not None:
+            width = excluded_rows.shape[1]
+            more_columns = next_power_of_two(width) - width
+            excluded_rows = np.pad(
+                excluded_rows,
+                ((0, more), (0, more_columns)),
+                constant_values=PADDING,
+            )
+        found = self.stored.top_k(
+            np.pad(queries, ((0, more), (0, 0))),
+            k,
+            excluded_rows,
+            allowed,
+            self.chunk_size,
+        )
+        scores, rows = map(keras.ops.convert_to_numpy, found)
+        return np.asarray(scores)[:num_queries], np.asarray(rows)[:num_queries]
