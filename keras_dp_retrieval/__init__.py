@@ -14,6 +14,7 @@ from keras_dp_retrieval.callbacks import (
     RetrievalMetrics,
     ShuffleTies,
 )
+from keras_dp_retrieval.compiled_programs import compilation_cache
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.features import Features
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
@@ -72,6 +73,7 @@ __all__ = [
     "ShuffleTies",
     "TwoTowerRetrieval",
     "__version__",
+    "compilation_cache",
     "data_parallel",
     "evaluate",
     "fit_recipe",

@@ -698,6 +698,7 @@ def test_the_compilation_cache_can_be_moved():
     )
     for name in (
         "jax_compilation_cache_dir",
+        "jax_compilation_cache_max_size",
         "jax_persistent_cache_min_compile_time_secs",
     ):
         assert hasattr(jax.config, name), f"JAX's option `{name}` is gone."

@@ -22,6 +22,7 @@ LAYERS = {
     "_lookups": 0,
     "_random_state": 0,
     "distribution": 1,
+    "compiled_programs": 1.25,
     "processes": 1.25,
     "agreement": 1.5,
     "data._tensorflow": 1,

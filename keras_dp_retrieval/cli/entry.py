@@ -1,13 +1,16 @@
 """Which command was asked for, and how its errors are shown."""
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 
-from keras_dp_retrieval import distribution, processes
+import keras
+
+from keras_dp_retrieval import compiled_programs, distribution, processes
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.cli import (
     data_arguments,
@@ -26,8 +29,8 @@ from keras_dp_retrieval.processes.endings import failed
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
 # Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`; and
-# `check(args)` where options have to go together, and `TOGETHER` where several
-# processes may run it as one.
+# `check(args)` where options have to go together, `TOGETHER` where several
+# processes may run it as one, and `COMPILES` where it runs a model.
 COMMANDS = {
     "inspect": inspect_command,
     "train": train_command,
@@ -70,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _split_cpu(args.virtual_devices)
         _join_others(args)
         _check_virtual_devices(args.virtual_devices)
+        if args.compiles:
+            _keep_compiled()
         return args.run(args)
     except KeyboardInterrupt as interruption:
         _print_error(f"interrupted. {interruption}")
@@ -80,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(str(error) or type(error).__name__)
         failed(error)
         return 1
+
+
+def _keep_compiled():
+    """A second start of a command does not compile again."""
+    if keras.backend.backend() != "jax":
+        return
+    # A folder that cannot be written to costs the time, not the command.
+    with contextlib.suppress(OSError):
+        compiled_programs.compilation_cache(compiled_programs.folder_of_user())
 
 
 def _join_others(args):
@@ -152,9 +166,12 @@ def _parser() -> _Parser:
             name, parents=[everywhere], help=module.HELP
         )
         check = getattr(module, "check", lambda _: None)
-        together = getattr(module, "TOGETHER", False)
         command.set_defaults(
-            run=module.run, check=check, command=name, together=together
+            run=module.run,
+            check=check,
+            command=name,
+            together=getattr(module, "TOGETHER", False),
+            compiles=getattr(module, "COMPILES", False),
         )
         module.add_arguments(command)
     return parser

@@ -11,6 +11,7 @@ from keras_dp_retrieval.cli.data_arguments import (
 HELP = "metrics of a saved model"
 
 TOGETHER = True
+COMPILES = True
 
 
 def add_arguments(parser):

@@ -10,6 +10,8 @@ from keras_dp_retrieval.model import id_rows
 
 HELP = "use a saved model"
 
+COMPILES = True
+
 # Users and candidates at a time, whose lists are in the memory.
 _MOST_USERS = 2**14
 _MOST_CANDIDATES = 2**20

@@ -17,6 +17,7 @@ from keras_dp_retrieval.cli.interruption import LastWholeEpoch
 HELP = "train on your interactions, or on MovieLens, and save the model"
 
 TOGETHER = True
+COMPILES = True
 
 
 def add_arguments(parser):
