@@ -21,6 +21,7 @@ from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.distribution import data_parallel, reserve_threads
 from keras_dp_retrieval.index import CandidateIndex, FaissIndex
 from keras_dp_retrieval.losses import (
+    BucketedSoftmax,
     FullSoftmax,
     InBatchSoftmax,
     Objective,
@@ -47,6 +48,7 @@ reserve_threads()
 del reserve_threads
 
 __all__ = [
+    "BucketedSoftmax",
     "CandidateIndex",
     "DistributionAwareCallback",
     "FaissIndex",

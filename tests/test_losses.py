@@ -16,13 +16,14 @@ from keras import ops
 from keras_dp_retrieval import losses
 from keras_dp_retrieval._jax import membership
 from keras_dp_retrieval.losses import (
+    BucketedSoftmax,
     FullSoftmax,
     InBatchSoftmax,
     Objective,
     PairwiseObjective,
     RatingError,
     ScoredBatch,
-    in_batch_softmax,
+    known_columns,
 )
 
 ONE_POSITIVE = [FullSoftmax, InBatchSoftmax]
@@ -223,6 +224,48 @@ def test_full_softmax_equals_the_oracle(mask, chunk_size):
             users, table, positives, counts, known, 0.3, mask, 0.5, 0.4
         )
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_top_k_hand_value():
+    # Scores 0, ln 2, ln 3 and 5 for a known positive, which is no negative.
+    # The second best negative has 0: the factor of ln 3 is
+    # sigmoid(ln 3 - 0) = 3/4, at half the temperature 9/10.
+    table = np.array([[0.0], [math.log(2)], [math.log(3)], [5.0]])
+    args = [[1.0]], table, np.array([2])
+    kwargs = {"known_positives": [[3, -1, -1]]}
+    for sharpness, factor in ((1.0, 3 / 4), (0.5, 9 / 10)):
+        objective = FullSoftmax(1.0, top_k=2, top_k_temperature=sharpness)
+        loss = values(objective, *args, **kwargs)
+        np.testing.assert_allclose(loss, [factor * math.log(2)], rtol=1e-6)
+    # With fewer negatives than `top_k`, all counts in full.
+    loss = values(FullSoftmax(1.0, top_k=4), *args, **kwargs)
+    np.testing.assert_allclose(loss, [math.log(2)], rtol=1e-6)
+    # The k-th score is of dot products, whatever the temperature.
+    loss = values(FullSoftmax(0.5, top_k=2), *args, **kwargs)
+    np.testing.assert_allclose(loss, [0.75 * math.log(14 / 9)], rtol=1e-6)
+
+
+def test_top_k_has_no_gradient_through_the_kth_score():
+    users, table, rows, _, _ = random_case()
+    _, of_table = gradients(FullSoftmax(1.0, top_k=1), users, table, rows)
+
+    def by_hand(table):
+        total = 0.0
+        for user, row in zip(users, rows, strict=True):
+            scores = jnp.asarray(table @ user)
+            others = jnp.delete(scores, row)
+            margin = scores[row] - jax.lax.stop_gradient(others.max())
+            loss = jax.nn.logsumexp(scores) - scores[row]
+            total += jax.nn.sigmoid(margin) * loss
+        return total
+
+    expected = jax.grad(by_hand)(jnp.float32(table))
+    np.testing.assert_allclose(of_table, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_top_k_goes_with_all_logits_at_once():
+    with pytest.raises(ValueError, match=r"without `chunk_size`.*Leave one"):
+        FullSoftmax(top_k=10, chunk_size=100)
 
 
 def test_row_of_several_positives_is_the_sum_of_single_ones():
@@ -449,9 +492,7 @@ def test_columns_in_lists_equals_plain_comparison():
     lists = rng.integers(-1, 9, (7, 4)).astype("int32")
     columns = rng.integers(0, 12, 20).astype("int32")
     expected = (lists[:, :, None] == columns).any(axis=1)
-    found = in_batch_softmax._columns_in(
-        jnp.asarray(lists), jnp.asarray(columns)
-    )
+    found = known_columns.columns_in(jnp.asarray(lists), jnp.asarray(columns))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -533,6 +574,94 @@ def test_logq_finds_the_optimum_of_the_full_softmax():
     np.testing.assert_allclose(uncorrected, 0.25, atol=0.02)
 
 
+# --- Bucketed softmax -------------------------------------------------------
+
+
+def of_everything(objective=BucketedSoftmax, **options):
+    """An objective whose every bucket has all examples and candidates."""
+    options = {
+        "examples_per_bucket": 99,
+        "candidates_per_bucket": 99,
+        **options,
+    }
+    return objective(seed=0, num_buckets=2, **options)
+
+
+def test_bucketed_softmax_hand_value():
+    # Scores 0, ln 2, ln 3 over temperature 1: p(2) = 3 / (1 + 2 + 3).
+    table = np.log([[1.0], [2.0], [3.0]])
+    args = [[1.0]], table, np.array([2])
+    loss = values(of_everything(temperature=1.0), *args)
+    np.testing.assert_allclose(loss, [math.log(2)], rtol=1e-6)
+    # With the farthest candidate alone, in one direction or the other: that
+    # is the positive itself, which is no negative, or candidate 0.
+    loss = values(
+        BucketedSoftmax(1.0, num_buckets=9, candidates_per_bucket=1, seed=0),
+        *args,
+    )
+    np.testing.assert_allclose(loss, [math.log(4 / 3)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_buckets_of_everything_are_the_full_softmax(mask):
+    users, table, rows, counts, known = random_case(3)
+    kwargs = {"candidate_counts": counts, "known_positives": known}
+    options = {"temperature": 0.5, "mask_known_positives": mask}
+    expected = runner(FullSoftmax(**options))(users, table, rows, **kwargs)
+    found = runner(of_everything(**options))(users, table, rows, **kwargs)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        found,
+        expected,
+    )
+
+
+def test_bucketed_softmax_is_the_largest_loss_of_an_examples_buckets():
+    users, table, rows, _, known = random_case(4, batch=9, num_candidates=40)
+    objective = BucketedSoftmax(
+        0.5, num_buckets=4, examples_per_bucket=3, candidates_per_bucket=7
+    )
+    batch = make_batch(users, table, rows, known_positives=known)
+    state = np.array(objective.seed_generator.state)
+    examples, columns = (
+        np.asarray(part)
+        for part in objective._buckets(
+            batch, jnp.float32(users), jnp.float32(table), batch.weights > 0
+        )
+    )
+    objective.seed_generator.state.assign(state)
+    expected = np.zeros(9)
+    for bucket, candidates in zip(examples, columns, strict=True):
+        for example in bucket:
+            scores = table @ users[example] / 0.5
+            out = {rows[example], *known[example]}
+            negatives = [scores[c] for c in candidates if c not in out]
+            own = scores[rows[example]]
+            loss = log_sum_exp([own, *negatives]) - own
+            expected[example] = max(expected[example], loss)
+    found = objective(batch)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert 0 < (expected == 0).sum() < 9  # Some are in no bucket.
+
+
+def test_candidates_of_a_bucket_are_hard_negatives():
+    users, table, rows, _, _ = random_case(5, batch=64, num_candidates=500)
+    objective = BucketedSoftmax(candidates_per_bucket=25, seed=1)
+    examples, columns = objective._buckets(
+        make_batch(users, table, rows),
+        jnp.float32(users),
+        jnp.float32(table),
+        np.ones(64, bool),
+    )
+    assert np.unique(examples).size > 55  # Most are in a bucket.
+    scores = users @ table.T
+    in_buckets = [
+        scores[np.ix_(*pair)].mean()
+        for pair in zip(np.asarray(examples), np.asarray(columns), strict=True)
+    ]
+    assert np.mean(in_buckets) > scores.mean() + scores.std()
+
+
 def test_several_positives_per_row_are_refused():
     with pytest.raises(ValueError, match=r"one candidate.*\(1, 2\).*FullSoft"):
         InBatchSoftmax()(make_batch([[1.0]], [[1.0], [2.0]], [[0, 1]]))
@@ -595,9 +724,10 @@ def test_lists_are_looked_up_as_one_would_by_hand(
     [
         FullSoftmax(),
         FullSoftmax(chunk_size=7),
+        BucketedSoftmax(candidates_per_bucket=9, seed=3),
         InBatchSoftmax(num_uniform_negatives=5, seed=3),
     ],
-    ids=["full", "chunked", "in batch"],
+    ids=["full", "chunked", "buckets", "in batch"],
 )
 def test_known_lists_give_what_padded_lists_give(objective):
     histories, numbers, lengths, _ = uneven_case(1)
@@ -662,7 +792,11 @@ def test_one_long_history_costs_nobody_else_anything(compiler_options):
 # --- Padding, extremes, devices --------------------------------------------
 
 
-@pytest.mark.parametrize("objective", ONE_POSITIVE)
+@pytest.mark.parametrize(
+    "objective",
+    [*ONE_POSITIVE, functools.partial(FullSoftmax, top_k=3), of_everything],
+    ids=["full", "in batch", "top k", "buckets"],
+)
 def test_padded_rows_change_nothing(objective):
     users, table, rows, counts, known = random_case(8)
     table[rows[2]] += 3.0  # The padding's candidate would be a strong negative.
@@ -707,7 +841,9 @@ EXTREMES: list[dict] = [
         FullSoftmax(1e-3),
         FullSoftmax(1e-3, mask_known_positives=False),
         FullSoftmax(1e-3, chunk_size=3),
+        FullSoftmax(1e-3, top_k=4, top_k_temperature=1e-3),
         FullSoftmax(learn_temperature=True),
+        BucketedSoftmax(1e-3, num_buckets=3, candidates_per_bucket=4),
         InBatchSoftmax(1e-3),
         InBatchSoftmax(1e-3, logq="standard"),
         InBatchSoftmax(1e-3, hard_negatives=2, num_uniform_negatives=3),
@@ -760,10 +896,12 @@ def test_half_precision_vectors_are_scored_in_float32():
     [
         FullSoftmax(),
         FullSoftmax(chunk_size=4),
+        FullSoftmax(top_k=3),
+        BucketedSoftmax(candidates_per_bucket=5, seed=2),
         InBatchSoftmax(num_uniform_negatives=6, seed=1),
         InBatchSoftmax(hard_negatives=3),
     ],
-    ids=["full", "chunked", "mixed", "hard"],
+    ids=["full", "chunked", "top k", "buckets", "mixed", "hard"],
 )
 def test_eight_devices_equal_one(objective):
     users, table, rows, counts, known = random_case(12, batch=16)
@@ -849,6 +987,15 @@ CONFIGURED = [
         chunk_size=np.int64(7),
         name="mine",
     ),
+    FullSoftmax(top_k=np.int64(5), top_k_temperature=0.3, name="top"),
+    BucketedSoftmax(
+        0.5,
+        mask_known_positives=False,
+        num_buckets=3,
+        examples_per_bucket=np.int64(4),
+        candidates_per_bucket=5,
+        seed=6,
+    ),
     InBatchSoftmax(
         0.5,
         learn_temperature=True,
@@ -913,6 +1060,7 @@ def test_saved_temperature_and_draws_go_on_where_they_were(tmp_path, learn):
         ("rating", RatingError),
         ("full_softmax", FullSoftmax),
         ("in_batch_softmax", InBatchSoftmax),
+        ("bucketed_softmax", BucketedSoftmax),
     ],
 )
 def test_get_knows_names(name, kind):
@@ -942,6 +1090,11 @@ def test_get_names_what_works(wrong):
         lambda: FullSoftmax(100.0, learn_temperature=True),
         lambda: FullSoftmax(positives_power=2),
         lambda: FullSoftmax(chunk_size=0),
+        lambda: FullSoftmax(top_k=0),
+        lambda: FullSoftmax(top_k=1, top_k_temperature=0),
+        lambda: BucketedSoftmax(num_buckets=0),
+        lambda: BucketedSoftmax(examples_per_bucket=-1),
+        lambda: BucketedSoftmax(candidates_per_bucket=0),
         lambda: InBatchSoftmax(logq="on"),
         lambda: InBatchSoftmax(hard_negatives=0),
         lambda: InBatchSoftmax(num_uniform_negatives=-1),

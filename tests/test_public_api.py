@@ -21,6 +21,7 @@ def featured_data():
 
 
 EXAMPLES = {
+    "BucketedSoftmax": lambda: kdr.BucketedSoftmax(num_buckets=3, seed=1),
     "CandidateIndex": lambda: kdr.CandidateIndex(4),
     "DistributionAwareCallback": lambda: kdr.DistributionAwareCallback(),
     "FeatureLookup": lambda: kdr.FeatureLookup.from_features(

@@ -10,14 +10,29 @@ from keras_dp_retrieval._jax import membership
 
 
 def whole_parts(
-    users, candidates, offset, positives, excluded, lists, masked_logit
+    users,
+    candidates,
+    offset,
+    positives,
+    excluded,
+    lists,
+    masked_logit,
+    top_k=None,
 ):
-    """Like `softmax_parts`, but computes all logits at once."""
+    """Like `softmax_parts`, but computes all logits at once.
+
+    With `top_k`, a third result has the k-th largest logit of the negatives,
+    `(batch,)`, without a gradient.
+    """
     logits = users @ candidates.T + offset
     chosen = jnp.take_along_axis(logits, jnp.maximum(positives, 0), axis=1)
     is_excluded = _is_excluded(excluded, lists, 0, candidates.shape[0])
     logits = jnp.where(is_excluded, masked_logit, logits)
-    return jax.nn.logsumexp(logits, axis=1), chosen
+    parts = jax.nn.logsumexp(logits, axis=1), chosen
+    if top_k is None:
+        return parts
+    best, _ = lax.top_k(lax.stop_gradient(logits), top_k)
+    return *parts, best[:, -1]
 
 
 def _is_excluded(excluded, lists, first, size):

@@ -7,12 +7,14 @@ model's compute dtype is.
 
 import keras
 
+from keras_dp_retrieval.losses.bucketed_softmax import BucketedSoftmax
 from keras_dp_retrieval.losses.full_softmax import FullSoftmax
 from keras_dp_retrieval.losses.in_batch_softmax import InBatchSoftmax
 from keras_dp_retrieval.losses.objective import Objective, ScoredBatch
 from keras_dp_retrieval.losses.rating import PairwiseObjective, RatingError
 
 __all__ = [
+    "BucketedSoftmax",
     "FullSoftmax",
     "InBatchSoftmax",
     "Objective",
@@ -26,6 +28,7 @@ OBJECTIVES = {
     "rating": RatingError,
     "full_softmax": FullSoftmax,
     "in_batch_softmax": InBatchSoftmax,
+    "bucketed_softmax": BucketedSoftmax,
 }
 
 
@@ -43,9 +46,9 @@ def get(identifier) -> Objective:
     """Retrieves an objective by name, config or instance.
 
     Args:
-        identifier: `"rating"`, `"full_softmax"` or `"in_batch_softmax"`; an
-            `Objective`; a `keras.losses.Loss`, which becomes a
-            `PairwiseObjective`; or the config of either, as
+        identifier: `"rating"`, `"full_softmax"`, `"in_batch_softmax"` or
+            `"bucketed_softmax"`; an `Objective`; a `keras.losses.Loss`, which
+            becomes a `PairwiseObjective`; or the config of either, as
             `keras.saving.serialize_keras_object` makes it.
 
     Raises:

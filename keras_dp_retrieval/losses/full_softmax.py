@@ -29,6 +29,16 @@ class FullSoftmax(SoftmaxObjective):
     `ScoredBatch.competes`), as they would only be pushed away from all users.
     An example without positives has the loss 0.
 
+    With `top_k=K`, the term of each positive is multiplied by
+
+        sigmoid((s_p - s_K) * temperature / top_k_temperature)
+
+    where `s_K` is the K-th largest score of the negatives, a constant for the
+    gradient: positives that are, or nearly are, among the first K count more
+    (SL@K: Yang et al., KDD 2025, arXiv 2508.05673, who take the K-th largest
+    score of all candidates, liked ones too, from a sample). With fewer than K
+    negatives the factor is 1.
+
     Memory: logits, mask and their gradients take a few times
     `batch x num_candidates x 4` bytes. With `chunk_size` they are computed
     chunk by chunk and recomputed in the backward pass, at the cost of one more
@@ -58,6 +68,10 @@ class FullSoftmax(SoftmaxObjective):
             0 it favours popular candidates, below 0 rare ones.
         chunk_size: Optional int. Candidates per chunk; by default all logits
             are computed at once. JAX only.
+        top_k: Optional int. Weighs positives by whether they are among the
+            first so many. Not with `chunk_size`.
+        top_k_temperature: float. Divides the dot products in that weight: the
+            smaller, the sharper.
 
     Example:
 
@@ -81,6 +95,8 @@ class FullSoftmax(SoftmaxObjective):
         rating_weight=0.0,
         logq_power=0.0,
         chunk_size=None,
+        top_k=None,
+        top_k_temperature=1.0,
         **kwargs,
     ):
         super().__init__(
@@ -101,6 +117,19 @@ class FullSoftmax(SoftmaxObjective):
             distribution.require_jax("`chunk_size`")
             chunk_size = _checks.positive_int("chunk_size", chunk_size)
         self.chunk_size = chunk_size
+        if top_k is not None:
+            top_k = _checks.positive_int("top_k", top_k)
+            if chunk_size is not None:
+                raise ValueError(
+                    "`top_k` must be given without `chunk_size`, as it needs "
+                    "all logits at once. Received: "
+                    f"top_k={top_k} and chunk_size={chunk_size}. Leave one "
+                    "of them out."
+                )
+        self.top_k = top_k
+        self.top_k_temperature = _checks.number_between(
+            "top_k_temperature", top_k_temperature, 0, open_low=True
+        )
 
     def call(self, batch):
         positives = as_rows(batch.candidate_rows)
@@ -108,12 +137,14 @@ class FullSoftmax(SoftmaxObjective):
             positives = ops.expand_dims(positives, 1)
         exists = batch.weights > 0
         is_positive = (positives >= 0) & ops.expand_dims(exists, 1)
-        negatives, chosen = self._softmax_parts(batch, positives)
+        negatives, chosen, *best = self._softmax_parts(batch, positives)
         if self.mask_known_positives:
             losses = ops.softplus(ops.expand_dims(negatives, 1) - chosen)
         else:  # The sum includes the positive.
             losses = ops.expand_dims(negatives, 1) - chosen
         losses = losses * self._rating_factors(batch, is_positive)
+        if best:
+            losses = losses * self._top_k_factors(chosen, *best)
         losses = ops.sum(ops.where(is_positive, losses, 0.0), axis=1)
         num_positives = ops.sum(ops.cast(is_positive, "float32"), axis=1)
         return losses * ops.power(
@@ -129,15 +160,26 @@ class FullSoftmax(SoftmaxObjective):
         mean = ops.sum(ratings * counted) / ops.maximum(ops.sum(counted), 1.0)
         return 1.0 + self.rating_weight * (ratings - mean)
 
+    def _top_k_factors(self, chosen, best):
+        """The factor of each positive's term, for `top_k`."""
+        margins = (chosen - ops.expand_dims(best, 1)) / self.top_k_temperature
+        return ops.sigmoid(margins * self.current_temperature())
+
     def _softmax_parts(self, batch, positives):
-        """The negatives' log-sum-exp and the positives' logits."""
+        """The negatives' log-sum-exp and the positives' logits.
+
+        With `top_k`, also the k-th largest logit of the negatives.
+        """
         users = as_float32(batch.user_vectors) / self.current_temperature()
         candidates = as_float32(batch.all_candidate_vectors())
         offset = self._offset(batch)
         excluded, lists = self._excluded(batch, positives)
+        top_k = self.top_k
+        if top_k is not None:
+            top_k = min(top_k, candidates.shape[0])
         if keras.backend.backend() != "jax":
             return _softmax_parts(
-                users, candidates, offset, positives, excluded
+                users, candidates, offset, positives, excluded, top_k
             )
         from keras_dp_retrieval._jax import chunked_softmax
 
@@ -145,7 +187,7 @@ class FullSoftmax(SoftmaxObjective):
             excluded = ops.full((positives.shape[0], 1), -1, dtype="int32")
         inputs = users, candidates, offset, positives, excluded, lists
         if self.chunk_size is None:
-            return chunked_softmax.whole_parts(*inputs, MASKED_LOGIT)
+            return chunked_softmax.whole_parts(*inputs, MASKED_LOGIT, top_k)
         chunk_size = min(self.chunk_size, candidates.shape[0])
         return chunked_softmax.softmax_parts(*inputs, MASKED_LOGIT, chunk_size)
 
@@ -166,7 +208,8 @@ class FullSoftmax(SoftmaxObjective):
         return ops.concatenate([positives, known], axis=1), None
 
     def num_competitors(self, batch_size, num_candidates):
-        return num_candidates
+        # The weights of `top_k` make the loss another one.
+        return num_candidates if self.top_k is None else None
 
     def get_config(self):
         return {
@@ -175,10 +218,12 @@ class FullSoftmax(SoftmaxObjective):
             "rating_weight": self.rating_weight,
             "logq_power": self.logq_power,
             "chunk_size": self.chunk_size,
+            "top_k": self.top_k,
+            "top_k_temperature": self.top_k_temperature,
         }
 
 
-def _softmax_parts(users, candidates, offset, positives, excluded):
+def _softmax_parts(users, candidates, offset, positives, excluded, top_k):
     """Like `_jax.chunked_softmax.whole_parts`, on any backend."""
     logits = ops.matmul(users, ops.transpose(candidates)) + offset
     chosen = ops.take_along_axis(logits, ops.maximum(positives, 0), axis=1)
@@ -188,7 +233,11 @@ def _softmax_parts(users, candidates, offset, positives, excluded):
         logits = ops.vectorized_map(
             _exclude, (logits, _without_padding(excluded))
         )
-    return ops.logsumexp(logits, axis=1), chosen
+    parts = ops.logsumexp(logits, axis=1), chosen
+    if top_k is None:
+        return parts
+    best, _ = ops.top_k(ops.stop_gradient(logits), top_k)
+    return *parts, best[:, -1]
 
 
 def _without_padding(excluded):

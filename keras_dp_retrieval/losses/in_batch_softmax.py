@@ -4,11 +4,8 @@ import keras
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.losses.objective import (
-    as_float32,
-    as_rows,
-    one_positive_each,
-)
+from keras_dp_retrieval.losses.known_columns import known_columns
+from keras_dp_retrieval.losses.objective import as_float32, one_positive_each
 from keras_dp_retrieval.losses.softmax import (
     MASKED_LOGIT,
     SoftmaxObjective,
@@ -17,7 +14,6 @@ from keras_dp_retrieval.losses.softmax import (
 )
 
 LOGQ = ("corrected", "standard", "off")
-SEED_STATE = "seed_generator_state"
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -178,13 +174,10 @@ class InBatchSoftmax(SoftmaxObjective):
         )
         if self.mask_accidental_hits:
             hits = ops.expand_dims(rows, 1) == rows_of_columns
-        if self.mask_known_positives and batch.known_lists is not None:
-            from keras_dp_retrieval._jax import membership
-
-            hits |= membership.among(batch.known_lists, rows_of_columns)
-        elif self.mask_known_positives and batch.known_positives is not None:
-            known = as_rows(batch.known_positives)
-            hits |= _columns_in(known, rows_of_columns)
+        if self.mask_known_positives:
+            known = known_columns(batch, rows_of_columns)
+            if known is not None:
+                hits |= known
         return hits
 
     def _log_expected(self, batch, exists, rows):
@@ -214,20 +207,6 @@ class InBatchSoftmax(SoftmaxObjective):
             num_negatives = min(num_negatives, self.hard_negatives)
         return num_negatives + 1
 
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        # Keras leaves the state of generators out of the weights. A
-        # `TwoTowerRetrieval` saves all of them in its `.keras` file; other
-        # models and files of weights alone have this one.
-        if self.num_uniform_negatives:
-            store[SEED_STATE] = self.seed_generator.state
-
-    def load_own_variables(self, store):
-        own = {key: store[key] for key in store.keys() if key != SEED_STATE}
-        super().load_own_variables(own)
-        if self.num_uniform_negatives and SEED_STATE in store.keys():
-            self.seed_generator.state.assign(store[SEED_STATE])
-
     def get_config(self):
         return {
             **super().get_config(),
@@ -237,32 +216,3 @@ class InBatchSoftmax(SoftmaxObjective):
             "num_uniform_negatives": self.num_uniform_negatives,
             "seed": self.seed,
         }
-
-
-def _columns_in(row_lists, rows_of_columns):
-    """Whether a column's candidate is in the row's list, `(batch, columns)`.
-
-    Binary search in the sorted columns: comparing every column with every
-    entry would take `batch x columns x entries` operations.
-    """
-    in_order = ops.sort(rows_of_columns)
-    index = ops.searchsorted(in_order, rows_of_columns)
-    num_columns = in_order.shape[0]
-    found = ops.reshape(
-        ops.searchsorted(in_order, ops.reshape(row_lists, (-1,))),
-        row_lists.shape,
-    )
-    is_there = (
-        ops.take(in_order, ops.minimum(found, num_columns - 1)) == row_lists
-    )
-    # What was not found goes into an extra column.
-    found = ops.where(is_there, found, num_columns)
-    hits = ops.vectorized_map(
-        lambda columns: ops.scatter_update(
-            ops.zeros((num_columns + 1,), dtype="bool"),
-            ops.expand_dims(columns, 1),
-            ops.ones(columns.shape, dtype="bool"),
-        ),
-        found,
-    )
-    return ops.take(hits, index, axis=1)

@@ -15,8 +15,15 @@ MASKED_LOGIT = -1e30
 LEARNED_TEMPERATURES = (0.01, 10.0)
 
 
+# Where the saved weights have the state of a generator of random numbers.
+SEED_STATE = "seed_generator_state"
+
+
 class SoftmaxObjective(Objective):
     """What the softmax objectives share: a temperature, fixed or learned."""
+
+    # Of those that draw something.
+    seed_generator = None
 
     def __init__(
         self,
@@ -65,6 +72,20 @@ class SoftmaxObjective(Objective):
         clipped = ops.clip(ratio, low, high)
         ratio = ratio + ops.stop_gradient(clipped - ratio)
         return self.temperature * ops.exp(ratio)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras leaves the state of generators out of the weights. A
+        # `TwoTowerRetrieval` saves all of them in its `.keras` file; other
+        # models and files of weights alone have this one.
+        if self.seed_generator is not None:
+            store[SEED_STATE] = self.seed_generator.state
+
+    def load_own_variables(self, store):
+        own = {key: store[key] for key in store.keys() if key != SEED_STATE}
+        super().load_own_variables(own)
+        if self.seed_generator is not None and SEED_STATE in store.keys():
+            self.seed_generator.state.assign(store[SEED_STATE])
 
     def get_config(self):
         return {

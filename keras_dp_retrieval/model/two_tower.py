@@ -57,9 +57,10 @@ class TwoTowerRetrieval(PaddedModel):
         num_candidates: int. Rows of the candidate table, likewise.
         embedding_dimension: int. Length of the vectors, `dim` below.
         objective: What is learned: `"rating"`, `"full_softmax"`,
-            `"in_batch_softmax"`, an `Objective`, or a `keras.losses.Loss` of
-            rating and dot product. `"auto"` takes the full softmax up to
-            100,000 candidates and the in-batch softmax beyond.
+            `"in_batch_softmax"`, `"bucketed_softmax"`, an `Objective`, or a
+            `keras.losses.Loss` of rating and dot product. `"auto"` takes the
+            full softmax up to 100,000 candidates and the in-batch softmax
+            beyond.
         k: int. How many candidates `predict` returns.
         candidate_key: str. Where `y` has the candidate ids.
         rating_key: str. Where `y` has the ratings. They may be absent unless
