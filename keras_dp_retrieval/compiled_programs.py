@@ -45,11 +45,12 @@ def compilation_cache(
     from keras_dp_retrieval._jax import compilation_cache as cache
 
     in_use = cache.folder_in_use()
-    if not in_use:
-        in_use = pathlib.Path(folder).expanduser().absolute()
-        in_use.mkdir(parents=True, exist_ok=True)
-        cache.keep_in(in_use, max_megabytes * 10**6)
-    return pathlib.Path(in_use)
+    if in_use:
+        return pathlib.Path(in_use)
+    own = pathlib.Path(folder).expanduser().absolute()
+    own.mkdir(parents=True, exist_ok=True)
+    cache.keep_in(own, max_megabytes * 10**6)
+    return own
 
 
 def folder_of_user() -> pathlib.Path:

@@ -15,7 +15,7 @@ _EVERYTHING = {"jax_persistent_cache_min_compile_time_secs": 0.0}
 
 def folder_in_use() -> str | None:
     """The folder that JAX was given, by whomever."""
-    return jax.config.jax_compilation_cache_dir
+    return getattr(jax.config, _FOLDER)
 
 
 def keep_in(folder: str | os.PathLike, max_bytes: int) -> None:
