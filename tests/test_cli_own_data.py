@@ -129,7 +129,7 @@ def test_own_data_have_all_that_movielens_has(shop, model):
     )
     assert len(model.candidate_titles) == 17
     assert "movie" not in said.lower()
-    assert "Saved model.keras." in said
+    assert "Saved model.keras (" in said
 
 
 def test_only_the_rows_that_were_asked_for_are_learned_from(shop, model):

@@ -45,13 +45,23 @@ def add_data_arguments(parser, split_help=SPLIT_HELP, positional=False):
         help="your interactions: CSV (also .gz) whose first line names the "
         "columns, Parquet, or a folder of Parquet files; MovieLens otherwise",
     )
-    _add_file_arguments(parser.add_argument_group("of your own file"))
-    _add_movielens_arguments(parser.add_argument_group("of MovieLens"))
     parser.add_argument("--split", choices=SPLITS, help=split_help)
     parser.add_argument(
         "--batch-size",
         type=int,
+        metavar="N",
         help="1,000 by default; the recipe chooses its own",
+    )
+    _add_file_arguments(parser.add_argument_group("your own file"))
+    _add_movielens_arguments(parser.add_argument_group("MovieLens"))
+
+
+def add_json(parser):
+    """Adds the option of those commands whose result a script may read."""
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the result as JSON on stdout, and all else on stderr",
     )
 
 
@@ -117,7 +127,9 @@ def _add_movielens_arguments(group):
         help="where the ratings come from; the best that is there by default",
     )
     group.add_argument(
-        "--data-dir", help="folder of TFDS, or of GroupLens' files"
+        "--data-dir",
+        metavar="FOLDER",
+        help="folder of TFDS, or of GroupLens' files",
     )
     group.add_argument(
         "--features",

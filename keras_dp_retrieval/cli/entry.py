@@ -29,8 +29,10 @@ from keras_dp_retrieval.processes.endings import failed
 DESCRIPTION = "Train and use two-tower retrieval models, data-parallel."
 
 # Each is a module with `HELP`, `add_arguments(parser)` and `run(args)`; and
-# `check(args)` where options have to go together, `TOGETHER` where several
-# processes may run it as one, and `COMPILES` where it runs a model.
+# where there is need of them `check(args)` for options that have to go
+# together, `EXAMPLES` (the words after its name, each with what it does),
+# `TOGETHER` if several processes may run it as one, and `COMPILES` if it runs
+# a model.
 COMMANDS = {
     "inspect": inspect_command,
     "train": train_command,
@@ -75,7 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_virtual_devices(args.virtual_devices)
         if args.compiles:
             _keep_compiled()
-        return args.run(args)
+        if not getattr(args, "json", False):
+            return args.run(args)
+        # What a script reads is alone on `stdout`.
+        args.json_output = sys.stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            return args.run(args)
     except KeyboardInterrupt as interruption:
         _print_error(f"interrupted. {interruption}")
         failed(interruption, INTERRUPTED)
@@ -143,27 +150,19 @@ def _parse(argv) -> argparse.Namespace:
 
 
 def _parser() -> _Parser:
-    everywhere = _Parser(add_help=False)
-    everywhere.add_argument(
-        "--virtual-devices",
-        type=int,
-        metavar="N",
-        help="split the CPU into N devices; proves results, not speed",
-    )
-    everywhere.add_argument(
-        "--distributed",
-        action="store_true",
-        help="this is one of several processes, which Slurm (`srun`), Open MPI "
-        "or Kubernetes have started; those of `launch` know it",
-    )
     parser = _Parser(prog="keras-dp-retrieval", description=DESCRIPTION)
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {__version__}"
     )
+    _offer_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         command = commands.add_parser(
-            name, parents=[everywhere], help=module.HELP
+            name,
+            help=module.HELP,
+            description=f"{module.HELP[0].upper()}{module.HELP[1:]}.",
+            epilog=_examples(name, getattr(module, "EXAMPLES", {})),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         check = getattr(module, "check", lambda _: None)
         command.set_defaults(
@@ -174,7 +173,47 @@ def _parser() -> _Parser:
             compiles=getattr(module, "COMPILES", False),
         )
         module.add_arguments(command)
+        _add_shared_arguments(command)
     return parser
+
+
+def _add_shared_arguments(command):
+    """Options of every command, after its own."""
+    group = command.add_argument_group("devices and processes")
+    group.add_argument(
+        "--virtual-devices",
+        type=int,
+        metavar="N",
+        help="split the CPU into N devices; proves results, not speed",
+    )
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes, which Slurm (`srun`), Open MPI "
+        "or Kubernetes have started; those of `launch` know it",
+    )
+
+
+def _examples(name: str, examples: dict[str, str]) -> str | None:
+    if not examples:
+        return None
+    lines = [
+        f"  # {what}\n  keras-dp-retrieval {name} {words}".rstrip()
+        for words, what in examples.items()
+    ]
+    return "\n".join(["examples:", *lines])
+
+
+def _offer_completion(parser):
+    """`--print-completion SHELL`, where shtab is installed."""
+    with contextlib.suppress(ImportError):
+        import shtab
+
+        shtab.add_argument_to(
+            parser,
+            ["--print-completion"],
+            help="print a script that completes options in a shell",
+        )
 
 
 def _print_warning(message, *_):

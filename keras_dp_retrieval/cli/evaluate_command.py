@@ -4,6 +4,7 @@ import keras_dp_retrieval as kdr
 from keras_dp_retrieval.cli import cold_table, inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
+    add_json,
     check_data_arguments,
     flag,
 )
@@ -12,6 +13,11 @@ HELP = "metrics of a saved model"
 
 TOGETHER = True
 COMPILES = True
+
+EXAMPLES = {
+    "movies.keras": "on what `train` held out",
+    "model.keras --interactions shop.csv --json": "for a script",
+}
 
 
 def add_arguments(parser):
@@ -27,6 +33,7 @@ def add_arguments(parser):
         action="store_true",
         help="evaluate on interactions that were trained on, too",
     )
+    add_json(parser)
 
 
 def check(args) -> None:
@@ -38,6 +45,10 @@ def run(args) -> int:
     data = _load_data_of(model, args)
     printing.print_data(data)
     metrics = _evaluate(model, data, args)
+    if args.json:
+        described = {"data": data.description, "synthetic": data.is_synthetic}
+        printing.print_json({**described, **metrics}, args.json_output)
+        return 0
     overall, of_groups = cold_table.divided(metrics)
     printing.print_metrics(overall, data)
     print(cold_table.shown(of_groups))

@@ -11,6 +11,11 @@ from keras_dp_retrieval.processes.process_group import (
 
 HELP = "run a command, or a program of yours, in several processes on this host"
 
+EXAMPLES = {
+    "--processes 2 --devices-per-process 2 -- train": "virtual devices",
+    "--processes 2 -- python train.py": "a program of yours",
+}
+
 
 def add_arguments(parser):
     parser.add_argument(

@@ -1,5 +1,8 @@
 """Data, metrics and recommendations as lines of text."""
 
+import json
+import math
+
 import numpy as np
 
 
@@ -20,6 +23,23 @@ def print_features(data, indent=""):
                 f"{indent}features of {number:,} {side}s: {features}; "
                 f"{size:,} bytes each"
             )
+
+
+def print_json(value: dict, output):
+    """One line of JSON, which has no NaN: null stands for it."""
+    print(json.dumps(_without_nan(value), allow_nan=False), file=output)
+
+
+def _without_nan(value):
+    if isinstance(value, dict):
+        return {str(name): _without_nan(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(one) for one in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def print_metrics(metrics: dict, data):

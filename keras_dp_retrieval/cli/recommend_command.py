@@ -5,10 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from keras_dp_retrieval.cli import inputs, list_files, printing
-from keras_dp_retrieval.cli.data_arguments import check_exists
+from keras_dp_retrieval.cli.data_arguments import add_json, check_exists
 from keras_dp_retrieval.model import id_rows
 
-HELP = "use a saved model"
+HELP = "recommend by a saved model"
+
+EXAMPLES = {
+    "model.keras ann bob -k 5": "two users",
+    "model.keras --history tea jam": "somebody new, by what they had",
+    "model.keras --users users.csv --output lists.parquet": "many users",
+}
 
 COMPILES = True
 
@@ -43,7 +49,9 @@ def add_arguments(parser):
         metavar="NAME",
         help="which column that is; found by its name (user_id, userId, ...)",
     )
-    parser.add_argument("-k", type=int, default=10)
+    parser.add_argument(
+        "-k", type=int, default=10, help="how many each gets; 10 by default"
+    )
     parser.add_argument(
         "--output",
         dest="lists",
@@ -51,6 +59,7 @@ def add_arguments(parser):
         help="write the lists to a .parquet, .csv or .jsonl file: user_id, "
         "rank, candidate_id, title, score, source",
     )
+    add_json(parser)
 
 
 def check(args) -> None:
@@ -70,13 +79,20 @@ def check(args) -> None:
             "`--user-column` must come with `--users FILE`. Received: "
             f"--user-column {args.user_column} alone."
         )
+    if args.json and args.lists is not None:
+        raise ValueError(
+            "`--json` prints the lists, and `--output` writes them. Received "
+            "both. Leave one out."
+        )
     check_exists("--users", args.users)
 
 
 def run(args) -> int:
     model = inputs.load_model(args.model)
     lists = _lists(model, args)
-    if args.lists is None:
+    if args.json:
+        _print_json(model, lists, args.json_output)
+    elif args.lists is None:
         _print(model, lists)
     else:
         num_users, num_rows = list_files.write(args.lists, model, lists)
@@ -184,3 +200,27 @@ def _print(model, lists):
         for name, of_user, their_scores in zip(names, ids, scores, strict=True):
             who = name if users is None else f"user {name}"
             printing.print_list(model, who, of_user, their_scores)
+
+
+def _print_json(model, lists, output):
+    """A line for each user, or for the history, whose `user_id` is null."""
+    for users, ids, scores, sources in lists:
+        names = [None] * len(ids) if users is None else users.tolist()
+        for name, of_user, their_scores, source in zip(
+            names, ids, scores, sources, strict=True
+        ):
+            found = np.isfinite(their_scores)
+            candidates = [
+                {
+                    "candidate_id": one,
+                    "title": model.candidate_titles.get(one),
+                    "score": score,
+                }
+                for one, score in zip(
+                    of_user[found].tolist(),
+                    their_scores[found].tolist(),
+                    strict=True,
+                )
+            ]
+            line = {"user_id": name, "source": str(source)}
+            printing.print_json({**line, "candidates": candidates}, output)

@@ -4,6 +4,11 @@ from keras_dp_retrieval import report
 
 HELP = "look at recorded runs"
 
+EXAMPLES = {
+    "runs/a": "what `train --log-dir runs/a` recorded",
+    "runs/a runs/b --figure runs.png": "two, side by side",
+}
+
 
 def add_arguments(parser):
     parser.add_argument(

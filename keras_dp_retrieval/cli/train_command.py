@@ -1,5 +1,7 @@
 """`train`: trains on your file or on MovieLens, and saves the model."""
 
+import os
+import shlex
 import sys
 
 import keras
@@ -19,6 +21,13 @@ HELP = "train on your interactions, or on MovieLens, and save the model"
 TOGETHER = True
 COMPILES = True
 
+EXAMPLES = {
+    "": "MovieLens 100K",
+    "--interactions shop.csv --filter event=purchase": "your own file",
+    "--interactions shop.csv --resume runs/shop": "goes on if it was killed",
+    "--objective rating --epochs 50": "the recipe of the Keras tutorial",
+}
+
 
 def add_arguments(parser):
     add_data_arguments(
@@ -26,30 +35,50 @@ def add_arguments(parser):
         SPLIT_HELP + "; of MovieLens the tutorial's own with `--objective "
         "rating`",
     )
-    parser.add_argument(
+    _add_training_arguments(parser.add_argument_group("training"))
+    _add_files(parser.add_argument_group("files that are written"))
+
+
+def _add_training_arguments(group):
+    group.add_argument(
         "--objective",
         choices=["recipe", "rating", "full_softmax", "in_batch_softmax"],
         default="recipe",
         help="what is learned; `recipe` chooses by the shape of the data, "
-        "`rating` follows the Keras tutorial",
+        "`rating` follows the Keras tutorial; recipe by default",
     )
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--embedding-dimension", type=int)
-    parser.add_argument("--learning-rate", type=float)
-    parser.add_argument(
-        "--steps-per-execution",
+    for name, kind, default in (
+        ("--epochs", int, "50 of `rating`, 20 of a softmax"),
+        ("--embedding-dimension", int, "32"),
+        ("--learning-rate", float, "0.2 of `rating`, 0.1 of a softmax"),
+        ("--steps-per-execution", int, "1"),
+    ):
+        group.add_argument(
+            name,
+            type=kind,
+            metavar="N" if kind is int else "X",
+            help=f"{default} by default; the recipe chooses its own",
+        )
+    group.add_argument(
+        "--seed",
         type=int,
-        help="1 by default; the recipe chooses its own",
+        default=42,
+        metavar="N",
+        help="of the split and of the training; 42 by default",
     )
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument(
+
+
+def _add_files(group):
+    group.add_argument(
         "--resume",
         metavar="FOLDER",
         help="save what is trained there as it goes; the same command goes on "
         "with it after the program was killed",
     )
-    parser.add_argument("--log-dir", help="for TensorBoard and `report`")
-    parser.add_argument(
+    group.add_argument(
+        "--log-dir", metavar="FOLDER", help="for TensorBoard and `report`"
+    )
+    group.add_argument(
         "--output",
         metavar="FILE",
         help="model.keras by default, of MovieLens movies.keras; Ctrl-C saves "
@@ -89,8 +118,22 @@ def run(args) -> int:
     except KeyboardInterrupt:
         saved = last_epoch.save_beside(args.output)
         raise KeyboardInterrupt(saved) from None
-    print(f"Saved {args.output}.")
+    _print_what_is_next(model, args)
     return 0
+
+
+def _print_what_is_next(model, args):
+    megabytes = os.path.getsize(args.output) / 1e6
+    program, file = "keras-dp-retrieval", shlex.quote(args.output)
+    user = shlex.quote(str(model.user_vocabulary.ids[0]))
+    data = ""
+    if args.interactions is not None:
+        data = f" --interactions {shlex.quote(args.interactions)}"
+    print(
+        f"Saved {args.output} ({megabytes:.1f} MB). Next:\n"
+        f"  {program} recommend {file} {user}\n"
+        f"  {program} evaluate {file}{data}"
+    )
 
 
 def _fit_recipe(data, args, callbacks):

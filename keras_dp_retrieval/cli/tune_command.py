@@ -11,6 +11,12 @@ from keras_dp_retrieval.cli.data_arguments import (
 
 HELP = "search for good hyperparameters"
 
+EXAMPLES = {
+    "--max-trials 12 --plot trials.png": "MovieLens 100K",
+    "--interactions shop.csv --objective full_softmax "
+    "--temperature 0.05 0.2": "your own file",
+}
+
 
 def add_arguments(parser):
     add_data_arguments(parser)
@@ -22,29 +28,44 @@ def _add_search_arguments(parser):
         "--tuner",
         choices=["random", "bayesian", "hyperband", "grid"],
         default="random",
+        help="which of KerasTuner's; random by default",
     )
-    parser.add_argument("--max-trials", type=int, default=12)
     parser.add_argument(
-        "--epochs", type=int, default=20, help="of a trial, at most"
+        "--max-trials",
+        type=int,
+        default=12,
+        metavar="N",
+        help="12 by default",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=20,
+        metavar="N",
+        help="of a trial, at most; 20 by default",
     )
     parser.add_argument(
         "--embedding-dimension",
         type=int,
         nargs="+",
         default=[16, 32, 64, 128],
-        help="dimensions to choose from",
+        metavar="N",
+        help="dimensions to choose from; 16, 32, 64 and 128 by default",
     )
     parser.add_argument(
         "--learning-rate",
         type=float,
         nargs="+",
         default=[1e-3, 1.0],
-        help="two are the ends of a range, more are to choose from",
+        metavar="X",
+        help="two are the ends of a range, more are to choose from; 0.001 to 1 "
+        "by default",
     )
     parser.add_argument(
         "--temperature",
         type=float,
         nargs="+",
+        metavar="X",
         help="likewise, of a softmax objective; not searched by default",
     )
     _add_tower_arguments(parser)
@@ -53,20 +74,32 @@ def _add_search_arguments(parser):
         nargs="+",
         choices=["auto", "rating", "full_softmax", "in_batch_softmax"],
         default=["auto"],
-        help="what is learned; several are to choose from",
+        help="what is learned; several are to choose from; by default `auto`, "
+        "by the shape of the data",
     )
     parser.add_argument(
         "--metric",
         default="val_ndcg_at_10",
-        help="what is optimized, a name from the logs",
+        metavar="NAME",
+        help="what is optimized, a name from the logs; val_ndcg_at_10 by "
+        "default",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="0 by default"
+    )
     parser.add_argument(
         "--directory",
         default="tuning",
-        help="where the search is kept; the same command resumes it",
+        metavar="FOLDER",
+        help="where the search is kept, tuning by default; the same command "
+        "resumes it",
     )
-    parser.add_argument("--project-name", default="search")
+    parser.add_argument(
+        "--project-name",
+        default="search",
+        metavar="NAME",
+        help="folder in it; search by default",
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="start over instead"
     )
@@ -76,7 +109,7 @@ def _add_search_arguments(parser):
 
 
 def _add_tower_arguments(parser):
-    group = parser.add_argument_group("of the towers of data with features")
+    group = parser.add_argument_group("towers of data with features")
     group.add_argument(
         "--hidden-width",
         type=int,
