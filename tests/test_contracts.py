@@ -11,6 +11,8 @@ import inspect
 import json
 import pathlib
 import pkgutil
+import random
+import sys
 
 import jax
 import keras
@@ -489,6 +491,21 @@ def test_the_global_random_numbers_have_a_state():
         drawn,
         err_msg="Keras keeps its global random numbers elsewhere: what "
         "`keras.random` draws without a seed differs in a resumed run.",
+    )
+
+
+def test_seeds_are_those_that_keras_sets(monkeypatch):
+    # Else it does call Keras' function.
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    drawn = []
+    for set_random_seed in (keras.utils.set_random_seed, seeds.set_random_seed):
+        set_random_seed(7)
+        assert process_seeds.seed_in_use() == 7
+        normal = np.array(keras.random.normal((2,)))
+        drawn.append([random.random(), np.random.rand(), *normal])
+    assert drawn[0] == drawn[1], (
+        "`keras.utils.set_random_seed` sets other seeds now: `fit_recipe` "
+        "trains another model than before with the same seed."
     )
 
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.recipe import fit, plan, plan_recipe, trials
+from keras_dp_retrieval.recipe import (
+    build_model,
+    fit,
+    plan,
+    plan_recipe,
+    training,
+    trials,
+)
 
 
 def data_of(num_users=130, **options):
@@ -25,15 +32,15 @@ def test_steps_and_parameters_are_those_of_the_training(split):
     whole = data.with_validation_in_train()
     recipe = fit.choose_recipe(whole)
     assert planned.recipe == recipe
-    examples = fit._examples(whole, recipe)
-    assert planned.steps_per_epoch == int(examples.cardinality())
+    examples = training.examples(whole, recipe)
+    assert planned.steps_per_epoch == examples.num_batches
     for objective in ("full_softmax", "in_batch_softmax"):
         other = dataclasses.replace(
             recipe, objective=objective, batch_size=64, rating_weight=0.0
         )
         steps = -(-plan._num_examples(whole, other) // 64)
-        assert steps == int(fit._examples(whole, other).cardinality())
-    model = fit.build_model(whole, recipe)
+        assert steps == training.examples(whole, other).num_batches
+    model = build_model(whole, recipe)
     model.build()
     trained = [weight.shape for weight in model.trainable_variables]
     assert planned.num_parameters == sum(map(np.prod, trained))
@@ -46,11 +53,11 @@ def test_steps_and_parameters_are_those_of_the_training(split):
 def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
     trained = []
 
-    def train(data, recipe, seed, **_):
+    def train(data, recipe, *_):
         trained.append((data, recipe))
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(fit, "_train", train)
+    monkeypatch.setattr(fit, "Training", train)
     data = data_of(300, split=split, validation_fraction=0.2)
     planned = plan_recipe(data)
     with pytest.raises(RuntimeError, match="enough"):
@@ -59,7 +66,7 @@ def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
     assert is_trial == (planned.num_trials != (0, 0))
     assert is_trial == (recipe.epochs < planned.recipe.epochs)
     if is_trial:
-        steps = int(fit._examples(on, recipe).cardinality()) * recipe.epochs
+        steps = training.examples(on, recipe).num_batches * recipe.epochs
         assert planned.steps_of_trial == steps
 
 

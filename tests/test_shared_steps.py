@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.recipe import fit, trials
+from keras_dp_retrieval.recipe import training, trials
 from keras_dp_retrieval.recipe.sharing import Room
 from keras_dp_retrieval.training.shared_steps import SharedSteps
 
@@ -89,15 +89,15 @@ def test_what_is_not_alike_gets_a_program_of_its_own():
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """The models that `fit_recipe` trains."""
-    models, train = [], fit._train
+    """The epochs of each `fit` of `fit_recipe`."""
+    epochs, train = [], training.Training.fit
 
-    def note(*args, **kwargs):
-        models.append(train(*args, **kwargs))
-        return models[-1]
+    def note(self, number, **kwargs):
+        epochs.append(number)
+        train(self, number, **kwargs)
 
-    monkeypatch.setattr(fit, "_train", note)
-    return models
+    monkeypatch.setattr(training.Training, "fit", note)
+    return epochs
 
 
 @pytest.mark.slow

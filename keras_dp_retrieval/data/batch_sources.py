@@ -189,7 +189,13 @@ def register(dataset, source: BatchSource) -> None:
 
 
 def source_of(dataset) -> BatchSource | None:
-    """What is registered for this very data set; None for any other one."""
+    """What is registered for this very data set; None for any other one.
+
+    A source is its own: `fit` of a `PaddedModel` takes it as it is, and then
+    needs no TensorFlow, whose import takes seconds.
+    """
+    if isinstance(dataset, BatchSource):
+        return dataset
     try:
         return _registered.get(dataset)
     except TypeError:  # Not hashable, or without weak references: not ours.

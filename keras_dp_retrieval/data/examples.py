@@ -81,10 +81,10 @@ class ByUser:
 
 
 def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
-    """Returns one example for each item but a user's first, see `shuffled`.
+    """Returns `BatchesLookedUp` of each item but a user's first.
 
     Its columns are users, the lengths of their histories before the item, and
-    the item. Its `BatchSource` has the timeline.
+    the item. It has the timeline.
     """
     later = np.flatnonzero(timeline.lengths)
     if not len(later):
@@ -98,7 +98,7 @@ def next_items(timeline: Timeline, example, epochs_seed: int, batch_size: int):
         ]
 
     epochs = EpochShuffle(len(later), epochs_seed)
-    return shuffled(look_up, example, epochs, batch_size, timeline)
+    return BatchesLookedUp(look_up, example, epochs, batch_size, timeline)
 
 
 def refuse_no_next_items(timeline: Timeline) -> NoReturn:
@@ -110,64 +110,42 @@ def refuse_no_next_items(timeline: Timeline) -> NoReturn:
     )
 
 
-def shuffled(
-    look_up,
-    example,
-    epochs: EpochShuffle,
-    batch_size: int,
-    timeline: Timeline | None = None,
-):
-    """Returns a `tf.data.Dataset` that shuffles the examples in every pass.
+def as_dataset(source: "BatchesLookedUp"):
+    """Returns a `tf.data.Dataset` of the same batches, with this source.
 
-    Batches have one size, as those of `.train`: where examples are too few
-    for it, they are padded with rows of weight 0, and every batch of the data
-    set has weights.
-
-    Args:
-        look_up: Function from indices `(batch,)` to columns `(batch, ...)`.
-        example: Function from the columns of a batch to `(x, y)`.
-        epochs: `EpochShuffle` of the examples. A pass counts when its last
-            batch is handed over.
-        batch_size: int. Real examples in each batch but the last; no more
-            than there are.
-        timeline: Optional `Timeline` that `look_up` reads.
-
-    It is registered with its `BatchSource`.
+    A pass counts when its last batch is handed over.
     """
     tf = import_tensorflow()
-    batches = _LookedUp(look_up, example, epochs.num_examples, batch_size)
-    last = batches.num_batches - 1
+    last = source.num_batches - 1
 
     def columns_of(number):
-        epochs.position.check_whole()
-        order = epochs.next_order()
+        source.position.check_whole()
+        columns = source.columns(number)
         if number == last:
-            epochs.position.end_pass(epochs.position.epoch)
-        return batches.columns(order, number)
+            source.position.end_pass(source.position.epoch)
+        return columns
 
-    kinds = batches.columns(np.zeros(1, "int32"), 0)
+    kinds = source.kinds()
 
     def batch(number):
         parts = tf.numpy_function(
             columns_of, [number], [column.dtype for column in kinds]
         )
         for part, column in zip(parts, kinds, strict=True):
-            part.set_shape([batches.num_rows, *column.shape[1:]])
-        return batches.example(parts)
+            part.set_shape(column.shape)
+        return source.example(parts)
 
-    dataset = tf.data.Dataset.range(batches.num_batches).map(batch)
+    dataset = tf.data.Dataset.range(source.num_batches).map(batch)
     options = tf.data.Options()
     # A batch made in advance would not have been handed over.
     options.experimental_optimization.inject_prefetch = False
     dataset = dataset.with_options(options)
-    source = _LookUpSource(look_up, batches, epochs)
-    source.timeline = timeline
     batch_sources.register(dataset, source)
     return dataset
 
 
 class _LookedUp:
-    """Batches of one size; see `shuffled`."""
+    """Batches of one size; see `BatchesLookedUp`."""
 
     def __init__(self, look_up, example, num_examples: int, batch_size: int):
         self._look_up = look_up
@@ -197,14 +175,49 @@ class _LookedUp:
         return (*self._example(*columns), weights)
 
 
-class _LookUpSource(batch_sources.BatchSource):
-    """Of `shuffled`; see there."""
+class BatchesLookedUp(batch_sources.BatchSource):
+    """Batches of examples that are looked up, shuffled in every pass.
 
-    def __init__(self, look_up, batches: _LookedUp, epochs: EpochShuffle):
+    Batches have one size, as those of `.train`: where examples are too few
+    for it, they are padded with rows of weight 0, and every batch has weights.
+
+    Args:
+        look_up: Function from indices `(batch,)` to columns `(batch, ...)`.
+        example: Function from the columns of a batch to `(x, y)`.
+        epochs: `EpochShuffle` of the examples.
+        batch_size: int. Real examples in each batch but the last; no more
+            than there are.
+        timeline: Optional `Timeline` that `look_up` reads.
+    """
+
+    def __init__(
+        self,
+        look_up,
+        example,
+        epochs: EpochShuffle,
+        batch_size: int,
+        timeline: Timeline | None = None,
+    ):
         self._look_up = look_up
-        self._batches = batches
+        self._batches = _LookedUp(
+            look_up, example, epochs.num_examples, batch_size
+        )
         self._epochs = epochs
         self.position = epochs.position
+        self.timeline = timeline
+
+    def columns(self, number: int) -> list[np.ndarray]:
+        """The columns of a batch of the next pass."""
+        return self._batches.columns(self._epochs.next_order(), number)
+
+    def kinds(self) -> list[np.ndarray]:
+        """Columns of the shapes and dtypes of every batch."""
+        order = np.zeros(self._batches.batch_size, "int32")
+        return self._batches.columns(order, 0)
+
+    def example(self, columns) -> tuple:
+        """`(x, y)` or `(x, y, sample_weight)` of the columns of a batch."""
+        return self._batches.example(columns)
 
     @property
     def num_batches(self):

@@ -88,7 +88,7 @@ class PartBatches:
         return pipelines.shuffled_batches(self._train, form, epochs)
 
     def by_user(self, batch_size: int, num_positives: int | None = None):
-        """See `RetrievalDataset.by_user`."""
+        """The source of `RetrievalDataset.by_user`."""
         batch_size = _checks.positive_int("batch_size", batch_size)
         self._warn_of_weights("by_user")
         positives = examples.ByUser(
@@ -96,7 +96,7 @@ class PartBatches:
         )
         if num_positives is not None:
             positives.pad_to(num_positives)
-        return examples.shuffled(
+        return examples.BatchesLookedUp(
             positives.look_up,
             lambda x, *y: (x, dict(zip(self._keys, y, strict=False))),
             pipelines.EpochShuffle(len(positives.user_rows), self._seed),
@@ -104,7 +104,7 @@ class PartBatches:
         )
 
     def next_items(self, batch_size: int):
-        """See `RetrievalDataset.next_items`."""
+        """The source of `RetrievalDataset.next_items`."""
         batch_size = _checks.positive_int("batch_size", batch_size)
         timeline = self._timeline()
         self._warn_of_weights("next_items")

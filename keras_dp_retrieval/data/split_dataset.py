@@ -13,6 +13,7 @@ from keras_dp_retrieval.data import (
     batch_sources,
     dataset_options,
     descriptions,
+    examples,
     part_batches,
 )
 from keras_dp_retrieval.data.dataset_description import (
@@ -292,6 +293,12 @@ class SplitDataset:
         Raises:
             ValueError: If a user has more than `num_positives`.
         """
+        return examples.as_dataset(
+            self.source_by_user(batch_size, num_positives)
+        )
+
+    def source_by_user(self, batch_size: int, num_positives=None):
+        """What `by_user` is made of: `fit` takes it, too."""
         return self._with_ids(self._batches.by_user(batch_size, num_positives))
 
     def next_items(self, batch_size: int = 1024):
@@ -313,6 +320,10 @@ class SplitDataset:
                 with a split other than `"leave_last_out"`; or if no user has
                 two interactions.
         """
+        return examples.as_dataset(self.source_of_next_items(batch_size))
+
+    def source_of_next_items(self, batch_size: int):
+        """What `next_items` is made of: `fit` takes it, too."""
         return self._with_ids(self._batches.next_items(batch_size))
 
     def by_sequence(self, batch_size: int = 32, max_length: int = 100):

@@ -1,7 +1,8 @@
 """fit_recipe: a good model in one line, chosen from the data."""
 
-from keras_dp_retrieval.recipe.fit import build_model, fit_recipe
+from keras_dp_retrieval.recipe.fit import fit_recipe
 from keras_dp_retrieval.recipe.plan import RecipePlan, plan_recipe
+from keras_dp_retrieval.recipe.recipe_model import build_model
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
 
 __all__ = [

@@ -1,23 +1,29 @@
 """fit_recipe: trains a model with hyperparameters chosen from the data."""
 
 import dataclasses
+import functools
 import os
 
 import keras
 import numpy as np
 
 from keras_dp_retrieval import _checks, distribution
-from keras_dp_retrieval.callbacks import ResumeTraining, ShuffleTies
+from keras_dp_retrieval.callbacks import ResumeTraining
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
 from keras_dp_retrieval.recipe import trials
-from keras_dp_retrieval.recipe.recipe_model import build_model
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
 from keras_dp_retrieval.recipe.sharing import Shared
+from keras_dp_retrieval.recipe.training import Branches, Training
 from keras_dp_retrieval.training.loop_output import verbosity
 
 # With fewer held-out users than this, differences are mostly noise.
 MIN_USERS_TO_CHOOSE_BY = 100
+
+# The epochs of a trial over those of the model, and how many of them the
+# trials share.
+TRIAL_SHARE = 1 / 3
+SHARED_SHARE = 0.6
 
 
 def fit_recipe(
@@ -171,7 +177,13 @@ def has_trials(data, recipe: Recipe) -> bool:
 
 def trial_epochs(recipe: Recipe) -> int:
     """Epochs of a trial."""
-    return max(round(recipe.epochs / 3), 1)
+    return max(round(recipe.epochs * TRIAL_SHARE), 1)
+
+
+def shared_epochs(recipe: Recipe) -> int:
+    """Those of them that the first trial shares with the others."""
+    epochs = trial_epochs(recipe)
+    return min(round(epochs * SHARED_SHARE), epochs - 1)
 
 
 def _with_trials(
@@ -182,19 +194,34 @@ def _with_trials(
     if not has_trials(data, recipe):
         return recipe
     shorter = dataclasses.replace(recipe, epochs=trial_epochs(recipe))
+    task = trials.prepare(data)
+
+    def callbacks(name):
+        if resume is None:
+            return []
+        # The trials are trained again where they were, and one that had
+        # ended is as it was: what they are compared by is, too.
+        folder = os.path.join(resume, "trials", name)
+        return [ResumeTraining(folder, keep=1)]
+
+    @functools.cache
+    def branches():
+        training = Training(data, shorter, seed, shared)
+        branches = Branches(training, shared_epochs(recipe))
+        return branches, task.encoder(training.model)
 
     def train(temperature):
-        trial = dataclasses.replace(shorter, temperature=temperature)
-        return run(trial, f"temperature-{temperature:g}")
+        training, encode = branches()
+        training.train(temperature, callbacks)
+        return encode()
 
-    def run(trial, name):
-        callbacks = []
-        if resume is not None:
-            # The trials are trained again where they were, and one that had
-            # ended is as it was: what they are compared by is, too.
-            folder = os.path.join(resume, "trials", name)
-            callbacks.append(ResumeTraining(folder, keep=1))
-        return _train(data, trial, seed, callbacks=callbacks, shared=shared)
+    def train_without_features(recipe):
+        without = dataclasses.replace(
+            recipe, epochs=shorter.epochs, use_features=False
+        )
+        training = Training(data, without, seed, shared)
+        training.fit(without.epochs, callbacks=callbacks("without-features"))
+        return task.encoder(training.model)()
 
     def report(choice):
         if verbose:
@@ -207,7 +234,6 @@ def _with_trials(
         if verbose:
             print(f"Chosen: {decision}")
 
-    task = trials.prepare(data)
     nothing_chosen = {"temperature", "popularity_weight"} <= set(given)
     best, of_users = trials.choose(
         train,
@@ -225,11 +251,8 @@ def _with_trials(
     )
     if not recipe.use_features or "use_features" in given:
         return recipe
-    without = dataclasses.replace(
-        recipe, epochs=shorter.epochs, use_features=False
-    )
     decision = trials.compare(
-        of_users, run(without, "without-features"), task, "features"
+        of_users, train_without_features(recipe), task, "features"
     )
     explain(decision)
     return dataclasses.replace(recipe, use_features=decision.keeps)
@@ -245,42 +268,6 @@ def _train(
     data, recipe: Recipe, seed, *, verbose=0, callbacks=None, shared=None
 ):
     """Returns the model of a recipe, trained on the train part."""
-    keras.utils.set_random_seed(seed)
-    room = None if shared is None or recipe.order == "recency" else shared.room
-    model = build_model(data, recipe, seed, room=room)
-    examples = _examples(data, recipe, room)
-    num_steps = int(examples.cardinality())
-    schedule = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate, num_steps * recipe.epochs
-    )
-    model.compile(
-        optimizer=keras.optimizers.AdamW(
-            schedule, weight_decay=recipe.weight_decay, beta_2=0.99
-        ),
-        # Fused steps; larger groups gain little.
-        steps_per_execution=min(num_steps, 16),
-    )
-    if shared is not None:
-        shared.give(model, recipe, schedule)
-    callbacks = list(callbacks or [])
-    if recipe.order == "recency":
-        callbacks.insert(0, ShuffleTies(examples))
-    model.fit(
-        examples,
-        epochs=recipe.epochs,
-        verbose=verbose,
-        callbacks=callbacks,
-    )
-    if shared is not None:
-        shared.steps.take(model)
-    return model
-
-
-def _examples(data, recipe: Recipe, room=None):
-    if recipe.order == "recency":
-        return data.next_items(recipe.batch_size)
-    if recipe.objective == "full_softmax":
-        return data.by_user(
-            recipe.batch_size, num_positives=room and room.num_positives
-        )
-    return data.by_interaction(recipe.batch_size)
+    training = Training(data, recipe, seed, shared)
+    training.fit(recipe.epochs, verbose=verbose, callbacks=callbacks)
+    return training.model

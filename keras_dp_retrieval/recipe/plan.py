@@ -23,7 +23,9 @@ class RecipePlan:
         steps_per_epoch: int.
         num_trials: `(least, most)` trainings; both 0 where too few users are
             held out to choose by.
-        steps_of_trial: int. Of one of them.
+        steps_of_trial: int. Of the first of them, and of one without features.
+        steps_of_others: int. Of each of the others, which begin within the
+            first.
         num_parameters: int. Those that are trained; the interaction histories
             come on top.
         flop_per_step: int. Floating-point operations of the logits of a step,
@@ -35,6 +37,7 @@ class RecipePlan:
     steps_per_epoch: int
     num_trials: tuple[int, int]
     steps_of_trial: int
+    steps_of_others: int
     num_parameters: int
     flop_per_step: int
 
@@ -43,6 +46,17 @@ class RecipePlan:
         """Steps of the training, without trials."""
         return self.steps_per_epoch * self.recipe.epochs
 
+    @property
+    def most_steps(self) -> int:
+        """Steps of the training and of as many trials as there may be."""
+        most = self.num_trials[1]
+        if not most:
+            return self.num_steps
+        whole = 1 + int(self.recipe.use_features)
+        of_trials = whole * self.steps_of_trial
+        of_trials += (most - whole) * self.steps_of_others
+        return self.num_steps + of_trials
+
     def to_dict(self) -> dict:
         """Returns all of it as plain values, for JSON."""
         return {**dataclasses.asdict(self), "num_steps": self.num_steps}
@@ -50,13 +64,13 @@ class RecipePlan:
     def __str__(self) -> str:
         recipe = self.recipe
         megabytes = self.num_parameters * _FLOAT / 1e6
-        most_steps = self.num_steps + self.num_trials[1] * self.steps_of_trial
-        flop = most_steps * self.flop_per_step
+        flop = self.most_steps * self.flop_per_step
         if self.num_trials[1]:
             tried = (
-                f"{self.num_trials[0]} to {self.num_trials[1]} trainings of "
-                f"{self.steps_of_trial:,} steps before; they choose "
-                f"{_chosen(recipe)}"
+                f"{self.num_trials[0]} to {self.num_trials[1]} trainings "
+                f"before, the first of {self.steps_of_trial:,} steps, others "
+                f"of {self.steps_of_others:,} more than what they share; they "
+                f"choose {_chosen(recipe)}"
             )
         else:
             tried = "none: too few users are held out to choose by"
@@ -105,6 +119,8 @@ def plan_recipe(data) -> RecipePlan:
         steps_per_epoch=math.ceil(num_examples / recipe.batch_size),
         num_trials=_num_trials(recipe) if is_tried else (0, 0),
         steps_of_trial=trial_steps * fit.trial_epochs(recipe),
+        steps_of_others=trial_steps
+        * (fit.trial_epochs(recipe) - fit.shared_epochs(recipe)),
         num_parameters=_num_parameters(data, recipe),
         flop_per_step=_flop_per_step(data, recipe),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from keras_dp_retrieval.metrics import RankingTask
+from keras_dp_retrieval.recipe.held_out import HeldOut
 
 # The ratio of neighbouring temperatures, and the trials in each direction.
 STEP = 1.4
@@ -17,14 +17,12 @@ NUM_TRAININGS = (3, 2 + MAX_STEPS)
 
 # Of `TwoTowerRetrieval.popularity_weight`, in temperatures: what is added to
 # the logits of training.
-POPULARITY_WEIGHTS = (0.2, 0.4, 0.6, 0.8)
+POPULARITY_WEIGHTS = (0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4)
 
 # The z-score from which on a difference is significant. Higher than for one
 # comparison, as the best of about a dozen results is compared.
 MIN_Z_SCORE = 2.0
 
-# Users to evaluate on; of more, a random sample of this size.
-MAX_USERS = 10_000
 K = 10
 
 
@@ -92,7 +90,7 @@ class Decision:
 
 def choose(
     train: Callable,
-    task: RankingTask,
+    task: HeldOut,
     first: float,
     *,
     temperatures: bool = True,
@@ -182,7 +180,7 @@ class Comparison:
 
 
 def compare(
-    of_users: np.ndarray, model, task: RankingTask, what: str
+    of_users: np.ndarray, model, task: HeldOut, what: str
 ) -> Comparison:
     """Compares a model with another one, trained without something.
 
@@ -231,19 +229,6 @@ def _climb_popularity_weights(
         best = ndcg
 
 
-def prepare(data) -> RankingTask:
-    """The ranking of up to `MAX_USERS` users of the validation part.
-
-    Args:
-        data: Data set with a validation part.
-    """
-    task = RankingTask.prepare(data, "validation", (K,))
-    if len(task.user_rows) <= MAX_USERS:
-        return task
-    draw = np.random.default_rng(0).permutation(len(task.user_rows))
-    sample = np.sort(draw[:MAX_USERS])  # Keeps the order of chunks.
-    return dataclasses.replace(
-        task,
-        user_rows=task.user_rows[sample],
-        num_held_out=task.num_held_out[sample],
-    )
+def prepare(data) -> HeldOut:
+    """What models are compared by, on the validation part of the data."""
+    return HeldOut(data, K)

@@ -41,6 +41,19 @@ from keras_dp_retrieval.training.row_weights import with_weights
 NO_ROWS = "The data must hold at least one row. Received: an empty data set."
 
 
+class SourceAdapter(DataAdapter):
+    """A `BatchSource` that is given as the data, and has `numpy_groups`."""
+
+    batch_size = None
+
+    def __init__(self, source: BatchSource):
+        self._source = source
+
+    @property
+    def num_batches(self):
+        return self._source.num_batches
+
+
 class PaddedBatches(DataAdapter):
     """Equal batches of any data that `fit` takes, for any number of devices.
 
@@ -74,8 +87,12 @@ class PaddedBatches(DataAdapter):
         if data.get("batch_size") is not None:  # Keras takes 0 for 32.
             _checks.positive_int("batch_size", data["batch_size"])
         self._data = data
-        self._inner = single_process_adapter(data)
         self._source: BatchSource | None = None
+        if isinstance(data.get("x"), BatchSource):
+            self._source = data["x"]
+            self._inner = SourceAdapter(self._source)
+        else:
+            self._inner = single_process_adapter(data)
         if isinstance(self._inner, TFDatasetAdapter):
             self._source = source_of(self._inner.get_tf_dataset())
         self._check = check
@@ -296,12 +313,11 @@ class PaddedBatches(DataAdapter):
             `((x, y, sample_weight), sizes)`: arrays `(steps, longest, ...)`,
             and how many rows of each step there are, `(steps,)`.
         """
-        if isinstance(self._inner, TFDatasetAdapter):
-            groups = None
-            if self._source is not None:
-                groups = self._source.numpy_groups(steps)
+        if self._source is not None:
+            groups = self._source.numpy_groups(steps)
             if groups is not None:
                 return map(with_weights, groups)
+        if isinstance(self._inner, TFDatasetAdapter):
             dataset = self._inner.get_tf_dataset()
             if steps > 1 and can_stack(dataset):
                 if self._in_tensorflow is None:
