@@ -2,7 +2,10 @@
 
 import numpy as np
 
-from keras_dp_retrieval.data.examples import refuse_no_next_items, shuffled
+from keras_dp_retrieval.data.examples import (
+    BatchesLookedUp,
+    refuse_no_next_items,
+)
 from keras_dp_retrieval.data.padding import PADDING
 from keras_dp_retrieval.data.pipelines import EpochShuffle
 from keras_dp_retrieval.data.timeline import Timeline
@@ -15,14 +18,16 @@ def by_sequence(
     batch_size: int,
     max_length: int,
 ):
-    """Returns one example for each piece of a user's history; see `shuffled`.
+    """Returns `BatchesLookedUp` of each piece of a user's history.
 
     Its columns are users, the lengths of their histories before each target,
-    and the targets, padded with 0 and -1. Its `BatchSource` has the timeline.
+    and the targets, padded with 0 and -1. It has the timeline.
     """
     pieces = Pieces(timeline, max_length)
     epochs = EpochShuffle(len(pieces), epochs_seed)
-    return shuffled(pieces.look_up, example, epochs, batch_size, timeline)
+    return BatchesLookedUp(
+        pieces.look_up, example, epochs, batch_size, timeline
+    )
 
 
 class Pieces:

@@ -347,7 +347,8 @@ class SplitDataset:
                 targets` targets.
             max_length: int. That of the tower.
         """
-        return self._with_ids(self._batches.by_sequence(batch_size, max_length))
+        source = self._batches.by_sequence(batch_size, max_length)
+        return examples.as_dataset(self._with_ids(source))
 
     def _with_ids(self, batches):
         """Notes whose rows they hold, so that no other model trains on them."""
