@@ -57,6 +57,7 @@ LAYERS = {
     "model": 4,
     "recipe": 5,
     "tuning": 5,
+    "serving": 5,
     "cli": 6,
     "__main__": 7,
     "__init__": 7,

@@ -21,6 +21,7 @@ from keras_dp_retrieval.cli import (
     options,
     recommend_command,
     report_command,
+    serve_command,
     train_command,
     tune_command,
 )
@@ -39,6 +40,7 @@ COMMANDS = {
     "evaluate": evaluate_command,
     "tune": tune_command,
     "recommend": recommend_command,
+    "serve": serve_command,
     "report": report_command,
     "devices": devices_command,
     "launch": launch_command,

@@ -20,6 +20,17 @@ def popular_search(model, allowed):
         The score is `log1p(count)`; equal counts go by the lower row. Short
         lists are filled up as those of `recommend`.
     """
+    rows_of = popular_rows(model, allowed)
+
+    def search(num_users, k, excluded_rows):
+        rows, scores = rows_of(num_users, k, excluded_rows)
+        return id_rows.candidate_ids(model, rows), scores
+
+    return search
+
+
+def popular_rows(model, allowed):
+    """Returns the same search, which finds table rows, -1 for padding."""
     counts = ops.convert_to_numpy(model.candidate_counts)
     rows = np.flatnonzero(allowed)
 
@@ -36,7 +47,7 @@ def popular_search(model, allowed):
         scores[:, :filled] = np.where(
             is_left, np.log1p(counts[best[chosen]]), -np.inf
         )
-        return id_rows.candidate_ids(model, found), scores
+        return found, scores
 
     return search
 

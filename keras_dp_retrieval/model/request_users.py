@@ -186,16 +186,22 @@ class Users:
         """How many items each is known to have seen, int `(batch,)`."""
         return sum(one.lengths() for one in self._asked)
 
-    def vectors(self, part: slice):
+    def vectors(self, part: slice, encode=None):
         """The vectors of some, a tensor `(part, dim)`.
 
         All of a part go through the tower, so that few shapes occur.
+
+        Args:
+            part: slice.
+            encode: Optional function that the inputs of the tower are given
+                to. By default `user_vectors` of the model.
         """
+        encode = encode or self._model.user_vectors
         by_id = self.sources[part] == BY_ID
         asked = self._asked
         if len(asked) > 1 and (by_id.all() or not by_id.any()):
             asked = asked[:1] if by_id.all() else asked[1:]
-        vectors = [self._model.user_vectors(one.inputs(part)) for one in asked]
+        vectors = [encode(one.inputs(part)) for one in asked]
         if len(vectors) == 1:
             return vectors[0]
         return ops.where(by_id[:, None], *vectors)
