@@ -8,7 +8,7 @@ import numpy as np
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.serving.app import create_app
-from keras_dp_retrieval.serving.limits import Limits
+from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.served_model import ServedModel
 from keras_dp_retrieval.serving.service import Service
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from keras_dp_retrieval.serving import guard, shapes
-from keras_dp_retrieval.serving.limits import Limits
 from keras_dp_retrieval.serving.questions import Question
+from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.retriever import Retriever
 from tests.served import SMALL, Client, lists, model_of
 

@@ -60,7 +60,7 @@ def add_arguments(parser):
         action="store_true",
         help="write a line for each request",
     )
-    from keras_dp_retrieval.serving.limits import Limits
+    from keras_dp_retrieval.serving.request_limits import Limits
 
     defaults = Limits()
     for option, (name, kind, what) in _LIMITS.items():
@@ -94,14 +94,14 @@ def check(args) -> None:
 def run(args) -> int:
     try:
         from keras_dp_retrieval.serving import http_server
+        from keras_dp_retrieval.serving.service import Service
     except ImportError as error:
         raise ImportError(
             "`serve` needs FastAPI, uvicorn and prometheus_client. Install "
             f"them: pip install 'keras-dp-retrieval[serve]' ({error})."
         ) from error
-    from keras_dp_retrieval.serving.limits import Limits
+    from keras_dp_retrieval.serving.request_limits import Limits
     from keras_dp_retrieval.serving.served_model import ServedModel
-    from keras_dp_retrieval.serving.service import Service
 
     given = {
         name: getattr(args, option)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import threading
 
 import uvicorn
@@ -42,11 +43,13 @@ def run(
         access_log: bool. Whether to write a line for each request.
         on_ready: Optional function of the URL, called when requests are
             answered.
+
+    Raises:
+        ValueError: If the address cannot be listened on.
     """
+    listening = _listen(host, port)
     config = uvicorn.Config(
         create_app(service, token),
-        host=host,
-        port=port,
         http=ImpatientProtocol,
         ws="none",
         lifespan="off",
@@ -59,9 +62,23 @@ def run(
     )
     server = _Server(config, service, watch_seconds, on_ready)
     try:
-        server.run()
+        server.run(sockets=[listening])
     finally:
         service.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise ValueError(
+            "`--host` and `--port` must be an address that can be listened "
+            f"on. Received: {host} and {port} ({error.strerror}). `--port 0` "
+            "takes a free one."
+        ) from error
 
 
 class _Server(uvicorn.Server):

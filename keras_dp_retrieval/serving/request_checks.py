@@ -1,8 +1,8 @@
 """Whether a question fits the limits and the model, before it waits."""
 
 from keras_dp_retrieval.serving.errors import RequestError
-from keras_dp_retrieval.serving.limits import Limits
 from keras_dp_retrieval.serving.questions import Question
+from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.towers import history_tower
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from keras_dp_retrieval.serving.limits import Limits
 from keras_dp_retrieval.serving.questions import Question
+from keras_dp_retrieval.serving.request_limits import Limits
 
 USUAL_K = 10
 
@@ -80,14 +80,14 @@ class RecommendRequest(AskedUsers):
     allowed_ids: list[Id] | None = Field(
         None, description="Ids of candidates: no others are in the lists."
     )
-    filters: (
-        Annotated[dict[_Text, Condition], Field(max_length=32)] | None
-    ) = Field(
-        None,
-        description="From features of candidates to conditions: a value, a "
-        'list of which one suffices, `{"any": [], "all": [], "none": []}`; of '
-        'numbers and dates two bounds, or `{"min": 1, "max": 2}`.',
-        examples=[{"genres": "Comedy", "year": [1990, None]}],
+    filters: Annotated[dict[_Text, Condition], Field(max_length=32)] | None = (
+        Field(
+            None,
+            description="From features of candidates to conditions: a value, a "
+            'list of which one suffices, `{"any": [], "all": [], "none": []}`; '
+            'of numbers and dates two bounds, or `{"min": 1, "max": 2}`.',
+            examples=[{"genres": "Comedy", "year": [1990, None]}],
+        )
     )
     explain: int = Field(
         0,

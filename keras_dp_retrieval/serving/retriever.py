@@ -15,8 +15,8 @@ from keras_dp_retrieval.serving import questions as asked
 from keras_dp_retrieval.serving import shapes, warm_up
 from keras_dp_retrieval.serving.candidate_masks import CandidateMasks
 from keras_dp_retrieval.serving.likeness import Likeness
-from keras_dp_retrieval.serving.limits import Limits
 from keras_dp_retrieval.serving.padded_inputs import padded_inputs
+from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.training.finite import check_vectors
 

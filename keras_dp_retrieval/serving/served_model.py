@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_dp_retrieval.model import id_rows
 from keras_dp_retrieval.model.two_tower import TwoTowerRetrieval
-from keras_dp_retrieval.serving.limits import Limits
+from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.retriever import Retriever
 from keras_dp_retrieval.serving.title_search import TitleSearch, UserSearch
 

@@ -8,8 +8,8 @@ import time
 import keras
 
 from keras_dp_retrieval.serving.batching import Batcher
-from keras_dp_retrieval.serving.limits import Limits
 from keras_dp_retrieval.serving.questions import Question
+from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.request_metrics import Metrics
 from keras_dp_retrieval.serving.served_model import ServedModel, file_version
 
