@@ -11,6 +11,12 @@ from keras_dp_retrieval.cli.data_arguments import check_exists
 
 HELP = "answer requests over HTTP, with a page to look at"
 
+EXAMPLES = {
+    "model.keras": "on this machine, with a page to look at",
+    "model.keras --watch-seconds 10": "new files of the model, too",
+    "model.keras --host 0.0.0.0 --token-file token": "to others",
+}
+
 COMPILES = True
 
 # What the token may come in, so that it is not seen in a list of processes.
@@ -63,8 +69,9 @@ def add_arguments(parser):
     from keras_dp_retrieval.serving.request_limits import Limits
 
     defaults = Limits()
+    limits = parser.add_argument_group("limits, beyond which is an error")
     for option, (name, kind, what) in _LIMITS.items():
-        parser.add_argument(
+        limits.add_argument(
             "--" + option.replace("_", "-"),
             type=kind,
             metavar="N",
