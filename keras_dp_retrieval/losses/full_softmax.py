@@ -33,11 +33,12 @@ class FullSoftmax(SoftmaxObjective):
 
         sigmoid((s_p - s_K) * temperature / top_k_temperature)
 
-    where `s_K` is the K-th largest score of the negatives, a constant for the
-    gradient: positives that are, or nearly are, among the first K count more
-    (SL@K: Yang et al., KDD 2025, arXiv 2508.05673, who take the K-th largest
-    score of all candidates, liked ones too, from a sample). With fewer than K
-    negatives the factor is 1.
+    where `s_K` is the K-th largest score of the negatives: positives that are,
+    or nearly are, among the first K count more (SL@K: Yang et al., KDD 2025,
+    arXiv 2508.05673). With fewer than K negatives the factor is 1. Unlike
+    there, `s_K` is exact and not of the user's own positives, and the factor
+    is a constant for the gradient, which otherwise lowers scores of positives
+    for the sake of the factor (`benchmarks/README.md`).
 
     Memory: logits, mask and their gradients take a few times
     `batch x num_candidates x 4` bytes. With `chunk_size` they are computed
@@ -163,7 +164,8 @@ class FullSoftmax(SoftmaxObjective):
     def _top_k_factors(self, chosen, best):
         """The factor of each positive's term, for `top_k`."""
         margins = (chosen - ops.expand_dims(best, 1)) / self.top_k_temperature
-        return ops.sigmoid(margins * self.current_temperature())
+        margins = margins * self.current_temperature()
+        return ops.stop_gradient(ops.sigmoid(margins))
 
     def _softmax_parts(self, batch, positives):
         """The negatives' log-sum-exp and the positives' logits.
