@@ -66,3 +66,33 @@ def test_a_machine_with_these_packages_serves_and_evaluates(tmp_path):
     found, _ = index.search(model.encode_users(users), k=3)
     assert of_index == found.tolist()
     assert metrics == pytest.approx(kdr.evaluate(model, data, ks=(3,)))
+
+
+HIDDEN = """
+import runpy, sys
+for name in ("tensorflow", "tensorflow_datasets", "keras_tuner", "keras_rs",
+             "pyarrow", "sklearn"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_gpus_needs_jax_keras_and_numpy_alone():
+    program = ROOT / "benchmarks" / "on_gpu.py"
+    done = subprocess.run(
+        [sys.executable, "-c", HIDDEN, program, "--size", "small"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    about, *lines = map(json.loads, done.stdout.splitlines())
+    assert about["jax"] and about["device"]
+    assert not [one for one in lines if {"error", "left_out"} & one.keys()]
+    sections = list(dict.fromkeys(one["section"] for one in lines))
+    assert sections == [
+        *("matmul", "tutorial", "callback", "row_sparse"),
+        *("in_batch", "full", "top_k", "evaluation"),
+    ]
