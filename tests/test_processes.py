@@ -1,5 +1,7 @@
 """Joining several processes, and hearing how the others are."""
 
+import keras
+import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
@@ -230,6 +232,31 @@ def test_a_failure_is_told_to_the_others(capsys, monkeypatch):
     assert "failed, fit, epoch 1, step 5: ArithmeticError: bad data." in said
     assert "what came of it" not in said
     assert run.ended == [1]
+
+
+def test_nobody_is_waited_for_behind_a_loop():
+    """Process 0 may write a file there while the others are done."""
+    model = kdr.TwoTowerRetrieval(5, 5, 2)
+    model.compile("sgd")
+    x = np.array([1, 2, 3])
+    place = {}
+
+    class See(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            place.update(whereabouts.place())
+
+    say = whereabouts.SayWhere
+    model.fit(x, {"movie_id": x}, callbacks=[say("fit"), See()], verbose=0)
+    assert place["together"] and place["where"] == "fit, epoch 1, step 1"
+    for method in ("fit", "evaluate", "predict"):
+        if method == "evaluate":
+            options = {"callbacks": [say(method)], "verbose": 0}
+            model.evaluate(x, {"movie_id": x}, **options)
+        elif method == "predict":
+            model.predict(x, callbacks=[say(method)], verbose=0)
+        place = whereabouts.place()
+        assert not place["together"]
+        assert place["where"] == f"behind `{method}`"
 
 
 class Group:

@@ -67,8 +67,9 @@ def _is_library(frame: types.FrameType) -> bool:
 
 
 class SayWhere(keras.callbacks.Callback):
-    """Says how far a loop over batches has come. Only begins: no hook that
-    Keras would wait for a step for.
+    """Says how far a loop over batches has come.
+
+    No hook at the end of a step: Keras would wait for each.
 
     Args:
         doing: str. The method that runs the loop.
@@ -94,3 +95,15 @@ class SayWhere(keras.callbacks.Callback):
 
     def on_predict_batch_begin(self, batch, logs=None):
         moved(f"{self._doing}, batch {batch + 1}")
+
+    # What comes then, such as writing a file, a process may do alone.
+
+    def on_train_end(self, logs=None):
+        moved("behind `fit`", together=False)
+
+    def on_test_end(self, logs=None):
+        if self._doing != "fit":  # Else a validation inside.
+            moved(f"behind `{self._doing}`", together=False)
+
+    def on_predict_end(self, logs=None):
+        moved(f"behind `{self._doing}`", together=False)
