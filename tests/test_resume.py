@@ -405,6 +405,28 @@ def test_sigterm_ends_the_program_after_a_plain_fit_that_broke_off(
         signal.signal(signal.SIGTERM, before)
 
 
+def test_sigterm_behind_the_last_save_ends_the_program_after_fit(
+    anew, tmp_path
+):
+    class Late(keras.callbacks.Callback):
+        def get_state(self):
+            return {}
+
+        def on_train_end(self, logs=None):
+            signal.raise_signal(signal.SIGTERM)
+            assert not noted
+
+    anew()
+    noted = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noted.append(1))
+    try:
+        job = job_of(tmp_path, "full_softmax", "id")
+        fit(job, kdr.ResumeTraining(tmp_path), Late(), epochs=1)
+        assert noted
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_plain_model_is_resumed_after_an_epoch(anew, tmp_path):
     x, y = np.arange(60) % 30, np.arange(60.0)
     anew()

@@ -13,8 +13,9 @@ class StopSignal:
     """Notes a SIGTERM while it is entered, instead of ending the process.
 
     A second one does what it did before, and so does one that comes after a
-    `fit` that broke off without leaving this. Handlers can be set in the main
-    thread alone: in another one nothing is noted.
+    `fit` that broke off without leaving this, and one that was noted and not
+    asked for before `fit` ended, when it has ended. Handlers can be set in the
+    main thread alone: in another one nothing is noted.
 
     Args:
         fit: Code object that must be running, or None.
@@ -34,8 +35,10 @@ class StopSignal:
             self._before = signal.signal(signal.SIGTERM, self._note)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind=None, *error):
         self._restore()
+        if self.received and kind is None:  # Too late for `fit` to hear of it.
+            signal.raise_signal(signal.SIGTERM)
 
     def _note(self, number, frame):
         self._restore()
