@@ -40,6 +40,11 @@ OBJECTIVES = ("rating", "in_batch_softmax", "full_softmax")
 DEVICES_PER_HOST = 8
 DEVICES = (1, 2, 8, 64, 512)
 
+# Results whose collectives `--check` times, in bytes; and how many more there
+# are in the longer of two programs.
+SIZES = (2**8, 2**14, 2**18, 2**20, 2**23)
+CHAIN = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class Link:
@@ -206,7 +211,9 @@ def updates(objective: str) -> str:
     return "dense" if objective == "full_softmax" else "row_sparse"
 
 
-def measured_here(objective, batch_size, num_rows, dim, repeats=7) -> Step:
+def measured_here(
+    objective, batch_size, num_rows, dim, repeats=7, best=statistics.median
+) -> Step:
     """A step on one CPU device, and the part of it that all devices repeat."""
     import collectives
     import jax
@@ -235,8 +242,8 @@ def measured_here(objective, batch_size, num_rows, dim, repeats=7) -> Step:
         state = jax.block_until_ready(update(state, ids, rows))
         both.append(stepped - began)
         whole.append(time.perf_counter() - stepped)
-    seconds = statistics.median(both[1:])
-    repeated = min(statistics.median(whole[1:]), seconds)
+    seconds = best(both[1:])
+    repeated = min(best(whole[1:]), seconds)
     return Step(seconds - repeated, repeated)
 
 
@@ -339,40 +346,45 @@ def print_efficiency(title, step_of, steps, found):
         )
 
 
-def check(num_rows=10_000, dim=64, repeats=9):
+def check(num_rows=10_000, dim=64, repeats=15):
     """The added time of processes on loopback, predicted and measured."""
     print(
         "\nProcesses on loopback, which share the cores: what exchanging adds "
         "to a step\n"
     )
-    print("| objective | batch | processes | predicted | measured |")
-    print("| --- " * 5 + "|")
+    print("| objective | batch | processes | predicted | measured | ratio |")
+    print("| --- " * 6 + "|")
     for num_processes in (2, 4):
         results = processes(num_processes, num_rows, dim, repeats)
-        link = Link(results["bytes_per_second"], results["latency"])
         for row in results["steps"]:
-            predicted = loopback_seconds(
-                row["collectives"], num_processes, link
-            )
+            predicted = loopback_seconds(row["collectives"], results["times"])
             print(
                 f"| {row['objective'].replace('_', ' ')} | "
                 f"{row['batch_size']:,} | {num_processes} | "
-                f"{predicted * 1e3:.2f} ms | {row['added'] * 1e3:.2f} ms |",
+                f"{predicted * 1e3:.2f} ms | {row['added'] * 1e3:.2f} ms | "
+                f"{predicted / row['added']:.2f} |",
                 flush=True,
             )
+        for kind, times in results["times"].items():
+            said = [f"{human(n)}: {t * 1e3:.2f} ms" for n, t in times]
+            print(f"  one {kind} of {num_processes}: {', '.join(said)}")
 
 
-def loopback_seconds(collectives, num_processes, link) -> float:
-    """As `exchange_seconds`, with the latency of a whole collective."""
-    share = (num_processes - 1) / num_processes
-    return sum(
-        link.seconds
-        + (2 if kind == "all-reduce" else 1)
-        * share
-        * num_bytes
-        / link.bytes_per_second
-        for kind, num_bytes in collectives
-    )
+def loopback_seconds(collectives, times) -> float:
+    """What the collectives of one step take, one after the other.
+
+    Args:
+        collectives: list of `(kind, num_bytes)`.
+        times: dict from kinds to lists of `(num_bytes, seconds)` of one, by
+            size; between two sizes, seconds are proportional.
+    """
+    import numpy as np
+
+    total = 0.0
+    for kind, num_bytes in collectives:
+        sizes, seconds = zip(*times[kind], strict=True)
+        total += float(np.interp(num_bytes, sizes, seconds))
+    return total
 
 
 def processes(num_processes, num_rows, dim, repeats) -> dict:
@@ -415,7 +427,9 @@ def one_process(port, num_processes, index, num_rows, dim, repeats) -> dict:
     steps = [("rating", 1024), ("rating", 16_384)]
     steps += [("in_batch_softmax", 1024), ("full_softmax", 256)]
     # Alone, but at the same time: both processes have the cores they will have.
-    alone = [measured_here(*step, num_rows, dim, repeats) for step in steps]
+    alone = [
+        measured_here(*step, num_rows, dim, repeats, best=min) for step in steps
+    ]
     models = {
         objective: collectives.built_model(
             objective, num_rows, dim, updates(objective)
@@ -433,22 +447,13 @@ def one_process(port, num_processes, index, num_rows, dim, repeats) -> dict:
             array.shape, sharding, lambda index: array[index]
         )
 
-    def seconds_of(function):
-        times = []
-        for _ in range(repeats + 2):
-            began = time.perf_counter()
-            jax.block_until_ready(function())
-            times.append(time.perf_counter() - began)
-        return statistics.median(times[2:])
-
-    gather = jax.jit(lambda x: x + 0, out_shardings=everywhere)
-
-    def gathering(num_bytes):
-        array = on_mesh(np.zeros((num_bytes // 4,), "float32"), divided)
-        return seconds_of(lambda: gather(array))
-
-    small, large = gathering(4096), gathering(2**24)
-    share = (num_processes - 1) / num_processes
+    times = {
+        kind: [
+            (num_bytes, seconds_of_one(kind, num_bytes, mesh, on_mesh, repeats))
+            for num_bytes in SIZES
+        ]
+        for kind in ("all-gather", "all-reduce")
+    }
     found = []
     for (objective, batch_size), step in zip(steps, alone, strict=True):
         model = models[objective]
@@ -465,7 +470,7 @@ def one_process(port, num_processes, index, num_rows, dim, repeats) -> dict:
             _, held[0] = program(held[0], there)
             return held[0]
 
-        together = seconds_of(one_step)
+        together = seconds_of(one_step, repeats)
         found.append(
             {
                 "objective": objective,
@@ -474,11 +479,70 @@ def one_process(port, num_processes, index, num_rows, dim, repeats) -> dict:
                 "added": together - step.on(num_processes),
             }
         )
-    return {
-        "bytes_per_second": share * 2**24 / max(large - small, 1e-9),
-        "latency": small,
-        "steps": found,
-    }
+    return {"times": times, "steps": found}
+
+
+def seconds_of(function, repeats) -> float:
+    """The least time until what a function returns is there.
+
+    Of several, as processes that share cores take turns at random.
+    """
+    import jax
+
+    times = []
+    for _ in range(repeats + 2):
+        began = time.perf_counter()
+        jax.block_until_ready(function())
+        times.append(time.perf_counter() - began)
+    return min(times[2:])
+
+
+def seconds_of_one(kind, num_bytes, mesh, on_mesh, repeats) -> float:
+    """What one collective takes inside a program: the slope of a chain.
+
+    Starting a program takes longer than a small collective, and is no part of
+    it: a step starts one, however much it exchanges.
+
+    Args:
+        kind: `"all-gather"` or `"all-reduce"`.
+        num_bytes: int. The size of its result on one device.
+        mesh: A mesh with the axis `"batch"`.
+        on_mesh: Function of an array and a sharding.
+        repeats: int.
+    """
+    import jax
+    import numpy as np
+    from jax.sharding import NamedSharding
+    from jax.sharding import PartitionSpec as P
+
+    count = mesh.shape["batch"]
+
+    def one(part):
+        if kind == "all-reduce":
+            return jax.lax.psum(part, "batch") / count
+        gathered = jax.lax.all_gather(part, "batch")
+        # Which part comes next is not known before: none is left out.
+        return gathered[(jax.lax.axis_index("batch") + 1) % count]
+
+    def chain(length):
+        def run(part):
+            for _ in range(length):
+                part = one(part)
+            return part
+
+        return jax.jit(
+            jax.shard_map(
+                run, mesh=mesh, in_specs=P("batch"), out_specs=P("batch")
+            )
+        )
+
+    length = num_bytes // 4
+    if kind == "all-reduce":
+        length *= count  # Each device has one as large as the result.
+    array = on_mesh(np.ones(length, "float32"), NamedSharding(mesh, P("batch")))
+    short, long = chain(1), chain(1 + CHAIN)
+    whole = seconds_of(lambda: long(array), repeats)
+    return max(whole - seconds_of(lambda: short(array), repeats), 0.0) / CHAIN
 
 
 def main():

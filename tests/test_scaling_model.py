@@ -106,3 +106,13 @@ def test_512_devices_exchange_what_two_do():
     few, many = (scaling_model.in_process(request, n) for n in (2, 512))
     # The compiler may order them in another way.
     assert sorted(few[0]) == sorted(many[0])
+
+
+def test_a_collective_takes_what_those_of_its_size_took():
+    times = {
+        "all-gather": [(100, 1.0), (300, 2.0)],
+        "all-reduce": [(100, 5.0), (300, 9.0)],
+    }
+    # One between two sizes, and one below the smallest.
+    program = [("all-gather", 200), ("all-reduce", 4)]
+    assert scaling_model.loopback_seconds(program, times) == 1.5 + 5.0
