@@ -46,7 +46,7 @@ class EpochStats:
     num_devices: int = 0
     lags: dict = dataclasses.field(default_factory=dict)
     rows: RowCounter = dataclasses.field(default_factory=RowCounter)
-    # EpochStats that were announced and not made, or made and not announced.
+    # Steps that were announced and not made, or made and not announced.
     unseen: int = 0
     unknown: dict = dataclasses.field(default_factory=dict)
 
