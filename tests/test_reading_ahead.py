@@ -11,7 +11,6 @@ from keras.src.backend.jax.trainer import JAXEpochIterator
 import keras_dp_retrieval as kdr
 from tests import resumed_runs as runs
 
-
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*also in the train part:UserWarning"
 )

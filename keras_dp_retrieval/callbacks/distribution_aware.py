@@ -97,8 +97,8 @@ class DistributionAwareCallback(keras.callbacks.Callback):
     Example:
 
     ```python
-    callback = DistributionAwareCallback("runs/8_devices")
-    model.fit(data, epochs=5, callbacks=[callback])
+    callback = kdr.DistributionAwareCallback("runs/8_devices")
+    model.fit(data.train, epochs=5, callbacks=[callback])
     callback.report()
     callback.plot("8_devices.png")
     ```

@@ -42,7 +42,7 @@ class CandidateIndex(keras.layers.Layer):
     Example:
 
     ```python
-    index = CandidateIndex.from_vectors([10, 20, 30], vectors)
+    index = kdr.CandidateIndex.from_vectors([10, 20, 30], vectors)
     ids, scores = index.search(query_vectors, k=2, exclude=[[20], []])
     ```
 

@@ -34,7 +34,7 @@ class PairwiseObjective(Objective):
     Example:
 
     ```python
-    objective = PairwiseObjective(keras.losses.Huber(delta=0.1))
+    objective = kdr.PairwiseObjective(keras.losses.Huber(delta=0.1))
     model = kdr.TwoTowerRetrieval.for_dataset(data, 32, objective=objective)
     ```
 

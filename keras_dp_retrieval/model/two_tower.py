@@ -98,7 +98,7 @@ class TwoTowerRetrieval(PaddedModel):
     Example:
 
     ```python
-    model = TwoTowerRetrieval(944, 1683, embedding_dimension=32)
+    model = kdr.TwoTowerRetrieval(944, 1683, embedding_dimension=32)
     model.compile(optimizer=keras.optimizers.Adagrad(0.1))
     model.fit(user_ids, {"movie_id": movie_ids}, epochs=5)
     ids, scores = model.recommend([1, 2, 3], k=10)

@@ -28,7 +28,7 @@ class RowEmbedding(keras.layers.Embedding):
     Example:
 
     ```python
-    table = RowEmbedding(1_000_000, 64)
+    table = kdr.RowEmbedding(1_000_000, 64)
     vectors = table(np.array([3, 1, 3]))  # (3, 64)
     ```
     """

@@ -31,7 +31,7 @@ class Histories(keras.layers.Layer):
 
     ```python
     histories = kdr.Histories.from_interactions(data.seen, max_length=100)
-    histories(np.array([1, 2]))  # (2, 100), padded with -1
+    histories(np.array([1, 2]))  # (2, length), padded with -1
     ```
     """
 
