@@ -93,11 +93,14 @@ class Client:
         limits: Optional `Limits`.
         token: Optional str.
         warm: bool. Whether to compile everything first.
+        search: As in `ServedModel.of`.
     """
 
-    def __init__(self, model, limits=SMALL, token=None, warm=False):
+    def __init__(
+        self, model, limits=SMALL, token=None, warm=False, search="exact"
+    ):
         if isinstance(model, keras.Model):
-            path, served = None, ServedModel.of(model, limits, "test")
+            path, served = None, ServedModel.of(model, limits, "test", search)
         else:
             path, served = model, ServedModel.load(model, limits)
         self.service = Service(served, limits, path)

@@ -97,6 +97,14 @@ def test_every_kind_of_model_is_served(kind, asked):
     client.service.close()
 
 
+def test_faiss_finds_the_same(model):
+    pytest.importorskip("faiss")
+    client = Client(model, search="flat")
+    for asked in ASKED:
+        check_as_recommend(client.post("/recommend", asked), model, **asked)
+    client.service.close()
+
+
 def test_requests_that_come_together_get_their_own_answers(client, model):
     asked = [
         {"user_ids": [100 + n % 12], "k": 1 + n % 5, "explain": n % 2}
@@ -195,8 +203,9 @@ def test_compilations_are_noticed(client):
 
 
 def test_shapes_are_few_and_hold_everything():
-    assert shapes.batch_sizes(64) == [1, 8, 64]
-    assert shapes.batch_sizes(100) == [1, 8, 64, 100]
+    assert shapes.batch_sizes(64) == [1, 4, 8, 16, 32, 64]
+    assert shapes.batch_sizes(20) == [1, 4, 8, 16, 20]
+    assert shapes.batch_sizes(2) == [1, 2] and shapes.batch_sizes(1) == [1]
     assert shapes.widths(1024) == [32, 256, 1024]
     assert shapes.widths(20) == [32]
     assert shapes.excluded_widths(2000) == [256, 2048]
@@ -414,6 +423,7 @@ def test_nothing_is_ready_before_it_is_compiled(model):
     assert client.post("/recommend", {"user_ids": [1]}).status_code == 503
     client.service.is_ready = True
     ready = client.get("/readyz").json()
+    assert ready["user_ids"] == "numbers" and ready["filters"] == {}
     assert ready["status"] == "ready" and ready["limits"]["users"] == 4
     client.service.is_draining = True
     assert client.get("/readyz").status_code == 503

@@ -49,6 +49,13 @@ def add_arguments(parser):
         "--port", type=int, default=8000, help="8000 by default; 0: a free one"
     )
     parser.add_argument(
+        "--search",
+        choices=("exact", "flat", "ivf", "hnsw"),
+        default="exact",
+        help="exact on the device, by default; or FAISS on the CPU (extra "
+        "`index`), of which `ivf` and `hnsw` are approximate",
+    )
+    parser.add_argument(
         "--token-file",
         metavar="FILE",
         help="file with a token that requests must bring (`Authorization: "
@@ -126,14 +133,14 @@ def run(args) -> int:
         stream=sys.stderr, format="keras-dp-retrieval serve: %(message)s"
     )
     logging.getLogger("keras_dp_retrieval").setLevel(logging.INFO)
-    served = ServedModel.load(args.model, limits)
+    served = ServedModel.load(args.model, limits, args.search)
     model = served.model
     print(
         f"Loaded {args.model}: {model.num_users:,} users, "
         f"{model.num_candidates:,} candidates. Compiling."
     )
     http_server.run(
-        Service(served, limits, args.model),
+        Service(served, limits, args.model, args.search),
         host=args.host,
         port=args.port,
         token=token,

@@ -23,7 +23,7 @@ from keras_dp_retrieval.towers import history_tower
 
 # Items of a history that are listed.
 MOST_OF_HISTORY = 200
-MOST_FOUND = 50
+MOST_FOUND = 1000
 
 
 def create_app(service: Service, token: str | None = None):
@@ -181,6 +181,8 @@ def create_app(service: Service, token: str | None = None):
             "num_candidates": served.model.num_candidates,
             "takes_histories": history_tower(served.model.user_tower)
             is not None,
+            "user_ids": served.kind_of_user_ids,
+            "filters": served.filterable(),
             "limits": dataclasses.asdict(limits),
         }
 

@@ -23,10 +23,12 @@ class CandidateMask:
     Args:
         model: `TwoTowerRetrieval`.
         allowed: bool `(num_candidates,)`.
+        is_everything: bool. Whether that is all that can be recommended.
     """
 
-    def __init__(self, model, allowed: np.ndarray):
+    def __init__(self, model, allowed: np.ndarray, is_everything=False):
         self._model, self.allowed = model, allowed
+        self.is_everything = is_everything
 
     @functools.cached_property
     def on_device(self):
@@ -48,7 +50,9 @@ class CandidateMasks:
     def __init__(self, model):
         self._model = model
         self._kept: collections.OrderedDict = collections.OrderedDict()
-        self._everything = CandidateMask(model, model.retrievable_mask())
+        self._everything = CandidateMask(
+            model, model.retrievable_mask(), is_everything=True
+        )
 
     def get(self, allowed_ids, filters) -> CandidateMask:
         """The mask of a request.

@@ -1,7 +1,7 @@
 """What requests may say, and what answers say: the schema of the API."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -190,12 +190,23 @@ class Health(BaseModel):
     status: str
 
 
+class Filterable(BaseModel):
+    kind: str
+    values: list[str] | None = Field(
+        None, description="Of labels, those that are known; not all, if many."
+    )
+
+
 class Readiness(BaseModel):
     status: str
     model_version: str
     num_users: int
     num_candidates: int
     takes_histories: bool
+    user_ids: Literal["numbers", "strings"]
+    filters: dict[str, Filterable] = Field(
+        description="Features of candidates that `filters` can name."
+    )
     limits: dict[str, Any]
 
 

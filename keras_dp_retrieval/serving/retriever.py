@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from keras_dp_retrieval.data.padding import PADDING
-from keras_dp_retrieval.index.exact import top_k
 from keras_dp_retrieval.model import id_rows
 from keras_dp_retrieval.model.request_users import POPULAR, users_of
 from keras_dp_retrieval.model.row_lists import joined
@@ -17,6 +16,7 @@ from keras_dp_retrieval.serving.candidate_masks import CandidateMasks
 from keras_dp_retrieval.serving.likeness import Likeness
 from keras_dp_retrieval.serving.padded_inputs import padded_inputs
 from keras_dp_retrieval.serving.request_limits import Limits
+from keras_dp_retrieval.serving.row_searches import EXACT, search_of
 from keras_dp_retrieval.towers import history_tower
 from keras_dp_retrieval.training.finite import check_vectors
 
@@ -54,15 +54,17 @@ class Retriever:
     Args:
         model: `TwoTowerRetrieval`, which must not change from now on.
         limits: `Limits`. Longer questions have other shapes.
+        search: One of `SEARCHES`.
     """
 
-    def __init__(self, model, limits: Limits):
+    def __init__(self, model, limits: Limits, search: str = EXACT):
         self.model, self.limits = model, limits
-        self._candidates = model.candidate_vectors()
+        candidates = model.candidate_vectors()
         self.masks = CandidateMasks(model)
         everything = self.masks.get(None, None)
-        check_vectors("candidate", self._candidates, everything.allowed)
-        self._likeness = Likeness(model, self._candidates)
+        check_vectors("candidate", candidates, everything.allowed)
+        self._likeness = Likeness(model, candidates)
+        self._row_search = search_of(model, candidates, search)
         self._sizes = shapes.batch_sizes(limits.users)
         self._lengths = shapes.list_lengths(limits.k)
         most = limits.history + self._longest_seen()
@@ -138,15 +140,13 @@ class Retriever:
         is_popular = sources == POPULAR
         found = None
         if vectors is not None:
-            scores, rows = top_k(
+            rows, scores = self._row_search(
                 vectors,
-                self._candidates,
                 shapes.smallest(self._lengths, k),
-                excluded_rows=self._widened(excluded, len(sources)),
-                allowed=mask.on_device,
+                self._widened(excluded, len(sources)),
+                mask,
             )
-            rows, scores = np.asarray(rows)[:, :k], np.asarray(scores)[:, :k]
-            found = rows, scores
+            found = rows[:, :k], scores[:, :k]
         if not is_popular.any():
             return found
         popular = mask.popular(len(sources), k, excluded)

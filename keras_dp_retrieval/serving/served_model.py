@@ -10,7 +10,12 @@ from keras_dp_retrieval.model import id_rows
 from keras_dp_retrieval.model.two_tower import TwoTowerRetrieval
 from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.retriever import Retriever
+from keras_dp_retrieval.serving.row_searches import EXACT
 from keras_dp_retrieval.serving.title_search import TitleSearch, UserSearch
+
+# Kinds of features that filters can name, and how many values are listed.
+FILTERABLE = ("categorical", "multi_label", "numeric", "date")
+MOST_VALUES = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +41,13 @@ class ServedModel:
     loaded_at: float
 
     @classmethod
-    def of(cls, model, limits: Limits, version: str = "") -> "ServedModel":
+    def of(
+        cls, model, limits: Limits, version: str = "", search: str = EXACT
+    ) -> "ServedModel":
         """What is served of a model in memory."""
         return cls(
             model,
-            Retriever(model, limits),
+            Retriever(model, limits, search),
             TitleSearch(model),
             UserSearch(model),
             np.asarray(model.candidate_counts),
@@ -49,11 +56,11 @@ class ServedModel:
         )
 
     @classmethod
-    def load(cls, path, limits: Limits) -> "ServedModel":
+    def load(cls, path, limits: Limits, search: str = EXACT) -> "ServedModel":
         """The same of a file; errors as of `TwoTowerRetrieval.load`."""
         version = file_version(path)
         model = TwoTowerRetrieval.load(path, compile=False)
-        return cls.of(model, limits, version)
+        return cls.of(model, limits, version, search)
 
     def title(self, candidate_id) -> str | None:
         return self.model.candidate_titles.get(candidate_id)
@@ -64,6 +71,29 @@ class ServedModel:
 
     def candidate_id(self, text: str):
         return _as_kind(text, self.model.candidate_vocabulary)
+
+    @property
+    def kind_of_user_ids(self) -> str:
+        """`"numbers"` or `"strings"`."""
+        return (
+            "strings" if _has_texts(self.model.user_vocabulary) else "numbers"
+        )
+
+    def filterable(self) -> dict[str, dict]:
+        """Features of candidates that filters can name, and their values."""
+        lookup = self.model.candidate_features
+        if lookup is None:
+            return {}
+        return {
+            name: {
+                "kind": encoder.kind,
+                "values": encoder.values[:MOST_VALUES]
+                if encoder.kind in ("categorical", "multi_label")
+                else None,
+            }
+            for name, encoder in lookup.schema.encoders.items()
+            if encoder.kind in FILTERABLE
+        }
 
     def history(self, user_id, most: int) -> tuple[list, int] | None:
         """The latest items of a user, latest first, and how many there are.
@@ -105,8 +135,12 @@ def file_version(path) -> str:
     return f"{name}-{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"
 
 
+def _has_texts(vocabulary) -> bool:
+    return vocabulary is not None and vocabulary.ids.dtype.kind == "U"
+
+
 def _as_kind(text: str, vocabulary):
-    if vocabulary is not None and vocabulary.ids.dtype.kind == "U":
+    if _has_texts(vocabulary):
         return text if text and not text.endswith("\0") else None
     try:
         number = int(text)

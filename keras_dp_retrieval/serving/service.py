@@ -11,6 +11,7 @@ from keras_dp_retrieval.serving.batching import Batcher
 from keras_dp_retrieval.serving.questions import Question
 from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.request_metrics import Metrics
+from keras_dp_retrieval.serving.row_searches import EXACT
 from keras_dp_retrieval.serving.served_model import ServedModel, file_version
 
 _log = logging.getLogger(__name__)
@@ -23,14 +24,17 @@ class Service:
         served: `ServedModel`.
         limits: Optional `Limits`.
         path: Optional path of the model's file, for `reload`.
+        search: One of `SEARCHES`, for `reload`.
     """
 
-    def __init__(self, served: ServedModel, limits=None, path=None):
+    def __init__(
+        self, served: ServedModel, limits=None, path=None, search=EXACT
+    ):
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.served = served
         self.is_ready = self.is_draining = False
-        self._path = path
+        self._path, self._search = path, search
         self._tried_version = served.version
         self._reloading = threading.Lock()
         self._compiling = _CompileClock()
@@ -54,7 +58,7 @@ class Service:
         """
         with self._reloading:
             try:
-                served = ServedModel.load(self._path, self.limits)
+                served = ServedModel.load(self._path, self.limits, self._search)
                 served.retriever.warm_up()
             except Exception as error:
                 self.metrics.reloads.labels("failed").inc()

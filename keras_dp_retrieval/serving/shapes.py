@@ -2,7 +2,7 @@
 
 from keras_dp_retrieval.data.padding import next_power_of_two
 
-# From one size to the next. Padding is then up to as many times the work, of
+# From one width to the next. Padding is then up to as many times the work, of
 # which there is little; a factor of 2 would compile three times as often.
 STEP = 8
 NARROWEST = 32
@@ -15,8 +15,14 @@ FEATURE_WIDTHS = (8, 64, 512)
 
 
 def batch_sizes(most: int) -> list[int]:
-    """Sizes of batches: 1, 8, 64, ..., `most`."""
-    return _sizes(1, most)
+    """Sizes of batches: 1, 4, 8, 16, ..., `most`.
+
+    A search takes about as long as it has users, so there are more of them.
+    """
+    sizes = [1]
+    while sizes[-1] < most:
+        sizes.append(min(max(2 * sizes[-1], 4), most))
+    return sizes
 
 
 def widths(most: int) -> list[int]:
