@@ -32,6 +32,7 @@ from keras_dp_retrieval.metrics import evaluate
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.processes import initialize_processes
 from keras_dp_retrieval.recipe import Recipe, fit_recipe
+from keras_dp_retrieval.serving.exporting import export_retrieval
 from keras_dp_retrieval.towers import (
     FeatureLookup,
     FeatureTower,
@@ -78,6 +79,7 @@ __all__ = [
     "compilation_cache",
     "data_parallel",
     "evaluate",
+    "export_retrieval",
     "fit_recipe",
     "initialize_processes",
     "losses",

@@ -20,6 +20,7 @@ _OF_BOTH = ("interactions", "split", "seed", "batch_size", "allow_trained")
 _FLAGS = {
     **{name: name for name in (*_OF_MOVIELENS, *_OF_FILES, *_OF_BOTH)},
     "filters": "filter",
+    "overwrite": "overwrite",
     "ratings": "rating_column",
     "timestamps": "timestamp_column",
 }

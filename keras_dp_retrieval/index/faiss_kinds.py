@@ -90,29 +90,38 @@ class FaissSettings:
         return library.SearchParametersIVF(sel=selector, nprobe=probes)
 
 
-def settings_of(kind: str, num_candidates: int, **options) -> FaissSettings:
+def settings_of(
+    kind: str,
+    num_candidates: int,
+    *,
+    num_lists: int | None = None,
+    num_probes: int | None = None,
+    num_links: int = 32,
+    build_effort: int = 200,
+    search_effort: int = 128,
+) -> FaissSettings:
     """The settings of a kind of index, whose defaults follow its size."""
-    wanted: dict = {}
+    options: dict = {}
     if kind == "ivf":
-        most = max(num_candidates // _LEAST_A_LIST, 1)
-        wanted["num_lists"] = _given_or(
-            options, "num_lists", min(round(4 * num_candidates**0.5), most)
-        )
-        wanted["num_probes"] = _given_or(
-            options, "num_probes", max(wanted["num_lists"] // 16, 16)
-        )
-        if wanted["num_lists"] > num_candidates:
-            raise ValueError(
-                "`num_lists` must be no more than there are candidates. "
-                f"Received: {wanted['num_lists']} for {num_candidates}."
-            )
+        if num_lists is None:
+            most = max(num_candidates // _LEAST_A_LIST, 1)
+            num_lists = min(round(4 * num_candidates**0.5), most)
+        if num_probes is None:
+            num_probes = max(num_lists // 16, 16)
+        options = {"num_lists": num_lists, "num_probes": num_probes}
     elif kind == "hnsw":
-        names = ("num_links", "build_effort", "search_effort")
-        for name in names:
-            wanted[name] = _checks.positive_int(name, options[name])
-    return FaissSettings(kind, wanted)
-
-
-def _given_or(options, name, default: int) -> int:
-    value = options[name]
-    return default if value is None else _checks.positive_int(name, value)
+        options = {
+            "num_links": num_links,
+            "build_effort": build_effort,
+            "search_effort": search_effort,
+        }
+    options = {
+        name: _checks.positive_int(name, value)
+        for name, value in options.items()
+    }
+    if options.get("num_lists", 0) > num_candidates:
+        raise ValueError(
+            "`num_lists` must be no more than there are candidates. "
+            f"Received: {num_lists} for {num_candidates}."
+        )
+    return FaissSettings(kind, options)

@@ -1,1 +1,1 @@
-"""A server of recommendations over HTTP, and the page that it shows."""
+"""A server of recommendations with its page, and exports for other software."""

@@ -68,10 +68,10 @@ def pool(table, histories, weights):
         histories: int `(batch, length)`; padding must have weight 0.
         weights: float `(batch, length)`.
     """
-    rows = ops.maximum(histories, 0)
     num_rows, length = table.input_dim, histories.shape[1]
     if not _covers_much(table, length):
-        return ops.einsum("bl,bld->bd", weights, table(rows))
+        return look_up_and_sum(table, histories, weights)
+    rows = ops.maximum(histories, 0)
     batch = ops.shape(rows)[0]
     indices = rows + num_rows * ops.arange(batch, dtype="int32")[:, None]
     counts = ops.segment_sum(
@@ -81,6 +81,12 @@ def pool(table, histories, weights):
     )
     counts = ops.reshape(counts, (-1, num_rows))
     return ops.matmul(counts, table.embeddings)
+
+
+def look_up_and_sum(table, histories, weights):
+    """As `pool`, by looking up all rows; takes `batch x length x dim`."""
+    vectors = table(ops.maximum(histories, 0))
+    return ops.einsum("bl,bld->bd", weights, vectors)
 
 
 def pool_in_pieces(table, lists: HistoryLists, seed=None, rate=0.0):

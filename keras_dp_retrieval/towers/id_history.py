@@ -7,6 +7,7 @@ from keras_dp_retrieval import _checks
 from keras_dp_retrieval.towers.base import HistoryTower
 from keras_dp_retrieval.towers.history_lists import HistoryLists
 from keras_dp_retrieval.towers.history_sums import (
+    look_up_and_sum,
     pool,
     pool_in_pieces,
     way_to_sum,
@@ -100,6 +101,12 @@ class IdHistoryTower(HistoryTower):
         """
         lists = histories
         if not isinstance(histories, HistoryLists):
+            if not isinstance(ops.shape(histories)[0], int):
+                # A program for batches of any size, and for other runtimes,
+                # which know the plainest way alone.
+                kept = self._kept(histories, training)
+                number = ops.sum(kept, axis=1, keepdims=True)
+                return look_up_and_sum(self.items, histories, kept), number
             lists = HistoryLists.of_padded(histories)
         way = way_to_sum(
             self.items, ops.shape(lists.sizes)[0], lists.columns.shape[0]

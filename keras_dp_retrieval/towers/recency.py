@@ -1,5 +1,7 @@
 """RecencyTower: exponentially decayed means of the history."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -117,4 +119,5 @@ def _decay_weights(decay: float, present):
     age = ops.sum(present, axis=1, keepdims=True) - ops.cumsum(present, axis=1)
     if decay == 0:
         return ops.cast(age == 0, "float32")
-    return ops.power(decay, age)
+    # As `decay ** age`, which jax2onnx cannot export for batches of any size.
+    return ops.exp(age * math.log(decay))
