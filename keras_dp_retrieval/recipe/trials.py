@@ -217,16 +217,18 @@ def _climb(attempt, first: float, best: float, step: float) -> bool:
 def _climb_popularity_weights(
     model, task, temperature, weights
 ) -> Iterator[tuple]:
-    best = -1.0
+    best, num_worse = -1.0, 0
     for weight in (0.0, *POPULARITY_WEIGHTS):
         if weights:
             model.popularity_weight = round(weight * temperature, 5)
         of_users = task.ndcg_of_users(model, K)
         ndcg = float(of_users.mean())
         yield Choice(temperature, model.popularity_weight, ndcg), of_users
-        if ndcg <= best or not weights:
+        # One that is no better may be chance.
+        num_worse = num_worse + 1 if ndcg <= best else 0
+        if num_worse == 2 or not weights:
             return
-        best = ndcg
+        best = max(best, ndcg)
 
 
 def prepare(data) -> HeldOut:

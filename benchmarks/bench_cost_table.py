@@ -1,0 +1,180 @@
+"""What does `fit_recipe` cost beside iALS and EASE, for what quality?
+
+Seconds, memory and NDCG@10 (test part) of data sets of several shapes. Every
+method gets a process of its own, and what a user would do: `fit_recipe` with
+its trials and its compilation; iALS and EASE with the grid of `peers.py` tried
+on the validation part, and then one training on train and validation parts.
+For MovieLens 100K (`p1`), also ALS of `implicit` with the settings that were
+found before, which is what one training costs.
+
+Seconds and CPU seconds count from after imports and reading the data, as does
+memory: the peak minus what is held then. All methods have the same cores; say
+with `taskset` which.
+
+Usage:
+    taskset -c 0,1 python benchmarks/bench_cost_table.py --data-dir ml-100k \\
+        --csv npm.csv debian.csv
+
+`--data dense p1` takes some of the data sets alone, `--methods` some methods.
+`dependencies.py` writes the two files.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+import warnings
+
+CHILD = "KDR_BENCHMARK_COST_TABLE"
+ALS = "ALS (implicit), one training"
+METHODS = ("fit_recipe", "iALS", "EASE", ALS)
+SEED = 42
+
+
+def load(name, data_dir):
+    """The data set of a name: `p1`, one of `SHAPES`, or a CSV file."""
+    import bench_recipe
+
+    import keras_dp_retrieval as kdr
+
+    if name == "p1":
+        return bench_recipe.load("p1", SEED, data_dir)
+    if name in bench_recipe.SHAPES:
+        *sizes, options = bench_recipe.SHAPES[name]
+        return kdr.RetrievalDataset.from_synthetic(
+            *sizes, **options, validation_fraction=0.125
+        )
+    return kdr.RetrievalDataset.from_csv(name, validation_fraction=0.125)
+
+
+def fitted(method, data):
+    """What `bench_recipe.measure` scores, after all that a user pays for."""
+    import bench_recipe
+    from peers import PEERS
+
+    import keras_dp_retrieval as kdr
+
+    if method == "fit_recipe":
+        return kdr.fit_recipe(data, seed=SEED)
+    name, settings = method, None
+    if method == ALS:
+        name = "ALS (implicit)"
+        settings = PEERS[name].chosen["p1"]
+    else:
+        tried = bench_recipe.trials(name, {SEED: data}, small=True)
+        settings = bench_recipe.best_of([*tried])
+    whole = bench_recipe.part_of(data, "test")
+    return PEERS[name].fit(whole, SEED, **settings)
+
+
+def memory():
+    """`(now, at most so far)`, resident bytes of this process."""
+    fields = {}
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(("VmRSS", "VmHWM")):
+            name, kilobytes, _ = line.split()
+            fields[name] = int(kilobytes) * 1024
+    return fields["VmRSS:"], fields["VmHWM:"]
+
+
+def cost(method, name, data_dir):
+    """Seconds, memory and quality of one method on one data set: a dict."""
+    import bench_recipe
+    import keras
+    import numpy as np
+    from peers import Unavailable
+
+    warnings.simplefilter("ignore")
+    data = load(name, data_dir)
+    len(data.ratings("train"))
+    np.linalg.inv(np.eye(8))  # Wakes NumPy's threads.
+    held, _ = memory()
+    start = time.perf_counter(), time.process_time()
+    try:
+        found = fitted(method, data)
+    except Unavailable as error:
+        return {"left_out": str(error)}
+    if method == "fit_recipe":  # Waits for it.
+        keras.ops.convert_to_numpy(found.optimizer.iterations)
+    result = {
+        "seconds": time.perf_counter() - start[0],
+        "cpu_seconds": time.process_time() - start[1],
+        "megabytes": (memory()[1] - held) / 1e6,
+    }
+    whole = bench_recipe.part_of(data, "test")
+    scored = bench_recipe.measure(lambda: found, whole, "test")
+    result["ndcg_at_10"] = scored["ndcg_at_10"]
+    if method == "fit_recipe":
+        result["temperature"] = found.objective.temperature
+        result["popularity_weight"] = found.popularity_weight
+    return result
+
+
+def run(method, name, data_dir):
+    """The same in a process of its own."""
+    command = [sys.executable, __file__, "--data", name, "--methods", method]
+    if data_dir is not None:
+        command += ["--data-dir", str(data_dir)]
+    environment = {"KERAS_BACKEND": "jax", **os.environ, CHILD: "1"}
+    done = subprocess.run(
+        command, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(name, method, found):
+    """A line of the Markdown table."""
+    if "left_out" in found:
+        return f"| {name} | {method} | left out: {found['left_out']} | | | |"
+    return (
+        f"| {name} | {method} | {found['seconds']:.1f} | "
+        f"{found['cpu_seconds']:.1f} | {found['megabytes']:.0f} | "
+        f"{found['ndcg_at_10']:.4f} |"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=pathlib.Path)
+    parser.add_argument("--csv", nargs="+", default=[], metavar="FILE")
+    parser.add_argument("--data", nargs="+", metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    args = parser.parse_args()
+    if CHILD in os.environ:
+        found = cost(args.methods[0], args.data[0], args.data_dir)
+        print(json.dumps(found))
+        return
+    names = args.data
+    if names is None:
+        import bench_recipe
+
+        names = ["p1"] * bool(args.data_dir) + [*bench_recipe.SHAPES]
+        names += args.csv
+    print("| data | method | s | CPU s | MB | NDCG@10 |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    results = []
+    for name in names:
+        for method in args.methods:
+            if method == ALS and name != "p1":
+                continue
+            found = run(method, name, args.data_dir)
+            results.append({"data": name, "method": method, **found})
+            print(row(pathlib.Path(name).stem, method, found), flush=True)
+    print(
+        json.dumps(
+            {
+                "benchmark": "cost table",
+                "results": results,
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
+                f"{len(os.sched_getaffinity(0))} used",
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
