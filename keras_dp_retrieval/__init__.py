@@ -43,6 +43,12 @@ from keras_dp_retrieval.towers import (
     RowEmbedding,
     SequenceTower,
 )
+from keras_dp_retrieval.warning_categories import (
+    DataWarning,
+    ResumeWarning,
+    RetrievalWarning,
+    TrainingWarning,
+)
 
 # Whoever sets a distribution by hand starts the devices by himself.
 reserve_threads()
@@ -51,6 +57,7 @@ del reserve_threads
 __all__ = [
     "BucketedSoftmax",
     "CandidateIndex",
+    "DataWarning",
     "DistributionAwareCallback",
     "FaissIndex",
     "FeatureLookup",
@@ -68,12 +75,15 @@ __all__ = [
     "RecencyTower",
     "Recipe",
     "ResumeTraining",
+    "ResumeWarning",
     "RetrievalDataset",
     "RetrievalHyperModel",
     "RetrievalMetrics",
+    "RetrievalWarning",
     "RowEmbedding",
     "SequenceTower",
     "ShuffleTies",
+    "TrainingWarning",
     "TwoTowerRetrieval",
     "__version__",
     "compilation_cache",

@@ -8,6 +8,7 @@ import keras
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.row_padding import register_padded_size
+from keras_dp_retrieval.warning_categories import TrainingWarning
 
 
 def data_parallel(devices: Sequence[str] | None = None):
@@ -105,6 +106,7 @@ def check_threads() -> None:
         "`keras_dp_retrieval` before anything lists the devices and after "
         "their number is set, or put "
         f'`os.environ["PJRT_NPROC"] = "{enough}"` at the top of the program.',
+        TrainingWarning,
         stacklevel=2,
     )
 

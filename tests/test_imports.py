@@ -16,6 +16,7 @@ PACKAGE = pathlib.Path(keras_dp_retrieval.__file__).parent
 # A module imports from layers below its own, or from its own folder.
 LAYERS = {
     "_version": 0,
+    "warning_categories": 0,
     "_checks": 0,
     "_keras": 0.25,
     "_jax": 0.5,

@@ -1,12 +1,14 @@
 """Everything public is what it says, and survives a round trip as JSON."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval.training import row_rules
 
 
 def small_data(**options):
@@ -65,8 +67,11 @@ EXAMPLES = {
 
 
 def public_classes():
+    public = {name: getattr(kdr, name) for name in kdr.__all__}
     return {
-        name for name in kdr.__all__ if isinstance(getattr(kdr, name), type)
+        name
+        for name, thing in public.items()
+        if isinstance(thing, type) and not issubclass(thing, Warning)
     }
 
 
@@ -82,6 +87,20 @@ WITHOUT_CONFIG = {"FaissIndex", "ShuffleTies"}
 
 def test_every_public_class_has_an_example():
     assert public_classes() == set(EXAMPLES) | WITHOUT_CONFIG
+
+
+def test_a_category_of_warnings_is_silenced_alone():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", kdr.DataWarning)
+        data = kdr.RetrievalDataset(
+            [1, 1, 2, 2] * 3, [1, 2, 3, 4] * 3, validation_fraction=0
+        )
+        assert data.leakage.warnings  # They were not raised.
+        with pytest.raises(kdr.TrainingWarning, match="updated densely"):
+            row_rules.row_rule(keras.optimizers.Lion())
+        warnings.simplefilter("ignore", kdr.RetrievalWarning)
+        row_rules.row_rule(keras.optimizers.Lion())
 
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))

@@ -20,6 +20,7 @@ from keras_dp_retrieval import _lookups
 from keras_dp_retrieval._jax import list_sums, row_sparse
 from keras_dp_retrieval._jax.merged_lookups import merge_lookups
 from keras_dp_retrieval._keras import slots, trainer
+from keras_dp_retrieval.warning_categories import TrainingWarning
 
 
 def train_step(
@@ -188,6 +189,7 @@ def _warn_dense(variables):
             "through `RowEmbedding` lookups alone (but as a whole, by a "
             "regularizer, or inside a scan, vmap or remat), so every row may "
             "have a gradient.",
+            TrainingWarning,
             stacklevel=3,
         )
 

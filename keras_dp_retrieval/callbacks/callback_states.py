@@ -7,6 +7,7 @@ import keras
 from keras_dp_retrieval._keras.callbacks import REMEMBERED
 from keras_dp_retrieval.callbacks.retrieval_metrics import RetrievalMetrics
 from keras_dp_retrieval.callbacks.shuffle_ties import ShuffleTies
+from keras_dp_retrieval.warning_categories import ResumeWarning
 
 # What these do depends on the epoch, the logs and the weights alone.
 STATELESS = (
@@ -51,6 +52,7 @@ def set_states(callbacks, saved: list) -> None:
         warnings.warn(
             "A run that is resumed should have the callbacks that it began "
             f"with. New are {new}, which begin anew; gone are {gone}.",
+            ResumeWarning,
             stacklevel=2,
         )
 
@@ -71,6 +73,7 @@ def warn_of_forgetful(callbacks) -> None:
             f"keeps nothing of it: {', '.join(names)}. Where that matters, "
             "give them `get_state()`, which returns numbers, texts and "
             "arrays, and `set_state(state)`.",
+            ResumeWarning,
             stacklevel=2,
         )
 

@@ -25,6 +25,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dp_retrieval.warning_categories import ResumeWarning
+
 _NAME = re.compile(r"epoch-(\d+)-batch-(\d+)\.npz")
 _META = "state"
 _DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
@@ -98,6 +100,7 @@ class CheckpointFiles:
                 warnings.warn(
                     f"The checkpoint {path} is damaged ({error}); the one "
                     "before it is used, or training begins anew.",
+                    ResumeWarning,
                     stacklevel=2,
                 )
                 os.replace(path, path.with_name(path.name + ".damaged"))

@@ -32,6 +32,10 @@ from keras_dp_retrieval.callbacks.timed_train_function import (
 )
 from keras_dp_retrieval.processes.stall_observer import end_process
 from keras_dp_retrieval.processes.words import describe
+from keras_dp_retrieval.warning_categories import (
+    RetrievalWarning,
+    TrainingWarning,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -338,6 +342,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
                 f"Processes {missing} did not report epoch {self._epoch} "
                 f"within {self.stalled_seconds:g} s. Its examples are "
                 "unknown.",
+                RetrievalWarning,
                 stacklevel=2,
             )
         rate = record["examples_per_second_per_device"]
@@ -380,6 +385,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
             f"again, in {seconds:.2f} s, because a batch came in a new shape: "
             f"{_shown(shapes)} after {_shown(next(iter(shapes_before)))}. "
             "Pad every batch to one size.",
+            TrainingWarning,
             stacklevel=2,
         )
 

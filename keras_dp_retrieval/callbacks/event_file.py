@@ -9,6 +9,8 @@ import socket
 import time
 import warnings
 
+from keras_dp_retrieval.warning_categories import RetrievalWarning
+
 
 def append_events(path: str | os.PathLike, summaries: list) -> None:
     """Appends summaries to an event file, which is closed again.
@@ -69,6 +71,7 @@ class TensorBoardFile:
             "TensorBoard is not installed, so `log_dir` gets the run "
             "record alone. Install it with: pip install "
             "'keras-dp-retrieval[plots]'.",
+            RetrievalWarning,
             stacklevel=2,
         )
 

@@ -14,6 +14,7 @@ from keras_dp_retrieval.callbacks import training_state
 from keras_dp_retrieval.callbacks.call_stack import calling_code
 from keras_dp_retrieval.callbacks.saved_run import Run
 from keras_dp_retrieval.callbacks.stop_together import StopTogether
+from keras_dp_retrieval.warning_categories import ResumeWarning
 
 
 def warn_of_limits(model, has_data: bool) -> None:
@@ -26,6 +27,7 @@ def warn_of_limits(model, has_data: bool) -> None:
         f"`fit` of {type(model).__name__} is Keras' own: it is saved at the "
         "end of an epoch or by SIGTERM, and nothing but its `History` is kept "
         f"of other callbacks.{order}",
+        ResumeWarning,
         stacklevel=4,
     )
 

@@ -15,6 +15,7 @@ from keras_dp_retrieval.callbacks.resumed_fit import ResumedFit
 from keras_dp_retrieval.callbacks.save_schedule import SaveSchedule
 from keras_dp_retrieval.callbacks.saved_run import Run
 from keras_dp_retrieval.data.batch_sources import source_of
+from keras_dp_retrieval.warning_categories import ResumeWarning
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -147,6 +148,7 @@ class ResumeTraining(keras.callbacks.Callback):
                 "run is resumed exactly if every pass over them yields the "
                 "same batches. The data sets of this package, and arrays, "
                 "are resumed in any order.",
+                ResumeWarning,
                 stacklevel=5,
             )
         self._was_asked = True

@@ -9,6 +9,7 @@ from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.row_padding import padded_size
 from keras_dp_retrieval.data.timeline import Timeline
+from keras_dp_retrieval.warning_categories import DataWarning
 
 
 class PartBatches:
@@ -148,6 +149,7 @@ class PartBatches:
             warnings.warn(
                 f"`{method}` counts every interaction once: its batches have "
                 "no `weights`. Those of `train` and `by_interaction` do.",
+                DataWarning,
                 stacklevel=4,
             )
 

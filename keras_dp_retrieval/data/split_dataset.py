@@ -29,6 +29,7 @@ from keras_dp_retrieval.data.parts import divide, hold_out
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.raw_data import RawData, RawRatings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
+from keras_dp_retrieval.warning_categories import DataWarning
 
 
 class SplitDataset:
@@ -131,7 +132,7 @@ class SplitDataset:
         divided = self._with_parts(parts, note)
         if not self.validation_in_train:  # Said when it was tuned.
             for sentence in divided.leakage.warnings:
-                warnings.warn(sentence, stacklevel=2)
+                warnings.warn(sentence, DataWarning, stacklevel=2)
         return divided
 
     def _with_parts(self, parts: Mapping, note: str) -> Divided:

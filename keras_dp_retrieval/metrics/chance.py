@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import keras
 
+from keras_dp_retrieval.warning_categories import TrainingWarning
+
 
 def chance_level(num_competitors: int) -> float:
     """The softmax loss of guessing: ln(number of candidates that compete).
@@ -59,6 +61,7 @@ def warn_if_at_chance(
         "use `keras.optimizers.Adam`, or `Adagrad` with a smaller "
         "`initial_accumulator_value` such as 1e-6; with normalized vectors, "
         "lower the temperature (0.05 to 0.1).",
+        TrainingWarning,
         stacklevel=2,
     )
     return True

@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from keras_dp_retrieval._keras import slots
+from keras_dp_retrieval.warning_categories import TrainingWarning
 
 # What `compile` of Keras has and this model has no use for.
 NOT_COMPILED = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -44,6 +45,7 @@ def arguments_of(config: dict) -> dict:
         warnings.warn(
             f"The model was compiled with {', '.join(unused)}, which it "
             "never used: it learns by its `objective`. Loaded without.",
+            TrainingWarning,
             stacklevel=3,
         )
     kept = {k: v for k, v in config.items() if k not in NOT_COMPILED}

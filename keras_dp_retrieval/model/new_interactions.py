@@ -17,6 +17,7 @@ from keras_dp_retrieval.model import (
     known_data,
 )
 from keras_dp_retrieval.model.candidate_states import PRESENT
+from keras_dp_retrieval.warning_categories import DataWarning, TrainingWarning
 
 
 def add(model, data, keep_latest, learning_rate, seed):
@@ -70,6 +71,7 @@ def _check_optimizer(optimizer, learning_rate) -> None:
         "The optimizer's learning rate is 0, as at the end of a schedule, so "
         "that `fit` would learn nothing. Use `add_interactions(data, "
         "learning_rate=...)`.",
+        TrainingWarning,
         stacklevel=5,
     )
 
@@ -153,6 +155,7 @@ def _check_new(model, today) -> None:
             "than the newest that the model was trained on. They come after "
             "it in the histories all the same: add interactions in the order "
             "of time, all with numbers or all with dates as timestamps.",
+            DataWarning,
             stacklevel=5,
         )
 

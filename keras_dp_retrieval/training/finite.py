@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.warning_categories import TrainingWarning
 
 MODES = ("raise", "warn")
 
@@ -68,6 +69,7 @@ def warn_if_saved(model) -> None:
     if bad := non_finite_weights(model):
         warnings.warn(
             f"Saving weights that are not finite: {_some(bad)}. {ADVICE}",
+            TrainingWarning,
             stacklevel=5,  # Past `saving.save`, `save` and `reads`.
         )
 
@@ -126,7 +128,7 @@ class NonFiniteGuard(keras.callbacks.Callback):
         self._told = True
         text = f"Training must stay with finite numbers. Received, {what}"
         if self.non_finite == "warn":
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(text, TrainingWarning, stacklevel=2)
         else:
             raise FloatingPointError(
                 f'{text} `fit(..., non_finite="warn")` goes on nevertheless.'

@@ -10,6 +10,8 @@ import warnings
 
 import keras
 
+from keras_dp_retrieval.warning_categories import ResumeWarning
+
 
 class FromTheStart:
     """What a `fit` that is not resumed begins with.
@@ -95,5 +97,6 @@ def _warn_of_backup(callbacks) -> None:
             "first epoch, and metrics, other callbacks and the position "
             "within an epoch are lost. `keras_dp_retrieval.ResumeTraining` "
             "restores them all.",
+            ResumeWarning,
             stacklevel=4,
         )

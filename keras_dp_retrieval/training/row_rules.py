@@ -39,6 +39,7 @@ import keras
 from keras import ops
 
 from keras_dp_retrieval._keras.slots import decays, slots_of
+from keras_dp_retrieval.warning_categories import TrainingWarning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,7 @@ def row_rule(optimizer: keras.optimizers.Optimizer) -> RowRule | None:
             f"Embedding tables are updated densely: {reason} Every step "
             "costs as much as the whole table. Row-sparse rules exist for "
             "SGD and RMSprop without momentum, Adagrad, Adam and AdamW.",
+            TrainingWarning,
             stacklevel=2,
         )
     return None
