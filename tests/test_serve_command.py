@@ -226,6 +226,23 @@ def test_the_commands_of_the_readme_are_answered(tmp_path, monkeypatch):
     assert command[0] == "serve"
 
 
+@pytest.mark.slow
+def test_a_thousand_malformed_requests_are_refused():
+    pytest.importorskip("schemathesis")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.fuzz_server"),
+            *("--requests", "1000", "--slow", "5"),
+        ],
+        cwd=README.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["requests"] >= 1000 and said["statuses"]["422"] > 100
+
+
 def test_wrong_options_are_refused_before_the_model_is_read(capsys, tmp_path):
     for options, said in [
         (["--port", "70000"], "`--port` must be from 0 to 65535"),
