@@ -10,13 +10,13 @@ keeps programs without it from ending (`_jax/runtime.py`).
 """
 
 import itertools
-import sys
 import threading
 from typing import NoReturn
 
 from keras_dp_retrieval import distribution
 from keras_dp_retrieval.callbacks.stop_signal import StopSignal
 from keras_dp_retrieval.processes.endings import AgreedExit
+from keras_dp_retrieval.processes.words import say
 
 # How long the other processes may take to answer. Their threads do so at once.
 SECONDS = 10.0
@@ -59,10 +59,9 @@ class StopTogether:
         # Another process may still need what this one's devices have to do.
         run.wait()
         code = self._signal.exit_code
-        print(
+        say(
             "SIGTERM: saved, and stopped. The same command goes on from "
-            f"there. Exit code {code}.",
-            file=sys.stderr,
+            f"there. Exit code {code}."
         )
         raise AgreedExit(code)
 

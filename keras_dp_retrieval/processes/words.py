@@ -1,11 +1,15 @@
 """What is said of processes, in sentences."""
 
-import sys
+import logging
+
+_log = logging.getLogger("keras_dp_retrieval")
 
 
 def say(text: str) -> None:
-    """One line on `stderr`, also where `stdout` is silent."""
-    print(f"keras_dp_retrieval: {text}", file=sys.stderr, flush=True)
+    """One warning to the logger: a line on `stderr` unless it is configured."""
+    # The name stands in the line, too: without a configuration, Python prints
+    # the message alone.
+    _log.warning("keras_dp_retrieval: %s", text)
 
 
 def describe(stall: dict) -> str:
