@@ -27,7 +27,6 @@ from bench_recipe import SHAPES, load, measure, paired_error
 import keras_dp_retrieval as kdr
 
 NUM_STEPS = 300
-DIMENSION = 64
 
 # What is changed in `FullSoftmax`.
 TOP_K = {
@@ -91,12 +90,12 @@ def train(data, recipe, objective, seed):
     return model, history["loss"][-1]
 
 
-def run(name, seeds, data_dir, only):
+def run(name, seeds, data_dir, only, dimension):
     """Prints a table; returns what it holds."""
     runs, losses = {}, {}
     for seed in seeds:
         data = data_of(name, seed, data_dir)
-        recipe = kdr.recipe.choose_recipe(data, embedding_dimension=DIMENSION)
+        recipe = kdr.recipe.choose_recipe(data, embedding_dimension=dimension)
         for title, objective in objectives(recipe).items():
             if only and title not in only:
                 continue
@@ -143,9 +142,10 @@ def main():
     parser.add_argument("--data", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--only", nargs="+", help="rows of the table")
+    parser.add_argument("--dimension", type=int, default=64)
     args = parser.parse_args()
     results = {
-        name: run(name, args.seeds, args.data_dir, args.only)
+        name: run(name, args.seeds, args.data_dir, args.only, args.dimension)
         for name in args.data
     }
     print(json.dumps({"benchmark": "losses", "results": results}))

@@ -76,6 +76,9 @@ CASES = [
     pytest.param("full_softmax", "id", 4, "memory", 4, marks=pytest.mark.slow),
     ("in_batch_softmax", "id", 4, "streamed", 1),
     ("full_softmax", "id", 1, "arrays", 1),
+    pytest.param(
+        "full_softmax", "sequence", 4, "streamed", 4, marks=pytest.mark.slow
+    ),
     *(
         pytest.param(objective, tower, fused, *more, marks=pytest.mark.slow)
         for objective in runs.OBJECTIVES
