@@ -7,10 +7,8 @@ import keras
 
 from keras_dp_retrieval import _checks, losses
 
-# Epochs over large data, where fewer steps would do. Those over interactions
-# are as they were before those over users were found to be too many.
-LEAST_EPOCHS = 5
-LEAST_EPOCHS_OF_INTERACTIONS = 10
+# Epochs over large data, where fewer steps would do.
+LEAST_EPOCHS = 10
 
 
 ORDERS = ("ignored", "recency")
@@ -183,12 +181,11 @@ def _order_free(data, objective, batch_size) -> Recipe:
     by_user = objective == "full_softmax"
     if by_user:
         # More gain nothing.
-        num_examples, usual_steps, least = data.num_users, 240, LEAST_EPOCHS
+        num_examples, usual_steps = data.num_users, 240
         usual = 2 ** round(math.log2(max(data.num_users / 16, 1)))
         batch_size = batch_size or min(max(usual, 64), 256)
     else:
         num_examples, usual_steps = num_interactions, 900
-        least = LEAST_EPOCHS_OF_INTERACTIONS
         batch_size = batch_size or data.batch_size
     steps = math.ceil(num_examples / batch_size)
     return Recipe(
@@ -199,7 +196,7 @@ def _order_free(data, objective, batch_size) -> Recipe:
         learning_rate=0.01,
         weight_decay=0.5,
         batch_size=batch_size,
-        epochs=min(max(round(usual_steps / steps), least), 60),
+        epochs=min(max(round(usual_steps / steps), LEAST_EPOCHS), 60),
         rating_weight=0.8 if by_user and _has_ratings(data) else 0.0,
     )
 
