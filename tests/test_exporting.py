@@ -3,6 +3,8 @@
 import hashlib
 import json
 import pathlib
+import re
+import shlex
 
 import keras
 import numpy as np
@@ -306,6 +308,18 @@ def test_models_that_cannot_be_exported_say_why(tmp_path, monkeypatch):
                 of_ids(), tmp_path / "served", formats=[format]
             )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_of_the_readme_runs(tmp_path, monkeypatch, everything):
+    readme = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+    (command,) = re.findall(
+        r"^    keras-dp-retrieval (export .*)$", readme.read_text(), re.M
+    )
+    monkeypatch.chdir(tmp_path)
+    of_ids().save("movies.keras")
+    assert cli.main(shlex.split(command)) == 0
+    assert (tmp_path / "served" / "user_tower" / "user_tower.onnx").exists()
 
 
 def test_the_command_says_what_was_proved(tmp_path, capsys):

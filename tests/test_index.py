@@ -91,6 +91,13 @@ def test_lists_are_padded_where_there_is_no_candidate(candidate_ids, padding):
     assert ids.tolist() == [[padding]] and scores[0, 0] == -np.inf
 
 
+def test_the_arrays_that_were_given_may_change():
+    ids, vectors = np.array([1, 2, 3]), np.eye(3, dtype="float32")
+    index = CandidateIndex.from_vectors(ids, vectors)
+    ids[:], vectors[:] = 9, 0
+    assert index.search(np.eye(3), 1)[0].tolist() == [[1], [2], [3]]
+
+
 def test_excluded_ids_that_are_not_there_have_no_effect():
     index = CandidateIndex.from_vectors([5, 3], np.eye(2))
     # Truncated to 32 bits, 2**32 + 3 would be candidate 3.

@@ -280,4 +280,5 @@ class CandidateIndex(keras.layers.Layer):
                 "There must be one id for each vector. Received: "
                 f"{len(ids)} ids and {len(vectors)} vectors."
             )
-        return ids, StoredVectors.of(vectors, self.candidate_dtype)
+        # Of their own: the caller may go on to change the arrays.
+        return ids.copy(), StoredVectors.of(vectors, self.candidate_dtype)

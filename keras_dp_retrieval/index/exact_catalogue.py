@@ -21,9 +21,12 @@ class ExactCatalogue:
     """
 
     def __init__(self, ids, stored: StoredVectors, chunk_size: int | None):
+        self.chunk_size = chunk_size
+        if (ids[1:] > ids[:-1]).all():  # As after most updates: no copy.
+            self.ids, self.stored = SortedIds(ids), stored
+            return
         self.ids, order = SortedIds.sort(ids)
         self.stored = stored.in_order(order)
-        self.chunk_size = chunk_size
 
     @property
     def embedding_dimension(self) -> int:

@@ -1,5 +1,6 @@
 """Proves an export: it is loaded elsewhere, asked, and compared."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import keras
 import numpy as np
 
 from keras_dp_retrieval.index.faiss_kinds import KINDS
@@ -181,14 +183,15 @@ def _asked(model, exact) -> dict:
         if not some:
             continue
         requests += some
-        answers.append(
-            (
-                model.encode_users(**arguments),
-                *model.recommend(
-                    **arguments, k=k, exclude_seen=False, index=exact
-                ),
+        with _full_precision():
+            answers.append(
+                (
+                    model.encode_users(**arguments),
+                    *model.recommend(
+                        **arguments, k=k, exclude_seen=False, index=exact
+                    ),
+                )
             )
-        )
     vectors, ids, scores = map(np.concatenate, zip(*answers, strict=True))
     return {
         "requests": requests,
@@ -197,6 +200,15 @@ def _asked(model, exact) -> dict:
         "ids": ids,
         "scores": scores,
     }
+
+
+def _full_precision():
+    """What is compared is computed on the CPU elsewhere."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    from keras_dp_retrieval._jax.precision import full_precision
+
+    return full_precision()
 
 
 def _some_users(model) -> tuple[np.ndarray, list]:

@@ -51,9 +51,10 @@ def export_retrieval(
     package, with ONNX Runtime, TensorFlow, Arrow or FAISS, and asked for the
     lists of known users, of histories that end before the last item, and of
     features, as far as the model takes them. Their ids must be those of
-    `recommend`, but for candidates whose scores differ by less than 1e-5 of
-    the largest score of the list. Of the approximate indexes, whose scores
-    must be right, too, the recall is in the manifest.
+    `recommend` (at full precision, on accelerators, too), but for candidates
+    whose scores differ by less than 1e-5 of the largest score of the list. Of
+    the approximate indexes, whose scores must be right, too, the recall is in
+    the manifest.
 
     The score of a user and a candidate is the inner product of their vectors,
     nothing else; with a `popularity_weight` the last coordinate is the bias.
