@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import itertools
 import logging
 
 import numpy as np
 import pytest
 
 from keras_dp_retrieval.serving import guard, shapes
+from keras_dp_retrieval.serving.batching import Batcher
 from keras_dp_retrieval.serving.questions import Question
 from keras_dp_retrieval.serving.request_limits import Limits
 from keras_dp_retrieval.serving.retriever import Retriever
@@ -59,6 +61,7 @@ def test_answers_are_those_of_recommend(client, model, asked):
     check_as_recommend(client.post("/recommend", asked), model, **asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "asked"),
     [
@@ -97,6 +100,7 @@ def test_every_kind_of_model_is_served(kind, asked):
     client.service.close()
 
 
+@pytest.mark.slow
 def test_faiss_finds_the_same(model):
     pytest.importorskip("faiss")
     client = Client(model, search="flat")
@@ -124,21 +128,55 @@ def test_requests_that_come_together_get_their_own_answers(client, model):
     assert sum(one.get() for one in batches._buckets) - before[1] < 26
 
 
-def test_one_wrong_request_does_not_fail_those_beside_it(client, model):
-    # Each is well formed, and the model has no such feature.
-    good = {"user_ids": [100], "k": 2}
-    served = model_of("features")
-    client = Client(served)
-    bad = {"user_features": {"shoe_size": [44]}, "k": 2}
-    answers = client.all(
-        [
-            ("POST", "/recommend", {"json": one})
-            for one in (good, bad, good, bad)
+def test_a_batch_waits_for_those_of_the_last_one():
+    sizes = []
+
+    def ask(questions):
+        sizes.append(len(questions))
+        return questions
+
+    # Each batch takes a thousand seconds by this clock, so that the next may
+    # wait for longer than this test takes.
+    clock = itertools.count(step=1000).__next__
+    batcher = Batcher(ask, 8, patience_seconds=100, clock=clock)
+    batcher._last_users, batcher._last_seconds = 4, 1000
+
+    async def four():
+        asking = [
+            asyncio.create_task(batcher.ask(Question(user_ids=[n])))
+            for n in range(4)
         ]
-    )
-    client.service.close()
-    assert [answer.status_code for answer in answers] == [200, 422, 200, 422]
-    assert "shoe_size" in answers[1].json()["error"]["message"]
+        return [(await one).user_ids for one in asking]
+
+    for _ in range(5):
+        assert asyncio.run(four()) == [[0], [1], [2], [3]]
+    assert sizes == [4] * 5
+    batcher.close()
+
+
+def test_one_wrong_request_does_not_fail_those_beside_it():
+    asked = []
+
+    def ask(questions):
+        asked.append(len(questions))
+        users = [question.user_ids[0] for question in questions]
+        if 13 in users:
+            raise ValueError("no such user")
+        return users
+
+    clock = itertools.count(step=1000).__next__
+    batcher = Batcher(ask, 8, patience_seconds=100, clock=clock)
+    batcher._last_users, batcher._last_seconds = 4, 1000
+
+    async def ask_all():
+        asking = [batcher.ask(Question(user_ids=[n])) for n in (1, 13, 2, 3)]
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    one, error, two, three = asyncio.run(ask_all())
+    assert (one, two, three) == (1, 2, 3)
+    assert str(error) == "no such user"
+    assert asked == [4, 1, 1, 1, 1]
+    batcher.close()
 
 
 def test_nothing_is_compiled_after_the_warm_up(client, model):
