@@ -23,12 +23,12 @@ def compiled(model, function: Callable) -> Callable:
     """
 
     @jax.jit
-    def run(values, args):
+    def encode(values, args):
         mapping = list(zip(model.variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
             return replicate(function(*args))
 
     def call(*args):
-        return run([variable.value for variable in model.variables], args)
+        return encode([variable.value for variable in model.variables], args)
 
     return call

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 
 import keras
@@ -12,7 +13,11 @@ from keras_dp_retrieval.callbacks import ResumeTraining
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
 from keras_dp_retrieval.recipe import trials
-from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
+from keras_dp_retrieval.recipe.shape import (
+    USUAL_STEPS,
+    Recipe,
+    choose_recipe,
+)
 from keras_dp_retrieval.recipe.sharing import Shared
 from keras_dp_retrieval.recipe.training import Branches, Training
 from keras_dp_retrieval.training.loop_output import verbosity
@@ -23,6 +28,9 @@ MIN_USERS_TO_CHOOSE_BY = 100
 # Of the epochs of a trial, those that only the first one trains. With 0.6 the
 # others were hardly other models: what is best stayed where it began.
 SHARED = 1 / 3
+
+# As many as trials on large data had before they shared any.
+LEAST_EPOCHS_OF_TRIAL = 5
 
 
 def fit_recipe(
@@ -175,19 +183,21 @@ def has_trials(data, recipe: Recipe) -> bool:
     return recipe.order != "recency" or _has_next_items(data)
 
 
-def trial_epochs(recipe: Recipe) -> int:
-    """Epochs of a trial.
+def trial_epochs(data, recipe: Recipe) -> int:
+    """Epochs of a trial on these data.
 
     As many as the model's, where these are few: which temperature and
     popularity weight are best depends on them.
     """
-    by_user = recipe.order == "ignored" and recipe.objective == "full_softmax"
-    return recipe.epochs if by_user else max(round(recipe.epochs / 3), 1)
+    if recipe.order == "recency" or recipe.objective != "full_softmax":
+        return max(round(recipe.epochs / 3), 1)
+    num_users = num_distinct(data.ratings("train").user_rows)
+    usual = round(USUAL_STEPS / math.ceil(num_users / recipe.batch_size))
+    return min(max(usual, LEAST_EPOCHS_OF_TRIAL), recipe.epochs)
 
 
-def shared_epochs(recipe: Recipe) -> int:
-    """Those of them that the first trial shares with the others."""
-    epochs = trial_epochs(recipe)
+def shared_epochs(epochs: int) -> int:
+    """Those of a trial that only the first one trains."""
     return min(round(epochs * SHARED), epochs - 1)
 
 
@@ -198,7 +208,8 @@ def _with_trials(
     num_users = num_held_out_users(data)
     if not has_trials(data, recipe):
         return recipe
-    shorter = dataclasses.replace(recipe, epochs=trial_epochs(recipe))
+    epochs = trial_epochs(data, recipe)
+    shorter = dataclasses.replace(recipe, epochs=epochs)
     task = trials.prepare(data)
 
     def callbacks(name):
@@ -212,7 +223,7 @@ def _with_trials(
     @functools.cache
     def branches():
         training = Training(data, shorter, seed, shared)
-        branches = Branches(training, shared_epochs(recipe))
+        branches = Branches(training, shared_epochs(epochs))
         return branches, task.encoder(training.model)
 
     def train(temperature):

@@ -113,14 +113,14 @@ def plan_recipe(data) -> RecipePlan:
     trial_steps = math.ceil(
         _num_examples(of_trials, recipe) / recipe.batch_size
     )
+    epochs = fit.trial_epochs(of_trials, recipe)
     return RecipePlan(
         recipe=recipe,
         num_examples=num_examples,
         steps_per_epoch=math.ceil(num_examples / recipe.batch_size),
         num_trials=_num_trials(recipe) if is_tried else (0, 0),
-        steps_of_trial=trial_steps * fit.trial_epochs(recipe),
-        steps_of_others=trial_steps
-        * (fit.trial_epochs(recipe) - fit.shared_epochs(recipe)),
+        steps_of_trial=trial_steps * epochs,
+        steps_of_others=trial_steps * (epochs - fit.shared_epochs(epochs)),
         num_parameters=_num_parameters(data, recipe),
         flop_per_step=_flop_per_step(data, recipe),
     )

@@ -7,7 +7,13 @@ import keras
 
 from keras_dp_retrieval import _checks, losses
 
-# Epochs over large data, where fewer steps would do.
+# Steps of a training on batches of users, and of a trial; and epochs, where
+# these steps are fewer: dependencies of packages still gain until then.
+USUAL_STEPS = 240
+USUAL_EPOCHS = 20
+
+# Steps that are enough for any data, and the least epochs.
+MOST_STEPS = 900
 LEAST_EPOCHS = 10
 
 
@@ -180,14 +186,16 @@ def _order_free(data, objective, batch_size) -> Recipe:
     temperature = 0.15 * (per_user / 74) ** 0.2
     by_user = objective == "full_softmax"
     if by_user:
-        # More gain nothing.
-        num_examples, usual_steps = data.num_users, 240
+        num_examples = data.num_users
         usual = 2 ** round(math.log2(max(data.num_users / 16, 1)))
         batch_size = batch_size or min(max(usual, 64), 256)
     else:
-        num_examples, usual_steps = num_interactions, 900
+        num_examples = num_interactions
         batch_size = batch_size or data.batch_size
     steps = math.ceil(num_examples / batch_size)
+    epochs = MOST_STEPS / steps
+    if by_user:
+        epochs = min(max(USUAL_STEPS / steps, USUAL_EPOCHS), epochs)
     return Recipe(
         order="ignored",
         objective=objective,
@@ -196,7 +204,7 @@ def _order_free(data, objective, batch_size) -> Recipe:
         learning_rate=0.01,
         weight_decay=0.5,
         batch_size=batch_size,
-        epochs=min(max(round(usual_steps / steps), LEAST_EPOCHS), 60),
+        epochs=min(max(round(epochs), LEAST_EPOCHS), 60),
         rating_weight=0.8 if by_user and _has_ratings(data) else 0.0,
     )
 
