@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 import keras_dp_retrieval as kdr
+from keras_dp_retrieval import losses
 from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     SPLIT_HELP,
@@ -42,7 +43,7 @@ def add_arguments(parser):
 def _add_training_arguments(group):
     group.add_argument(
         "--objective",
-        choices=["recipe", "rating", "full_softmax", "in_batch_softmax"],
+        choices=["recipe", *losses.OBJECTIVES],
         default="recipe",
         help="what is learned; `recipe` chooses by the shape of the data, "
         "`rating` follows the Keras tutorial; recipe by default",

@@ -2,6 +2,7 @@
 
 import pathlib
 
+from keras_dp_retrieval import losses
 from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
@@ -72,7 +73,7 @@ def _add_search_arguments(parser):
     parser.add_argument(
         "--objective",
         nargs="+",
-        choices=["auto", "rating", "full_softmax", "in_batch_softmax"],
+        choices=["auto", *losses.OBJECTIVES],
         default=["auto"],
         help="what is learned; several are to choose from; by default `auto`, "
         "by the shape of the data",

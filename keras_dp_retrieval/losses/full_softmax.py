@@ -37,8 +37,8 @@ class FullSoftmax(SoftmaxObjective):
     or nearly are, among the first K count more (SL@K: Yang et al., KDD 2025,
     arXiv 2508.05673). With fewer than K negatives the factor is 1. Unlike
     there, `s_K` is exact and not of the user's own positives, and the factor
-    is a constant for the gradient, which otherwise lowers scores of positives
-    for the sake of the factor (`benchmarks/README.md`).
+    is a constant for the gradient: on the one split where both were tried, a
+    gradient through it did worse (`benchmarks/README.md`).
 
     Memory: logits, mask and their gradients take a few times
     `batch x num_candidates x 4` bytes. With `chunk_size` they are computed
