@@ -8,15 +8,18 @@ searches for hyperparameters, again and again, as a service that is trained anew
 every few minutes does; each time with a new model and new data, of the same
 size. (JAX keeps a program for each size of arrays that it met, up to a limit of
 its own; where sizes change much, `jax.clear_caches()` frees them.) After each
-cycle it writes down its memory, threads, open files, and the arrays and
-compiled programs that JAX holds. What is printed is the median of each fifth of
-the cycles, without the first ones, which load and compile what all need.
+cycle it writes down its memory and what of it is in use (glibc keeps memory
+that was freed, in pieces, until `malloc_trim` gives it back), threads, open
+files, and the arrays and compiled programs that JAX holds. What is printed is
+the median of each fifth of the cycles, without the first ones, which load and
+compile what all need.
 
 Virtual devices and processes on loopback share the cores of one machine: no
 figure here speaks of speed.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -36,14 +39,22 @@ WARM_UP = 3
 SEARCH_EVERY = 10
 
 
+def memory_mb() -> float:
+    """What Linux counts as resident of this process."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+
 def state_of_process() -> dict:
     """What the process holds now."""
     import jax
 
     gc.collect()
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    memory = memory_mb()
+    ctypes.CDLL(None).malloc_trim(0)
     return {
-        "memory_mb": pages * os.sysconf("SC_PAGESIZE") / 1e6,
+        "memory_mb": memory,
+        "in_use_mb": memory_mb(),
         "threads": len(os.listdir("/proc/self/task")),
         "open_files": len(os.listdir("/proc/self/fd")),
         "objects": len(gc.get_objects()),
@@ -149,9 +160,9 @@ def summary(states: list[dict]) -> str:
     lines = [
         f"{len(states)} cycles in {states[-1]['seconds'] / 60:.0f} minutes",
         "",
-        "| fifth | memory, MB | threads | open files | objects | JAX arrays | "
-        "programs |",
-        "| --- " * 7 + "|",
+        "| fifth | memory, MB | in use, MB | threads | open files | objects | "
+        "JAX arrays | programs |",
+        "| --- " * 8 + "|",
     ]
     for number, fifth in enumerate(fifths, 1):
         cells = [

@@ -1003,6 +1003,7 @@ def test_wrong_arguments_say_what_would_work():
         DistributionAwareCallback(when_stalled="cry")
 
 
+@pytest.mark.slow
 def test_keras_tuner_copies_it_for_every_trial(tmp_path):
     keras_tuner = pytest.importorskip("keras_tuner")
     counted = []

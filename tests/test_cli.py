@@ -25,6 +25,7 @@ def run(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_devices_splits_the_cpu():
     done = run("devices", "--virtual-devices", 3)
     assert done.returncode == 0, done.stderr
@@ -58,6 +59,7 @@ def test_every_synthetic_figure_is_marked(synthetic_training):
         assert "SYNTHETIC" in heading
 
 
+@pytest.mark.slow
 def test_saved_model_recommends(synthetic_training):
     _, path = synthetic_training
     done = run("recommend", path, 1, 2, "-k", 3)
@@ -357,6 +359,7 @@ def test_ctrl_c_while_the_model_is_evaluated_keeps_it(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_search_says_how_it_goes_on(
     small_data, monkeypatch, tmp_path, capsys
 ):

@@ -168,6 +168,7 @@ def test_what_was_trained_on_several_devices_is_exported(
     kdr.export_retrieval(loaded, tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_a_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     model = of_ids()
     folder = tmp_path / "deep" / "served"
@@ -228,6 +229,7 @@ def test_what_disagrees_is_refused(wrong, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_parquet_has_what_is_known_of_candidates(tmp_path):
     from pyarrow import parquet
 

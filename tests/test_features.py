@@ -404,6 +404,7 @@ def test_a_functional_model_with_other_inputs_is_refused(data):
         model.build()
 
 
+@pytest.mark.slow
 def test_added_candidates_are_retrievable_at_once(data):
     model = trained(data)
     users = np.arange(NUM_USERS)

@@ -107,9 +107,8 @@ def test_lists_have_the_best_that_fulfil_all(model, table, filters):
     check(model, table, json.loads(json.dumps(filters)), k=80)
 
 
-@pytest.mark.parametrize(
-    "num_devices", [2, pytest.param(8, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 8])
 def test_several_devices_filter_as_one_does(on_devices, table, num_devices):
     on_devices(num_devices)
     model = model_of(table)

@@ -180,7 +180,8 @@ def test_single_rows_are_updated_as_the_whole_table_is(
     assert not [w for w in recwarn if "densely" in str(w.message)]
 
 
-@pytest.mark.parametrize("updates", [SLOW_DENSE, "row_sparse"])
+@pytest.mark.slow
+@pytest.mark.parametrize("updates", ["dense", "row_sparse"])
 def test_devices_sum_their_own_histories(updates, only_pieces, on_devices):
     options = {"item_dropout": 0.3, "updates": updates}
     one, _ = trained(**options)

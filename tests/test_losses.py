@@ -616,6 +616,7 @@ def test_buckets_of_everything_are_the_full_softmax(mask):
     )
 
 
+@pytest.mark.slow
 def test_bucketed_softmax_is_the_largest_loss_of_an_examples_buckets():
     users, table, rows, _, known = random_case(4, batch=9, num_candidates=40)
     objective = BucketedSoftmax(

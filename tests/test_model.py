@@ -1,3 +1,4 @@
+import itertools
 import warnings
 
 import keras
@@ -334,9 +335,16 @@ def run_everything(num_rows, objective="rating", **kwargs):
     }
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
-    "num_rows", [pytest.param(1, marks=pytest.mark.slow), 37]
+    ("num_rows", "objective"),
+    [
+        (37, "rating"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in itertools.product((1, 37), OBJECTIVES)
+            if case != (37, "rating")
+        ),
+    ],
 )
 def test_any_number_of_devices_gives_what_one_gives(
     on_devices, num_rows, objective

@@ -141,6 +141,7 @@ def assert_same(one, other):
     assert one[1:] == other[1:]
 
 
+@pytest.mark.slow
 def test_it_is_the_same_as_growing_by_hand():
     tuesday = day(2)
 

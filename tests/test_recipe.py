@@ -56,6 +56,7 @@ def test_it_takes_plain_ids_and_a_given_test_part():
     assert set(ids[0]) <= set(candidates)
 
 
+@pytest.mark.slow
 def test_the_seed_decides():
     data = synthetic()
     vectors = [

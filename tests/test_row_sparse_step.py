@@ -285,7 +285,9 @@ CONSTRAINTS = {
 }
 
 
-@pytest.mark.parametrize("updates", ["row_sparse", "auto"])
+@pytest.mark.parametrize(
+    "updates", ["row_sparse", pytest.param("auto", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", CONSTRAINTS)
 def test_constraints_hold_as_in_the_dense_step(name, updates, monkeypatch):
     monkeypatch.setattr(step_plan, "LARGE_TABLE", 1)

@@ -230,6 +230,7 @@ def test_half_precision_is_near():
 # In a model
 
 
+@pytest.mark.slow
 def test_one_pass_has_the_vectors_of_all_prefixes():
     data = data_of()
     model = model_of(data, tower_of(data.num_candidates, max_length=100))
@@ -306,6 +307,7 @@ def test_it_learns_which_item_follows_which():
     np.testing.assert_array_equal(ids[:, 0], [6, 12])
 
 
+@pytest.mark.slow
 def test_saved_and_grown_it_recommends_the_same(tmp_path):
     data = data_of()
     model = model_of(data, tower_of(data.num_candidates))
