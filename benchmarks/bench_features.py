@@ -82,8 +82,9 @@ OF_USERS = {
     "EASE": (peers.ease, {"l2": (250.0, 1000.0, 4000.0, 8000.0, 16_000.0)}),
 }
 # The best of `--tune --seeds 0`: of movies by NDCG@10 among the cold ones, and
-# among all if that is another; of users by NDCG@10, with features alone, and
-# given ten interactions if that is another (of item-kNN also by Recall@20).
+# among all if that is another; of users by NDCG@10 with features alone, and
+# given ten interactions if that is another (of DSSM the latter alone, of
+# item-kNN also by Recall@20).
 CHOSEN = {
     "cold_items": {
         "LightFM": [
