@@ -977,7 +977,9 @@ def private_uses(tree):
 def defined(tree):
     """The names that a file gives to its own functions and attributes."""
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(
+            node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        ):
             yield node.name
         elif isinstance(node, ast.Attribute):
             if isinstance(node.ctx, ast.Store) and (

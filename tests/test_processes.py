@@ -131,30 +131,42 @@ class Run:
                 self.watches[index].judge(self.now)
 
 
+@pytest.fixture
+def said(caplog):
+    """What the logger was told since the last call."""
+
+    def so_far():
+        text = "".join(f"{one}\n" for one in caplog.messages)
+        caplog.clear()
+        return text
+
+    return so_far
+
+
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_silent_process_is_named_by_all_others(capsys, lost):
+def test_a_silent_process_is_named_by_all_others(said, lost):
     run = Run(count=3)
     whereabouts.moved("fit, epoch 2, step 7")
     run.after(5, 0, 1, 2)
     others = [index for index in range(3) if index != lost]
     run.after(9, *others)
-    assert capsys.readouterr().err == ""
+    assert said() == ""
     run.after(4, *others)
-    lines = capsys.readouterr().err.splitlines()
+    lines = said().splitlines()
     assert len(lines) == 2  # Process 0 and the other one, once each.
     for line in lines:
         assert f"Process {lost} (host " in line and "pid " in line
         assert "has not answered for" in line
         assert "fit, epoch 2, step 7" in line
     run.after(2, 0, 1, 2)
-    assert f"Process {lost} (host" in capsys.readouterr().err  # Answers again.
+    assert f"Process {lost} (host" in said()  # Answers again.
 
 
-def test_a_silent_process_0_is_named_by_the_others(capsys):
+def test_a_silent_process_0_is_named_by_the_others(said):
     run = Run(count=3)
     run.after(5, 0, 1, 2)
     run.after(13, 1, 2)
-    lines = capsys.readouterr().err.splitlines()
+    lines = said().splitlines()
     assert len(lines) == 2
     assert all("Process 0 (host" in line for line in lines)
 
@@ -174,14 +186,14 @@ def at(watch, **place):
     watch._post = post
 
 
-def test_who_takes_no_step_is_named_with_its_line(capsys):
+def test_who_takes_no_step_is_named_with_its_line(said):
     run = Run()
     at(run.watches[0], progress=9)
     at(run.watches[1], progress=8, running="read (own.py:12)")
     run.after(59, 0, 1)
-    assert capsys.readouterr().err == ""
+    assert said() == ""
     run.after(5, 0, 1)
-    mine, others = capsys.readouterr().err.splitlines()
+    mine, others = said().splitlines()
     for line in (mine, others):
         assert "Process 0 waits: process 1 (host" in line
         assert "has not moved for 60 s" in line
@@ -189,24 +201,24 @@ def test_who_takes_no_step_is_named_with_its_line(capsys):
     assert run.ended == []
 
 
-def test_who_has_left_while_others_wait_for_it_is_named(capsys):
+def test_who_has_left_while_others_wait_for_it_is_named(said):
     run = Run()
     at(run.watches[0], progress=9)
     run.watches[1]._done = True
     at(run.watches[1], progress=10, where="at the end of its program")
     run.after(65, 0, 1)
-    assert "at the end of its program" in capsys.readouterr().err
+    assert "at the end of its program" in said()
 
 
-def test_nobody_is_waited_for_where_one_works_alone(capsys):
+def test_nobody_is_waited_for_where_one_works_alone(said):
     run = Run()
     at(run.watches[0], progress=9, together=False)
     at(run.watches[1], progress=8)
     run.after(100, 0, 1)
-    assert capsys.readouterr().err == ""
+    assert said() == ""
 
 
-def test_a_stall_ends_all_where_that_was_asked_for(capsys):
+def test_a_stall_ends_all_where_that_was_asked_for(said):
     run = Run(when_stalled="abort")
     at(run.watches[0], progress=9)
     at(run.watches[1], progress=8)
@@ -215,10 +227,10 @@ def test_a_stall_ends_all_where_that_was_asked_for(capsys):
     assert run.ended == [1]
     run.watches[1]._talk()
     assert run.ended == [1, 1]
-    assert "Process 1 ends too" in capsys.readouterr().err
+    assert "Process 1 ends too" in said()
 
 
-def test_a_failure_is_told_to_the_others(capsys, monkeypatch):
+def test_a_failure_is_told_to_the_others(said, monkeypatch):
     run = Run()
     whereabouts.moved("fit, epoch 1, step 5")
     run.after(1, 0, 1)
@@ -227,10 +239,10 @@ def test_a_failure_is_told_to_the_others(capsys, monkeypatch):
     endings.failed(ArithmeticError("bad  data."))
     endings.failed(ArithmeticError("what came of it"))
     run.watches[0]._talk()
-    said = capsys.readouterr().err
-    assert "Process 1 (host" in said and "Process 0 ends too" in said
-    assert "failed, fit, epoch 1, step 5: ArithmeticError: bad data." in said
-    assert "what came of it" not in said
+    heard = said()
+    assert "Process 1 (host" in heard and "Process 0 ends too" in heard
+    assert "failed, fit, epoch 1, step 5: ArithmeticError: bad data." in heard
+    assert "what came of it" not in heard
     assert run.ended == [1]
 
 
