@@ -463,6 +463,7 @@ def test_nothing_is_ready_before_it_is_compiled(model):
     ready = client.get("/readyz").json()
     assert ready["user_ids"] == "numbers" and ready["filters"] == {}
     assert ready["status"] == "ready" and ready["limits"]["users"] == 4
+    assert (ready["num_users"], ready["num_candidates"]) == (12, 27)
     client.service.is_draining = True
     assert client.get("/readyz").status_code == 503
 

@@ -177,8 +177,8 @@ def create_app(service: Service, token: str | None = None):
         return {
             "status": "ready",
             "model_version": served.version,
-            "num_users": served.model.num_users,
-            "num_candidates": served.model.num_candidates,
+            "num_users": served.num_users,
+            "num_candidates": served.num_candidates,
             "takes_histories": history_tower(served.model.user_tower)
             is not None,
             "user_ids": served.kind_of_user_ids,

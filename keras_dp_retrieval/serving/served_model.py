@@ -73,6 +73,17 @@ class ServedModel:
         return _as_kind(text, self.model.candidate_vocabulary)
 
     @property
+    def num_users(self) -> int:
+        """Known users: the row of unknown ones is none of them."""
+        return _num_ids(self.model.user_vocabulary, self.model.num_users)
+
+    @property
+    def num_candidates(self) -> int:
+        """Known candidates, likewise."""
+        vocabulary = self.model.candidate_vocabulary
+        return _num_ids(vocabulary, self.model.num_candidates)
+
+    @property
     def kind_of_user_ids(self) -> str:
         """`"numbers"` or `"strings"`."""
         return (
@@ -133,6 +144,10 @@ def file_version(path) -> str:
     status = os.stat(path)
     name = os.path.basename(os.fspath(path))
     return f"{name}-{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"
+
+
+def _num_ids(vocabulary, num_rows: int) -> int:
+    return num_rows if vocabulary is None else len(vocabulary.ids)
 
 
 def _has_texts(vocabulary) -> bool:
