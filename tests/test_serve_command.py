@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -12,12 +13,14 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 
 import httpx
 import pytest
 
 from keras_dp_retrieval import cli
 from keras_dp_retrieval.cli import entry, serve_command
+from keras_dp_retrieval.serving import http_server
 from tests.served import model_of
 from tests.test_readme import README, write_shop
 
@@ -273,3 +276,18 @@ def test_only_this_machine_can_ask_unless_told_otherwise():
     assert args.host == "127.0.0.1"
     assert serve_command._is_loopback(args.host)
     assert not serve_command._is_loopback("0.0.0.0")
+
+
+def test_collections_pass_by_what_is_served():
+    """They would stop all requests, and still find what is garbage."""
+
+    class Node:
+        pass
+
+    kept, left = Node(), Node()
+    left.itself = left
+    is_left = weakref.ref(left)
+    del left
+    http_server.keep_out_of_collections()
+    assert is_left() is None
+    assert not any(one is kept for one in gc.get_objects())

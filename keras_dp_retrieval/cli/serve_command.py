@@ -134,10 +134,9 @@ def run(args) -> int:
     )
     logging.getLogger("keras_dp_retrieval").setLevel(logging.INFO)
     served = ServedModel.load(args.model, limits, args.search)
-    model = served.model
     print(
-        f"Loaded {args.model}: {model.num_users:,} users, "
-        f"{model.num_candidates:,} candidates. Compiling."
+        f"Loaded {args.model}: {served.num_users:,} users, "
+        f"{served.num_candidates:,} candidates. Compiling."
     )
     http_server.run(
         Service(served, limits, args.model, args.search),
