@@ -1,31 +1,37 @@
 """Functions of a model's weights, compiled with the weights as arguments."""
 
+from collections.abc import Callable
+
 import jax
 import keras
 
+from keras_dp_retrieval._jax.replication import replicate
 
-def compiled(model, function):
+
+def compiled(model, function: Callable) -> Callable:
     """Returns `function`, compiled once for each shape of its arguments.
 
-    The weights are arguments of the program, not constants in it, so that a
-    large table is neither copied nor folded.
+    Layers that are called outside of a program run each operation by itself,
+    and each is compiled for itself. The weights are arguments of the program,
+    as they are at each call, and not constants in it, so that a large table is
+    neither copied nor folded.
 
     Args:
-        model: `keras.Model`, whose weights do not change their number.
+        model: `keras.Model`, built, whose weights do not change their number.
         function: Reads weights of the model, and takes and returns arrays, or
             nested structures of them.
+
+    Returns:
+        The same function; every device, and process, has the whole result.
     """
-    variables = model.variables
 
     @jax.jit
-    def run(values, arguments):
-        scope = keras.StatelessScope(
-            state_mapping=list(zip(variables, values, strict=True))
-        )
-        with scope:
-            return function(*arguments)
+    def read(values, arguments):
+        mapping = list(zip(model.variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return replicate(function(*arguments))
 
     def call(*arguments):
-        return run([variable.value for variable in variables], arguments)
+        return read([variable.value for variable in model.variables], arguments)
 
     return call

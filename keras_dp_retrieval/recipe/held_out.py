@@ -71,12 +71,11 @@ class HeldOut:
 
         It is compiled once, and takes the weights as they are at each call.
         """
-        from keras_dp_retrieval._jax import ranking, stateless
+        from keras_dp_retrieval._jax import ranking
+        from keras_dp_retrieval._jax.compiled_reads import compiled
 
-        users = stateless.compiled(
-            model, functools.partial(encoding.user_vectors, model)
-        )
-        candidates = stateless.compiled(
+        users = compiled(model, functools.partial(encoding.user_vectors, model))
+        candidates = compiled(
             model,
             lambda: encoding.candidate_vectors(
                 model, np.arange(model.num_candidates, dtype="int32")

@@ -7,11 +7,9 @@ import json
 import keras
 import numpy as np
 
-from keras_dp_retrieval.model import id_rows
-from keras_dp_retrieval.model.candidate_filters import fulfilled
-from keras_dp_retrieval.model.candidate_states import retrievable_rows
 from keras_dp_retrieval.model.popular import popular_rows
 from keras_dp_retrieval.model.request_users import POPULAR
+from keras_dp_retrieval.model.searches import Restrictions
 
 # Masks that are kept: a byte for each candidate, here and on the device.
 MOST_KEPT = 32
@@ -50,9 +48,7 @@ class CandidateMasks:
     def __init__(self, model):
         self._model = model
         self._kept: collections.OrderedDict = collections.OrderedDict()
-        self._everything = CandidateMask(
-            model, model.retrievable_mask(), is_everything=True
-        )
+        self._everything = self._made(None, None)
 
     def get(self, allowed_ids, filters) -> CandidateMask:
         """The mask of a request.
@@ -70,19 +66,22 @@ class CandidateMasks:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        mask = CandidateMask(self._model, self._allowed(allowed_ids, filters))
+        mask = self._made(allowed_ids, filters)
         self._kept[key] = mask
         if len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
         return mask
 
-    def _allowed(self, allowed_ids, filters) -> np.ndarray:
-        rows = retrievable_rows(self._model)
-        if allowed_ids is not None:
-            known = id_rows.known_candidate_rows(self._model, list(allowed_ids))
-            rows = np.intersect1d(rows, known)
-        allowed = np.zeros(self._model.num_candidates, bool)
-        allowed[rows] = True
-        if filters is not None:
-            allowed &= fulfilled(self._model, json.loads(filters), POPULAR)
-        return allowed
+    def _made(self, allowed_ids, filters) -> CandidateMask:
+        restrictions = Restrictions(
+            self._model,
+            num_users=0,
+            exclude=None,
+            allowed_ids=None if allowed_ids is None else list(allowed_ids),
+            filters=None if filters is None else json.loads(filters),
+            unknown=POPULAR,
+        )
+        is_everything = allowed_ids is None and filters is None
+        return CandidateMask(
+            self._model, restrictions.retrievable, is_everything
+        )
