@@ -3,9 +3,9 @@
 Seconds, memory and NDCG@10 (test part) of data sets of several shapes. Every
 method gets a process of its own, and what a user would do: `fit_recipe` with
 its trials and its compilation; iALS and EASE with the grid of `peers.py` tried
-on the validation part, and then one training on train and validation parts.
-For MovieLens 100K (`p1`), also ALS of `implicit` with the settings that were
-found before, which is what one training costs.
+on the validation part, and then one training on train and validation parts,
+whose seconds are also given by themselves. For MovieLens 100K (`p1`), also ALS
+of `implicit`; `--methods all` has all peers.
 
 Seconds and CPU seconds count from after imports and reading the data, as does
 memory: the peak minus what is held then. All methods have the same cores; say
@@ -20,6 +20,7 @@ Usage:
 """
 
 import argparse
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -30,8 +31,9 @@ import time
 import warnings
 
 CHILD = "KDR_BENCHMARK_COST_TABLE"
-ALS = "ALS (implicit), one training"
-METHODS = ("fit_recipe", "iALS", "EASE", ALS)
+OURS = "fit_recipe"
+ALS = "ALS (implicit)"
+METHODS = (OURS, "iALS", "EASE", ALS)
 SEED = 42
 
 
@@ -52,23 +54,27 @@ def load(name, data_dir):
 
 
 def fitted(method, data):
-    """What `bench_recipe.measure` scores, after all that a user pays for."""
+    """`(what bench_recipe.measure scores, seconds of its last training)`.
+
+    After all that a user pays for; None for ours, whose trials and training
+    share their beginning.
+    """
     import bench_recipe
     from peers import PEERS
 
     import keras_dp_retrieval as kdr
 
-    if method == "fit_recipe":
-        return kdr.fit_recipe(data, seed=SEED)
-    name, settings = method, None
-    if method == ALS:
-        name = "ALS (implicit)"
-        settings = PEERS[name].chosen["p1"]
-    else:
-        tried = bench_recipe.trials(name, {SEED: data}, small=True)
+    if method == OURS:
+        return kdr.fit_recipe(data, seed=SEED), None
+    small = bool(PEERS[method].small_grid)
+    settings, *others = PEERS[method].settings(small)
+    if others:
+        tried = bench_recipe.trials(method, {SEED: data}, small=small)
         settings = bench_recipe.best_of([*tried])
     whole = bench_recipe.part_of(data, "test")
-    return PEERS[name].fit(whole, SEED, **settings)
+    start = time.perf_counter()
+    scores = PEERS[method].fit(whole, SEED, **settings)
+    return scores, time.perf_counter() - start
 
 
 def memory():
@@ -95,20 +101,21 @@ def cost(method, name, data_dir):
     held, _ = memory()
     start = time.perf_counter(), time.process_time()
     try:
-        found = fitted(method, data)
+        found, seconds_of_training = fitted(method, data)
     except Unavailable as error:
         return {"left_out": str(error)}
-    if method == "fit_recipe":  # Waits for it.
+    if method == OURS:  # Waits for it.
         keras.ops.convert_to_numpy(found.optimizer.iterations)
     result = {
         "seconds": time.perf_counter() - start[0],
         "cpu_seconds": time.process_time() - start[1],
+        "seconds_of_training": seconds_of_training,
         "megabytes": (memory()[1] - held) / 1e6,
     }
     whole = bench_recipe.part_of(data, "test")
     scored = bench_recipe.measure(lambda: found, whole, "test")
     result["ndcg_at_10"] = scored["ndcg_at_10"]
-    if method == "fit_recipe":
+    if method == OURS:
         result["temperature"] = found.objective.temperature
         result["popularity_weight"] = found.popularity_weight
     return result
@@ -129,12 +136,24 @@ def run(method, name, data_dir):
 def row(name, method, found):
     """A line of the Markdown table."""
     if "left_out" in found:
-        return f"| {name} | {method} | left out: {found['left_out']} | | | |"
+        return f"| {name} | {method} | left out: {found['left_out']} | | | | |"
+    training = found["seconds_of_training"]
     return (
         f"| {name} | {method} | {found['seconds']:.1f} | "
+        f"{'' if training is None else f'{training:.2f}'} | "
         f"{found['cpu_seconds']:.1f} | {found['megabytes']:.0f} | "
         f"{found['ndcg_at_10']:.4f} |"
     )
+
+
+def versions():
+    """Of what was measured."""
+    names = ("keras-dp-retrieval", "keras", "jax", "numpy", "implicit")
+    return {
+        name: importlib.metadata.version(name)
+        for name in names
+        if any(importlib.metadata.distributions(name=name))
+    }
 
 
 def main():
@@ -148,17 +167,22 @@ def main():
         found = cost(args.methods[0], args.data[0], args.data_dir)
         print(json.dumps(found))
         return
-    names = args.data
+    methods, names = args.methods, args.data
+    if methods == ["all"]:
+        from peers import PEERS
+
+        methods = [OURS, *PEERS]
     if names is None:
         import bench_recipe
 
         names = ["p1"] * bool(args.data_dir) + [*bench_recipe.SHAPES]
         names += args.csv
-    print("| data | method | s | CPU s | MB | NDCG@10 |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    load = os.getloadavg()[0]
+    print("| data | method | s | of it, training | CPU s | MB | NDCG@10 |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     results = []
     for name in names:
-        for method in args.methods:
+        for method in methods:
             if method == ALS and name != "p1":
                 continue
             found = run(method, name, args.data_dir)
@@ -169,6 +193,8 @@ def main():
             {
                 "benchmark": "cost table",
                 "results": results,
+                "versions": versions(),
+                "load_average_before": load,
                 "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
                 f"{len(os.sched_getaffinity(0))} used",
             }

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -16,10 +17,18 @@ from keras_dp_retrieval import cli
 from keras_dp_retrieval.cli import entry, inputs
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+CONTRIBUTING = README.parent / "CONTRIBUTING.md"
 
 
-def examples():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+OTHERS_MODELS = "In a model of your own"
+
+
+def examples(section=None):
+    """The Python blocks of the README, or those of one section alone."""
+    text = README.read_text()
+    if section is not None:
+        text = text.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
 def test_the_first_example_recommends_something_to_everybody(
@@ -39,7 +48,9 @@ def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
 
     def synthetic(*arguments):
         asked.append(arguments)
-        return kdr.RetrievalDataset.from_synthetic(100, 60, 2000)
+        return kdr.RetrievalDataset.from_synthetic(
+            100, 60, 2000, candidate_key="movie_id"
+        )
 
     monkeypatch.setattr(kdr, "MovieLensRetrievalDataset", synthetic)
     # The recipe of the first example has a test of its own.
@@ -50,7 +61,8 @@ def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)  # They save a model.
     names = {}
-    exec("\n".join(examples()), names)
+    apart = examples(OTHERS_MODELS)  # Have a test of their own.
+    exec("\n".join(e for e in examples() if e not in apart), names)
     assert asked == [("100k",)]
     ids, scores = names["model"].recommend([1, 2, 3], k=10)
     np.testing.assert_array_equal(ids, names["ids"])
@@ -58,9 +70,49 @@ def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
     assert names["throughput"].history[0]["num_devices"] == 8
 
 
+@pytest.mark.slow
+def test_the_parts_drop_into_models_of_others(
+    monkeypatch, tmp_path, on_devices
+):
+    monkeypatch.chdir(tmp_path)
+    data = kdr.RetrievalDataset.from_synthetic(
+        100, 60, 2000, candidate_key="movie_id"
+    )
+    names = {"kdr": kdr, "keras": keras, "data": data}
+    on_devices(8)
+    exec("\n".join(examples(OTHERS_MODELS)), names)
+    logged = {
+        "own_step": "squared_error",
+        "functional": "val_ndcg_at_10",
+        "sasrec": "val_recall_at_20",
+    }
+    for name, log in logged.items():
+        (value,) = names[name].history.history[log]
+        assert 0 < value < 1, name
+    assert len(names["tables"].history.history["val_ndcg_at_10"]) == 2
+    assert pathlib.Path("runs/tables").is_dir()
+    ids, _ = names["deep"].recommend([1, 2], k=3)
+    assert ids.shape == (2, 3)
+
+
+def test_what_the_readme_names_is_there():
+    text = README.read_text()
+    for name in set(re.findall(r"kdr\.(\w+)", text)):
+        assert hasattr(kdr, name), name
+    for name in set(re.findall(r"\bmodel\.(\w+)\(", text)):
+        assert hasattr(kdr.TwoTowerRetrieval, name), name
+    for link in re.findall(r"\]\((?!https?:|#)(.+?)\)", text):
+        assert (README.parent / link).exists(), link
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    anchors = {
+        re.sub(r"[^\w -]", "", h).replace(" ", "-").lower() for h in headings
+    }
+    assert set(re.findall(r"\]\(#(.+?)\)", text)) <= anchors
+
+
 def commands():
     """The commands on a file of one's own, as words."""
-    section = README.read_text().split("## On the command line")[1]
+    section = README.read_text().split("\n## Your own data")[1]
     section = section.split("\n## ")[0]
     lines = re.findall(
         r"^    keras-dp-retrieval (.*shop.*|recommend.*)$", section, re.M
@@ -89,14 +141,22 @@ def test_the_commands_have_options_that_there_are(shop, monkeypatch, capsys):
 
 
 def test_the_commands_for_several_processes_are_understood():
-    section = README.read_text().split("## From a laptop to several hosts")[1]
+    section = README.read_text().split("\n## From a laptop to several hosts")[1]
     section = section.split("\n## ")[0]
     lines = re.findall(r"^ .*?keras-dp-retrieval (.*)$", section, re.M)
     for line in lines:
         entry._parse(shlex.split(line, comments=True))
-    # One for each `--`, Slurm, two hosts and one; the Job's is a list.
-    assert sum("launch" in line for line in lines) == 2 and len(lines) == 5
-    listed = re.search(r"command: \[keras-dp-retrieval, (.*)\]", section)[1]
+    # One for each `--`, two hosts and one.
+    assert sum("launch" in line for line in lines) == 2 and len(lines) == 4
+
+
+def test_the_commands_of_cluster_files_are_understood():
+    folder = pathlib.Path(kdr.__file__).parent / "examples"
+    script = (folder / "train.sbatch").read_text()
+    (line,) = re.findall(r"^srun .*keras-dp-retrieval (.*)$", script, re.M)
+    entry._parse(shlex.split(line))
+    job = (folder / "train.yaml").read_text()
+    listed = re.search(r"command: \[keras-dp-retrieval, (.*)\]", job)[1]
     entry._parse(listed.split(", "))
 
 
@@ -138,7 +198,8 @@ def write_shop(folder):
 
 
 def test_the_layout_names_every_module():
-    tree = README.read_text().split("## What is where")[1].split("\n## ")[0]
+    tree = CONTRIBUTING.read_text().split("\n## Where things live")[1]
+    tree = tree.split("\n## ")[0]
     named = set(re.findall(r"^ {6}(\S+)", tree, re.M))
     package = pathlib.Path(kdr.__file__).parent
     there = {
@@ -151,9 +212,10 @@ def test_the_layout_names_every_module():
 
 def test_versions_are_those_that_are_declared():
     declared = (README.parent / "setup.cfg").read_text()
-    section = README.read_text().split("## Versions")[1].split("\n## ")[0]
+    section = CONTRIBUTING.read_text().split("## Versions")[1]
+    section = section.split("\n## ")[0]
     (bounds,) = re.findall(r"^ +(keras >= .*)$", declared, re.M)
-    assert f"`{bounds}`" in section
+    assert f"`{bounds}`" in section and f"`{bounds}`" in README.read_text()
     lowest = re.search(r"\| lowest \|.*", section)[0]
     for name in ("keras", "jax", "tensorflow", "numpy"):
         bound = re.search(rf"^ +{name} >= ([\d.]+)", declared, re.M)[1]
