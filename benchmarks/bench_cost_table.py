@@ -12,7 +12,7 @@ memory: the peak minus what is held then. All methods have the same cores; say
 with `taskset` which.
 
 Usage:
-    taskset -c 0,1 python benchmarks/bench_cost_table.py --data-dir ml-100k \\
+    taskset -c 0,1 python benchmarks/bench_cost_table.py --data-dir data \\
         --csv npm.csv debian.csv
 
 `--data dense p1` takes some of the data sets alone, `--methods` some methods.
@@ -29,6 +29,8 @@ import subprocess
 import sys
 import time
 import warnings
+
+from movielens_folder import add_data_dir
 
 CHILD = "KDR_BENCHMARK_COST_TABLE"
 OURS = "fit_recipe"
@@ -158,7 +160,7 @@ def versions():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", type=pathlib.Path)
+    add_data_dir(parser, required=False)
     parser.add_argument("--csv", nargs="+", default=[], metavar="FILE")
     parser.add_argument("--data", nargs="+", metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))

@@ -13,9 +13,7 @@ third quartile]`, wall-clock and CPU time. The bars: a step at most
 1.5 times that of no features, and a million rows of ten columns in less than
 10 s.
 
-Usage: taskset -c 0,1 python benchmarks/bench_feature_step.py --data-dir FOLDER
-
-FOLDER holds the official `ml-100k` files.
+Usage: taskset -c 0,1 python benchmarks/bench_feature_step.py --data-dir data
 """
 
 import argparse
@@ -29,6 +27,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 import pyarrow as pa
+from movielens_folder import add_data_dir, ml_100k
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.features import FeatureSchema
@@ -161,7 +160,7 @@ def quartiles(values):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", required=True)
+    add_data_dir(parser)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--rows", type=int, default=1_000_000)
     args = parser.parse_args()
@@ -171,7 +170,7 @@ def main():
         "python": platform.python_version(),
     }
     data = kdr.MovieLensRetrievalDataset(
-        source="files", data_dir=args.data_dir, features=True
+        source="files", data_dir=ml_100k(args.data_dir), features=True
     ).with_validation_in_train()
     lines = (
         lambda: step(data, args.repeats),

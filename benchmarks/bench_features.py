@@ -16,13 +16,13 @@ users:
 Another draw for each seed. A tie is broken at random.
 
 Usage:
-    python benchmarks/bench_features.py --data-dir FOLDER \\
+    python benchmarks/bench_features.py --data-dir data \\
         --lightfm-python lightfm/bin/python --dssm-python dssm/bin/python
 
-FOLDER holds the official `ml-100k` files; `peers_hybrid.py` says how to make
-the environments of the two peers, which are left out otherwise. `--tune` holds
-the movies and users out of the train part of the first draw, and has all
-settings of the peers: what is in `CHOSEN` was the best there.
+`peers_hybrid.py` says how to make the environments of the two peers, which are
+left out otherwise. `--tune` holds the movies and users out of the train part of
+the first draw, and has all settings of the peers: what is in `CHOSEN` was the
+best there.
 """
 
 import argparse
@@ -37,6 +37,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 import peers_features as peers
+from movielens_folder import add_data_dir, ml_100k
 from peers_features import Asked
 
 import keras_dp_retrieval as kdr
@@ -111,7 +112,11 @@ CHOSEN = {
 
 def movielens(folder, seed, **options):
     return kdr.MovieLensRetrievalDataset(
-        source="files", data_dir=folder, features=True, seed=seed, **options
+        source="files",
+        data_dir=ml_100k(folder),
+        features=True,
+        seed=seed,
+        **options,
     )
 
 
@@ -374,7 +379,7 @@ QUESTIONS = ("cold_items", "cold_users", "warm")
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", required=True)
+    add_data_dir(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--questions", nargs="+", choices=QUESTIONS, default=QUESTIONS

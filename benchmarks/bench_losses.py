@@ -7,7 +7,7 @@ budget of 300 steps, so that many settings can be compared; every
 setting is listed that was tried. Differences are to the first row, paired by
 user.
 
-    python benchmarks/bench_losses.py --data-dir ml-100k --data p1 p2
+    python benchmarks/bench_losses.py --data-dir data --data p1 p2
     python benchmarks/bench_losses.py --data sparse "long tail"
 
 Interactions of one user and one time stand in the order of the file, shuffled
@@ -23,6 +23,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 from bench_recipe import SHAPES, load, measure, paired_error
+from movielens_folder import add_data_dir
 
 import keras_dp_retrieval as kdr
 
@@ -137,7 +138,7 @@ def run(name, seeds, data_dir, only, dimension):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="MovieLens 100K, unpacked")
+    add_data_dir(parser, required=False)
     names = ["p1", "p2", *SHAPES]
     parser.add_argument("--data", nargs="+", choices=names, default=names)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])

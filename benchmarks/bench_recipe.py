@@ -6,10 +6,10 @@ each user held out. Everybody ranks the full catalogue without what the user
 has had, and every row of the table is computed by the same functions of
 `keras_dp_retrieval.metrics`.
 
-    python benchmarks/bench_recipe.py --data-dir ml-100k
-    python benchmarks/bench_recipe.py --data-dir ml-100k --part test
-    python benchmarks/bench_recipe.py --data-dir ml-100k --tune
-    python benchmarks/bench_recipe.py --data-dir ml-100k --ablation
+    python benchmarks/bench_recipe.py --data-dir data
+    python benchmarks/bench_recipe.py --data-dir data --part test
+    python benchmarks/bench_recipe.py --data-dir data --tune
+    python benchmarks/bench_recipe.py --data-dir data --ablation
     python benchmarks/bench_recipe.py --shapes
     python benchmarks/bench_recipe.py --csv npm.csv debian.csv
 
@@ -26,7 +26,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import time
 import warnings
@@ -34,6 +33,7 @@ import warnings
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import numpy as np
+from movielens_folder import add_data_dir, ml_100k
 from peers import PEERS, Unavailable, model_scores
 
 import keras_dp_retrieval as kdr
@@ -78,7 +78,7 @@ def load(protocol, seed, data_dir):
     return kdr.MovieLensRetrievalDataset(
         "100k",
         source="files",
-        data_dir=data_dir,
+        data_dir=ml_100k(data_dir),
         split=SPLITS[protocol],
         seed=seed,
         validation_fraction=0.125,
@@ -87,7 +87,7 @@ def load(protocol, seed, data_dir):
 
 def check_protocol(data, protocol, seed, data_dir):
     """Raises if the parts are not, row by row, what the README says."""
-    table = np.loadtxt(pathlib.Path(data_dir) / "u.data", dtype="int64")
+    table = np.loadtxt(ml_100k(data_dir) / "u.data", dtype="int64")
     if protocol == "p1":
         order = np.random.RandomState(seed).permutation(100_000)
         parts = order[:70_000], order[70_000:80_000], order[80_000:]
@@ -401,7 +401,7 @@ def versions():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="MovieLens 100K, unpacked")
+    add_data_dir(parser, required=False)
     parser.add_argument(
         "--part", choices=["validation", "test"], default="validation"
     )

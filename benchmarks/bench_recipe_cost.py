@@ -9,9 +9,7 @@ Prints a line of JSON for each version: `[least, median, most]` of wall-clock
 and CPU seconds, the number of trainings (trials and the model), and of the
 programs that JAX compiled, of which `programs_of_steps` train.
 
-Usage: taskset -c 0,1 python benchmarks/bench_recipe_cost.py --data-dir FOLDER
-
-FOLDER holds the official `ml-100k` files.
+Usage: taskset -c 0,1 python benchmarks/bench_recipe_cost.py --data-dir data
 """
 
 import argparse
@@ -24,6 +22,8 @@ import subprocess
 import sys
 import time
 import warnings
+
+from movielens_folder import add_data_dir, ml_100k
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 CHILD = "KDR_BENCHMARK_COSTS"
@@ -40,7 +40,7 @@ def costs(data_dir):
     data = kdr.MovieLensRetrievalDataset(
         "100k",
         source="files",
-        data_dir=data_dir,
+        data_dir=ml_100k(data_dir),
         split="random",
         seed=42,
         validation_fraction=0.125,
@@ -103,7 +103,7 @@ def summary(runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", required=True, type=pathlib.Path)
+    add_data_dir(parser)
     parser.add_argument("--against", type=pathlib.Path)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
@@ -116,7 +116,7 @@ def main():
     runs = {name: [] for name in versions}
     for _ in range(args.repeats):
         for name, checkout in versions.items():
-            runs[name].append(run(checkout, args.data_dir.resolve()))
+            runs[name].append(run(checkout, args.data_dir))
     for name, those in runs.items():
         print(
             json.dumps(

@@ -7,7 +7,7 @@ against the whole catalogue without what the user had before. The settings of
 each tower are below, the same for all made-up data.
 
     python benchmarks/bench_sequence.py
-    python benchmarks/bench_sequence.py --data p2 --data-dir ml-100k
+    python benchmarks/bench_sequence.py --data p2 --data-dir data
 
 Ties: interactions of one user and one time stand in the order of the file for
 validation, and are shuffled in every epoch of training (`ShuffleTies`). The
@@ -27,6 +27,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 from bench_recipe import load, measure, paired_error
+from movielens_folder import add_data_dir
 from ordered_data import KINDS, ordered_data
 
 import keras_dp_retrieval as kdr
@@ -155,7 +156,7 @@ def run(name, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", help="MovieLens 100K, unpacked")
+    add_data_dir(parser, required=False)
     names = [*KINDS, "p2"]
     parser.add_argument("--data", nargs="+", choices=names, default=KINDS)
     parser.add_argument("--data-seed", type=int, default=0)

@@ -1,7 +1,6 @@
 """How fast is the tutorial's recipe: plain, ours, ours fused, bare JAX?
 
-    taskset -c 0,1 python benchmarks/bench_tutorial_recipe.py \
-        --data-dir /path/to/data
+    taskset -c 0,1 python benchmarks/bench_tutorial_recipe.py --data-dir data
 
 MovieLens 100K in the tutorial's split and order, batch 1000, dim 32,
 Adagrad(0.2), squared error of the dot product. The contenders:
@@ -32,6 +31,8 @@ import subprocess
 import sys
 import time
 
+from movielens_folder import add_data_dir, prepared
+
 NUM_USERS, NUM_MOVIES, DIM, LEARNING_RATE = 944, 1683, 32, 0.2
 
 
@@ -39,9 +40,7 @@ def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "--data-dir", default=os.environ.get("KDR_DATA_DIR"), metavar="FOLDER"
-    )
+    add_data_dir(parser, required=False)
     parser.add_argument("--devices", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[80, 8])
     parser.add_argument("--rounds", type=int, default=9)
@@ -64,7 +63,7 @@ class Recipe:
 
         known = {"split": "tutorial"}
         if data_dir:
-            known["data_dir"] = pathlib.Path(data_dir) / "tfds"
+            known["data_dir"] = prepared(data_dir)
         else:
             known["source"] = "synthetic"
         self.data = kdr.MovieLensRetrievalDataset("100k", **known)
@@ -85,8 +84,7 @@ class Recipe:
         from tests.plain_keras import tutorial_pipeline
 
         if self.data_dir:
-            folder = pathlib.Path(self.data_dir) / "tfds"
-            return tutorial_pipeline(folder)[0]
+            return tutorial_pipeline(prepared(self.data_dir))[0]
         import tensorflow as tf
 
         users, movies, ratings = columns(self.data.ratings("train"))
@@ -281,7 +279,7 @@ def child(arguments, num_devices):
         str(num_devices),
     ]
     if arguments.data_dir:
-        options += ["--data-dir", arguments.data_dir]
+        options += ["--data-dir", str(arguments.data_dir)]
     if arguments.callback:
         options += ["--callback"]
     command = [sys.executable, __file__, "--child", *options]

@@ -7,8 +7,8 @@ PyTorch and an older NumPy, so this file runs in an environment of its own and
 imports nothing of ours:
 
     python -m venv sasrec && sasrec/bin/pip install torch "rectools[torch]"
-    sasrec/bin/python benchmarks/peers_sasrec.py --data-dir ml-100k
-    sasrec/bin/python benchmarks/peers_sasrec.py --data-dir ml-100k --part test
+    sasrec/bin/python benchmarks/peers_sasrec.py --data-dir data
+    sasrec/bin/python benchmarks/peers_sasrec.py --data-dir data --part test
 
 `--part validation` trains every setting of `GRID` without the last two
 interactions of each user and scores the last but one, every few epochs.
@@ -20,7 +20,6 @@ import argparse
 import json
 import logging
 import os
-import pathlib
 import platform
 import time
 import warnings
@@ -30,6 +29,7 @@ import pandas as pd
 import pytorch_lightning
 import rectools
 import torch
+from movielens_folder import add_data_dir, ml_100k
 from rectools.dataset import Dataset
 from rectools.models import SASRecModel
 from rectools.models.nn.transformers.lightning import TransformerLightningModule
@@ -66,7 +66,7 @@ CHOSEN = ("cosine", 25)
 def read_in_order(data_dir):
     """All interactions, by user and time; those of one time by file row."""
     table = pd.read_csv(
-        pathlib.Path(data_dir) / "u.data",
+        ml_100k(data_dir) / "u.data",
         sep="\t",
         names=["user_id", "item_id", "weight", "datetime"],
     )
@@ -158,7 +158,7 @@ def report(name, found):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data-dir", required=True, help="has u.data")
+    add_data_dir(parser)
     parser.add_argument(
         "--part", choices=["validation", "test"], default="validation"
     )

@@ -1,6 +1,6 @@
 """What does DistributionAwareCallback say of six runs on MovieLens 100K?
 
-    python benchmarks/show_callback.py --data-dir /path/to/data --output shown
+    python benchmarks/show_callback.py --data-dir data --output shown
 
 Trains the tutorial's recipe on 1, 2 and 8 virtual devices, in 2 processes, with
 a device that lags and with an input pipeline that is slow, and writes each
@@ -15,6 +15,8 @@ import socket
 import subprocess
 import sys
 import time
+
+from movielens_folder import add_data_dir, prepared
 
 # Name: devices of each process, processes.
 RUNS = {
@@ -31,7 +33,7 @@ WAIT_SECONDS = 0.02
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data-dir", required=True)
+    add_data_dir(parser)
     parser.add_argument("--output", default="shown")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--child", choices=RUNS, help=argparse.SUPPRESS)
@@ -92,7 +94,7 @@ def child(arguments):
     keras.utils.set_random_seed(42)
     kdr.data_parallel()
     data = kdr.MovieLensRetrievalDataset(
-        "100k", data_dir=arguments.data_dir, split="tutorial"
+        "100k", data_dir=prepared(arguments.data_dir), split="tutorial"
     )
     model = kdr.TwoTowerRetrieval.for_dataset(data, 32, objective="rating")
     model.compile(keras.optimizers.Adagrad(0.2))
@@ -141,7 +143,7 @@ def start(name, arguments):
         subprocess.Popen(
             [
                 *(sys.executable, __file__, "--child", name),
-                *("--data-dir", arguments.data_dir),
+                *("--data-dir", str(arguments.data_dir)),
                 *("--output", arguments.output),
                 *("--epochs", str(arguments.epochs)),
                 *address,
