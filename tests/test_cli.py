@@ -416,3 +416,18 @@ def test_ctrl_c_ends_the_process_in_one_line(tmp_path):
     model = keras.saving.load_model(tmp_path / "movies.interrupted.keras")
     assert model.recommend([1], k=3)[0].shape == (1, 3)
     assert not output.exists()
+
+
+@pytest.mark.slow
+def test_nothing_is_said_where_nobody_reads_on():
+    command = [sys.executable, "-m", "keras_dp_retrieval", "inspect"]
+    with subprocess.Popen(
+        [*command, "--source", "synthetic"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdout.close()
+        assert process.wait(timeout=300) == 141
+        said = process.stderr.read()
+    assert "Error" not in said and "keras-dp-retrieval:" not in said

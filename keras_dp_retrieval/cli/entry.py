@@ -50,6 +50,8 @@ COMMANDS = {
 
 # The exit status of a process that Ctrl-C has ended: 128 + SIGINT.
 INTERRUPTED = 130
+# Likewise of SIGPIPE.
+NO_READER = 141
 
 _EXPECTED = (
     ValueError,
@@ -66,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 where all went well, 1 where it could not be done and 2 where the command
     was not understood, with one line on `stderr` that says why; 130 where it
-    was interrupted, with one that says what is left.
+    was interrupted, with one that says what is left; 141, and nothing said,
+    where nobody reads the output any more.
     """
     args = _parse(argv)
     warnings.showwarning = _print_warning
@@ -91,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(f"interrupted. {interruption}")
         failed(interruption, INTERRUPTED)
         return INTERRUPTED
+    except BrokenPipeError as error:
+        # `head` has enough. Python's own flush at the end would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        failed(error, NO_READER)
+        return NO_READER
     except _EXPECTED as error:
         # The messages say what would work; a traceback would bury them.
         _print_error(str(error) or type(error).__name__)

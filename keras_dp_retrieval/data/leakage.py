@@ -43,7 +43,7 @@ class LeakageReport:
                 f"{self.num_repeated:,} of {self.num_test:,} test "
                 "interactions are also in the train part: a model that leaves "
                 "out what was seen cannot find them, another was trained on "
-                "them."
+                "them. `repeated='last'` keeps one of each pair."
             )
         if self.num_before_train_end:
             share = self.num_before_train_end / self.num_test

@@ -64,6 +64,21 @@ def test_the_split_follows_from_the_timestamps(tmp_path, times, split, reason):
     assert asked.split == "leave_last_out" and reason not in asked.description
 
 
+def test_columns_that_may_be_timestamps_are_named(tmp_path):
+    path = write(tmp_path / "own.csv", columns(when=range(10), hours=[1] * 10))
+    said = "no timestamps found among the other columns, ['when', 'hours']"
+    assert said in read(path).description
+    for known in (
+        read(path, timestamp_column="when"),
+        read(path, timestamp_column="none"),
+    ):
+        assert "no timestamps found" not in known.description
+    path = write(tmp_path / "played.csv", columns(**{"Played At": range(10)}))
+    found = read(path)
+    assert found.split == "by_time"
+    assert "timestamp_column='Played At'" in found.description
+
+
 @pytest.mark.filterwarnings("ignore:.*older than the newest")
 def test_times_that_are_not_to_be_read_split_nothing(tmp_path):
     path = write(tmp_path / "own.csv", columns(time=list(range(10))))

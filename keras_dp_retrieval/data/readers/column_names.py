@@ -13,7 +13,8 @@ AUTO = "auto"
 _KNOWN = {
     "user_ids": (
         *("user_id", "userid", "user", "uid", "customerid", "customer"),
-        *("visitorid", "memberid", "reviewerid", "accountid"),
+        *("visitorid", "memberid", "reviewerid", "accountid", "playerid"),
+        *("visitor", "member", "reviewer", "account", "player", "reader"),
     ),
     "candidate_ids": (
         *("candidate_id", "candidateid", "candidate", "itemid", "item"),
@@ -23,7 +24,15 @@ _KNOWN = {
     "ratings": ("rating", "ratings", "userrating", "stars", "score"),
     "timestamps": (
         *("timestamp", "timestamps", "time", "datetime", "date", "ts"),
-        *("unixreviewtime", "eventtime", "createdat"),
+        *(
+            "unixreviewtime",
+            "unixtime",
+            "eventtime",
+            "eventdate",
+            "eventtimestamp",
+        ),
+        *("createdat", "orderedat", "purchasedat", "clickedat", "viewedat"),
+        *("watchedat", "playedat", "ratedat", "orderdate", "purchasedate"),
     ),
     "weights": ("weight", "weights", "sampleweight"),
     "titles": (
@@ -81,7 +90,7 @@ def found_columns(
     Returns:
         `(wanted, note)`: what is wanted (`"user_ids"`, ...) to the column's
         name; and a text on those that were found by other names than the
-        usual, or `""`.
+        usual, and on timestamps that were not, or `""`.
 
     Raises:
         ValueError: If one is missing or there more than once, or if several
@@ -89,7 +98,7 @@ def found_columns(
     """
     there = list(there)
     wanted: dict = {}
-    notes = []
+    notes, notes_on_missing = [], []
     for key, name in columns.items():
         if name is None:
             continue
@@ -100,12 +109,18 @@ def found_columns(
             if name is None and key in ("user_ids", "candidate_ids"):
                 name = _KNOWN[key][0]  # Missing, as is said below.
             elif name is None:
+                if key == "timestamps" and left:
+                    notes_on_missing.append(
+                        f"no timestamps found among the other columns, {left}: "
+                        f"`{_KEYWORDS[key]}=...` names them"
+                    )
                 continue
             elif name != _KNOWN[key][0]:
                 notes.append(f"{_KEYWORDS[key]}={name!r}")
         wanted[key] = name
     check_names(wanted.values(), there, what)
-    return wanted, f"found {', '.join(notes)}" if notes else ""
+    found = [f"found {', '.join(notes)}"] if notes else []
+    return wanted, "; ".join(found + notes_on_missing)
 
 
 def find_column(key: str, there: Sequence, what: str):
