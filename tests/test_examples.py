@@ -41,7 +41,7 @@ def said(command, folder, **variables):
 def figure(name, text, column=-1):
     """The number in a column of the line that begins with a name."""
     line = re.search(rf"^(?:\[0\] )?{re.escape(name)} .*$", text, re.M)[0]
-    return float(re.findall(r"[\d.]+%?", line)[column].rstrip("%"))
+    return float(re.findall(r"\d[\d.]*", line)[column])
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
