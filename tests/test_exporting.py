@@ -235,7 +235,8 @@ def test_parquet_has_what_is_known_of_candidates(tmp_path):
 
     model = of_features()
     model.candidate_titles = {"thing 3": "Three"}
-    kdr.export_retrieval(model, tmp_path / "served", formats=QUICK)
+    manifest = kdr.export_retrieval(model, tmp_path / "served", formats=QUICK)
+    assert manifest["keras_dp_retrieval"] == kdr.__version__
     table = parquet.read_table(tmp_path / "served" / "candidates.parquet")
     assert table.column_names == [
         "id",
