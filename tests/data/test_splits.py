@@ -40,10 +40,67 @@ def test_random_split_is_the_first_protocol():
     np.testing.assert_array_equal(made.test, order[80_000:])
 
 
+def sizes(made):
+    return len(made.train), len(made.validation), len(made.test)
+
+
 def test_random_split_by_default_has_a_tenth_of_the_rest_for_validation():
     made = splits.split_random(1_000)
-    sizes = len(made.train), len(made.validation), len(made.test)
-    assert sizes == (720, 80, 200)
+    assert sizes(made) == (720, 80, 200)
+    order = np.random.RandomState(42).permutation(1_000)
+    np.testing.assert_array_equal(made.train, order[:720])
+
+
+def test_a_split_has_the_fractions_and_the_seed_that_were_asked_for():
+    ratings = Ratings(*np.arange(3 * 80).reshape(3, 80), np.arange(80))
+    asked = {"test_fraction": 0.5, "validation_fraction": 0.25, "seed": 7}
+    made = splits.make_split("random", ratings, **asked)
+    order = np.random.RandomState(7).permutation(80)
+    np.testing.assert_array_equal(made.train, order[:30])
+    assert sizes(made) == (30, 10, 40)
+    by_time = splits.make_split("by_time", ratings, **asked)
+    assert sizes(by_time) == (30, 10, 40)
+    assert sizes(splits.split_by_time(ratings)) == (58, 6, 16)
+
+
+@pytest.mark.parametrize("test", [0, 0.2])
+@pytest.mark.parametrize("validation", [0, 0.1])
+def test_leave_last_out_has_the_parts_whose_fraction_is_not_zero(
+    test, validation
+):
+    ratings = Ratings(np.repeat(np.arange(5), 3), np.arange(15))
+    made = splits.make_split(
+        "leave_last_out",
+        ratings,
+        test_fraction=test,
+        validation_fraction=validation,
+        seed=0,
+    )
+    held_out = 5 * (validation > 0), 5 * (test > 0)
+    assert sizes(made) == (15 - sum(held_out), *held_out)
+
+
+def test_the_tutorial_split_is_given_the_seed(monkeypatch):
+    monkeypatch.setattr(
+        splits, "_tf_data_order", lambda num, seed: np.arange(num) + seed
+    )
+    rows = np.zeros(100_000, "int32")
+    made = splits.make_split(
+        "tutorial",
+        Ratings(rows, rows),
+        test_fraction=0.5,
+        validation_fraction=0.5,
+        seed=7,
+    )
+    assert (made.train[0], made.test[0]) == (7, 80_007)
+    assert sizes(made) == (80_000, 20_000, 20_000)
+    assert splits.split_tutorial(100_000).train[0] == 42
+
+
+def test_indices_are_int64_whatever_they_are_made_of():
+    made = splits.Split(np.arange(3, dtype="int32"), [3, 4], [])
+    for part in (made.train, made.validation, made.test):
+        assert part.dtype == "int64"
 
 
 @pytest.mark.parametrize("num_times", [10_000, 7])  # 7: many at one moment
@@ -66,6 +123,26 @@ def test_time_split_needs_different_times():
     without = Ratings(same.user_rows, same.candidate_rows)
     with pytest.raises(ValueError, match="needs timestamps"):
         splits.check_split("by_time", without.timestamps is not None, False)
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_time_split_names_the_part_that_leaves_nothing_before_it(part):
+    # The oldest are what is left for validation, or reach into the test part.
+    times = np.repeat([0, 1], (8, 2) if part == "validation" else (9, 1))
+    ratings = Ratings(times, times, None, times)
+    with pytest.raises(ValueError, match=f"learn from before the {part} part"):
+        splits.split_by_time(ratings)
+
+
+def test_a_split_that_the_data_do_not_allow_is_refused():
+    with pytest.raises(ValueError, match=r"`split` must be .*by_tim'"):
+        splits.check_split("by_tim", True, False)
+    with pytest.raises(ValueError, match="has its own test part"):
+        splits.check_split("tutorial", True, True)
+    for split in splits.SPLITS:
+        splits.check_split(split, True, False)
+    for split in ("random", "leave_last_out"):
+        splits.check_split(split, False, True)
 
 
 def test_last_interaction_of_each_user_is_left_out():
