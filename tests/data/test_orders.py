@@ -25,6 +25,11 @@ def clocks():
         "one": np.full(999, 5),
         "seconds": seconds,
         "dates in whole seconds": years,
+        "dates before 1970": years - 101 * 31_536_000 * SECOND,
+        # 999 indices take 10 of 63 bits, and these times 54.
+        "one bit too many": np.append(
+            rng.integers(2**54, size=997), [0, 2**54 - 1]
+        ),
         "milliseconds": years + seconds * 10**6,
         "nanoseconds": years + rng.integers(3, size=999),
         "the ends of 64 bits": rng.choice([-(2**63), 0, 2**63 - 1], size=999),
@@ -66,6 +71,16 @@ def test_orders_are_those_of_a_plain_stable_sort(clock):
         np.testing.assert_array_equal(made.validation, validation)
         rest = np.setdiff1d(np.arange(999), [*test, *validation])
         np.testing.assert_array_equal(made.train, rest)
+
+
+def test_a_user_of_one_interaction_has_none_before_it():
+    one = Ratings(np.array([0]), np.array([3]))
+    assert [rows.tolist() for rows in latest_of_users(one, 2)] == [[0], [-1]]
+
+
+def test_nobody_has_a_last_interaction_where_there_are_none():
+    nothing = Ratings(*np.zeros((2, 0), "int32"))
+    assert [len(rows) for rows in latest_of_users(nothing, 2)] == [0, 0]
 
 
 def test_the_largest_user_row_is_sorted_like_any_other():

@@ -16,7 +16,7 @@ RATINGS = Ratings(
     np.array([7, 3, 5, 1, 7, 3]),
 )
 # Of a table that had fewer users.
-EARLIER = Interactions(np.array([0, 1, 3, 3]), np.array([20, 21, 22]))
+EARLIER = Interactions(np.array([0, 1, 3, 4]), np.array([20, 21, 22, 23]))
 
 
 def lists_of(timeline, earlier=None):
@@ -38,7 +38,7 @@ def test_an_interaction_knows_its_place_and_what_came_before(earlier):
     lists = lists_of(timeline, earlier)
     # By user, by time, and those of one time as they came in.
     new = [[], [13, 11, 15], [12], [], [10, 14], []]
-    had = [[20], [21, 22], [], [], [], []] if earlier else [[]] * NUM_USERS
+    had = [[20], [21, 22], [23], [], [], []] if earlier else [[]] * NUM_USERS
     assert lists == [old + more for old, more in zip(had, new, strict=True)]
     np.testing.assert_array_equal(
         timeline.candidate_rows, np.concatenate(lists)
@@ -54,7 +54,7 @@ def test_what_came_earlier_is_never_shuffled():
         seen.add(tuple(map(tuple, lists_of(timeline, EARLIER))))
     # Two users have two interactions of one time each.
     assert seen == {
-        ((20,), (21, 22, 13, *first), (12,), (), second, ())
+        ((20,), (21, 22, 13, *first), (23, 12), (), second, ())
         for first in ((11, 15), (15, 11))
         for second in ((10, 14), (14, 10))
     }
