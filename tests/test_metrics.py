@@ -21,6 +21,7 @@ from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.metrics import ranker
+from keras_dp_retrieval.warning_categories import TrainingWarning
 
 # ---------------------------------------------------------------------------
 # Stand-ins: all that `evaluate` needs of a data set and a model
@@ -352,6 +353,37 @@ def test_without_a_vocabulary_every_row_is_a_candidate():
     result = metrics.evaluate(model, data, ks=(1, 2))
     assert result["recall_at_1"] == 1.0
     assert result["coverage_at_2"] == 2 / 3
+
+
+def test_coverage_of_one_candidate():
+    data = Data(2, 2, pairs([], []), pairs([1], [1]))
+    model = Tables(np.ones((2, 1), "float32"), np.ones((2, 1), "float32"))
+    assert metrics.evaluate(model, data, ks=(1,))["coverage_at_1"] == 1.0
+
+
+def test_a_model_that_needs_histories_is_given_what_each_user_had():
+    asked = []
+
+    class WithHistories(Tables):
+        needs_histories = True
+
+        def user_vectors(self, inputs):
+            asked.append(inputs)
+            return super().user_vectors(inputs["user_id"])
+
+    data, tables = random_case(seed=7)
+    data.max_history = 5
+    model = WithHistories(tables.users, tables.candidates)
+    actual = metrics.evaluate(model, data, ks=(5,), user_chunk_size=16)
+    assert_same(actual, oracle(tables, data, (5,)))
+    assert len(asked) > 1
+    for inputs in asked:
+        users, history = inputs["user_id"], inputs["history"]
+        # The width is a power of two, and the rest of it padding.
+        assert history.shape == (len(users), 8)
+        had = data.seen_before("test").padded(users, 5)
+        np.testing.assert_array_equal(history[:, :5], had)
+        np.testing.assert_array_equal(history[:, 5:], -1)
 
 
 def test_diverged_model_is_refused():
@@ -702,8 +734,15 @@ def test_chance_level_is_the_loss_of_equal_scores():
 
 @pytest.mark.parametrize("loss", [9.0109, 9.0107, 8.93, 9.09])
 def test_alarm_near_chance_says_what_to_change(loss):
-    with pytest.warns(UserWarning, match=r"ln\(8192\) = 9\.0109.*temperature"):
+    says = r"ln\(8192\) = 9\.0109.*temperature"
+    with pytest.warns(TrainingWarning, match=says) as shown:
         assert metrics.warn_if_at_chance(loss, 8192, epoch=2)
+    assert shown[0].filename == __file__  # That of the caller.
+
+
+def test_alarm_among_two_and_at_chance_to_the_last_digit():
+    with pytest.warns(TrainingWarning, match="within 0%"):
+        assert metrics.warn_if_at_chance(math.log(2), 2, 5, tolerance=0.0)
 
 
 @pytest.mark.parametrize(
