@@ -142,13 +142,28 @@ def short_folder():
 
 
 @pytest.mark.slow
-def test_the_vector_database_answers_as_the_model(short_folder):
+@pytest.mark.filterwarnings("ignore:XDG_RUNTIME_DIR")
+def test_the_vector_database_answers_as_the_model(short_folder, monkeypatch):
     for name in ("pgserver", "psycopg"):
         pytest.importorskip(name, reason="needs pgserver and psycopg")
-    text = said(["-m", f"{PACKAGE}.vector_database"], short_folder)
+    import pgserver
+
+    from keras_dp_retrieval.examples import vector_database
+
+    try:
+        server = pgserver.get_server(short_folder / "postgres")
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"the server did not start: {error}")
+    program = ["-m", f"{PACKAGE}.vector_database", server.get_uri()]
+    text = said(program, short_folder)
     assert figure("A scan", text) > 99.0
     assert figure("The index", text) > 90.0
     assert (short_folder / "served" / "manifest.json").exists()
+    # Without an address it starts one in this folder, or takes that of it.
+    monkeypatch.chdir(short_folder)
+    with vector_database.connect(None) as database:
+        assert database.execute("SELECT 1").fetchall() == [(1,)]
+    server.cleanup()
 
 
 def test_without_a_database_one_line_says_what_to_start(monkeypatch, tmp_path):
