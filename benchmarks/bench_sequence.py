@@ -8,6 +8,11 @@ each tower are below, the same for all made-up data.
 
     python benchmarks/bench_sequence.py
     python benchmarks/bench_sequence.py --data p2 --data-dir data
+    python benchmarks/bench_sequence.py --recipe
+
+`--recipe` has `fit_recipe` choose between the two, by trials on validation,
+and ranks each user's last interaction, test, once; beside it, the recipe with
+the tower that it did not choose.
 
 Ties: interactions of one user and one time stand in the order of the file for
 validation, and are shuffled in every epoch of training (`ShuffleTies`). The
@@ -39,13 +44,17 @@ TEMPERATURE = 0.13
 SETTINGS = {
     "IdHistoryTower": (0.01, 0.5, 128, 600),
     "RecencyTower": (0.01, 1.0, 1024, 600),
-    "SequenceTower": (0.005, 0.1, 24, 1200),
+    "SequenceTower": (0.005, 0.1, 6, 5000),
 }
 # The best on P2 of those that the README lists.
 P2_SETTINGS = {**SETTINGS, "SequenceTower": (0.005, 0.1, 12, 1413)}
 
+# Of a `SequenceTower`.
+DROPOUT = {"item_dropout": 0.0, "query_dropout": 0.1, "dropout": 0.1}
+P2_DROPOUT = {"item_dropout": 0.2, "query_dropout": 0.3, "dropout": 0.2}
 
-def train(name, data, seed, max_length, settings):
+
+def train(name, data, seed, max_length, settings, dropout):
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     rate, decay, batch_size, num_steps = settings
@@ -58,7 +67,7 @@ def train(name, data, seed, max_length, settings):
         examples = data.next_items(batch_size)
     else:
         tower = kdr.SequenceTower(
-            *shape, max_length=max_length, item_dropout=0.2, seed=seed
+            *shape, max_length=max_length, seed=seed, **dropout
         )
         examples = data.by_sequence(batch_size, max_length)
     model = kdr.TwoTowerRetrieval.for_dataset(
@@ -124,17 +133,19 @@ def run(name, args):
     options, groups = {"validation_fraction": 0.1}, None
     if name == "p2":
         data, max_length = load("p2", 42, args.data_dir), 100
-        settings = P2_SETTINGS
+        settings, dropout = P2_SETTINGS, P2_DROPOUT
     else:
         data, groups, _ = ordered_data(
             name, args.data_seed, num_users=args.users, **options
         )
-        max_length, settings = 40, SETTINGS
+        max_length, settings, dropout = 40, SETTINGS, DROPOUT
     runs = {}
     for tower in args.towers:
         for seed in args.seeds:
             start = time.process_time()
-            model = train(tower, data, seed, max_length, settings[tower])
+            model = train(
+                tower, data, seed, max_length, settings[tower], dropout
+            )
             seconds = time.process_time() - start
             found = measure(lambda model=model: model, data, "validation")
             found["cpu_seconds"] = seconds
@@ -145,12 +156,55 @@ def run(name, args):
         found = measure(lambda: scores, data, "validation")
         runs["the rule"] = [{**found, "cpu_seconds": 0.0}]
     table(f"{name}: {data.description}", runs)
+    return without_users(runs)
+
+
+def run_recipe(name, args):
+    """What `fit_recipe` chooses, and what either tower is worth on test."""
+    if name == "p2":
+        data = load("p2", 42, args.data_dir)
+    else:
+        options = {"num_users": args.users, "validation_fraction": 0.1}
+        data, _, _ = ordered_data(name, args.data_seed, **options)
+    runs = {}
+
+    def fit(title, **overrides):
+        of_seeds = runs.setdefault(title, [])
+        for seed in args.seeds:
+            start = time.process_time()
+            model = kdr.fit_recipe(data, seed, **overrides)
+            seconds = time.process_time() - start
+            whole = data.with_validation_in_train()
+            found = measure(lambda model=model: model, whole, "test")
+            found["tower"] = type(model.user_tower).__name__
+            print(f"# {name} {title} {seed}: {found['ndcg_at_10']:.4f}")
+            of_seeds.append({**found, "cpu_seconds": seconds})
+        return of_seeds[-1]["tower"]
+
+    chosen = fit("fit_recipe", verbose=2)
+    other = "recency" if chosen == "SequenceTower" else "sequence"
+    fit(f"order={other!r}", order=other)
+    print(f"\n{name}: {chosen}; test")
+    print("| | NDCG@10 | HR@10 | CPU s |\n| --- | --- | --- | --- |")
+    for title, of_seeds in runs.items():
+        cells = [
+            f"{np.mean([found[key] for found in of_seeds]):.4f}"
+            for key in ("ndcg_at_10", "hit_rate_at_10", "cpu_seconds")
+        ]
+        print(f"| {title} | {' | '.join(cells)} |", flush=True)
+    gain, error = paired_error(*runs.values())
+    print(f"{gain:+.4f} ± {error:.4f}", flush=True)
+    return without_users(runs)
+
+
+def without_users(runs):
+    """The same for JSON."""
     return {
-        tower: [
+        name: [
             {key: value for key, value in found.items() if key != "by_user"}
             for found in of_seeds
         ]
-        for tower, of_seeds in runs.items()
+        for name, of_seeds in runs.items()
     }
 
 
@@ -165,8 +219,10 @@ def main():
     parser.add_argument(
         "--towers", nargs="+", choices=SETTINGS, default=list(SETTINGS)
     )
+    parser.add_argument("--recipe", action="store_true")
     args = parser.parse_args()
-    results = {name: run(name, args) for name in args.data}
+    one = run_recipe if args.recipe else run
+    results = {name: one(name, args) for name in args.data}
     print(json.dumps({"benchmark": "sequence", "results": results}))
 
 

@@ -14,7 +14,14 @@ twice. What differs is which group comes next:
   does not matter.
 
 In `NOISE` of the interactions, the group is drawn at random.
+
+    python benchmarks/ordered_data.py bigrams made-up/bigrams
+
+writes them as a `u.data` like MovieLens', for `peers_sasrec.py`.
 """
+
+import argparse
+import pathlib
 
 import numpy as np
 
@@ -125,3 +132,26 @@ def _rule(kind, rng, table):
         return session["group"], True
 
     return by_session
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--users", type=int, default=2_000)
+    args = parser.parse_args()
+    _, _, candidates = ordered_data(args.kind, args.seed, num_users=args.users)
+    users, times = np.indices(candidates.shape)
+    columns = users + 1, candidates, np.ones_like(users), times
+    args.folder.mkdir(parents=True, exist_ok=True)
+    np.savetxt(
+        args.folder / "u.data",
+        np.stack([column.reshape(-1) for column in columns], axis=1),
+        fmt="%d",
+        delimiter="\t",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,9 @@ imports nothing of ours:
 interactions of each user and scores the last but one, every few epochs.
 `--part test` trains `CHOSEN`, and nothing else, without the last interaction
 and scores that.
+
+`--data-dir` may also be a folder that `ordered_data.py` has written: the same,
+on made-up data in which order matters.
 """
 
 import argparse
@@ -46,6 +49,13 @@ GRID = {
     "one_block": {"n_blocks": 1},
     "dropout.5": {"dropout_rate": 0.5},
     "window50": {"session_max_len": 50},
+    "cosine_drop.1": {"temperature": 0.1, "dropout_rate": 0.1},
+    "drop.1_batch8": {
+        "temperature": 0.1,
+        "dropout_rate": 0.1,
+        "batch_size": 8,
+    },
+    "drop.1_lr.001": {"temperature": 0.1, "dropout_rate": 0.1, "lr": 1e-3},
 }
 COMMON = {
     "n_factors": 64,
