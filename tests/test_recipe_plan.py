@@ -14,6 +14,7 @@ from keras_dp_retrieval.recipe import (
     plan,
     plan_recipe,
     training,
+    trial_runs,
     trials,
 )
 
@@ -57,7 +58,8 @@ def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
         trained.append((data, recipe))
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(fit, "Training", train)
+    for module in (trial_runs, fit):
+        monkeypatch.setattr(module, "Training", train)
     data = data_of(300, split=split, validation_fraction=0.2)
     planned = plan_recipe(data)
     with pytest.raises(RuntimeError, match="enough"):

@@ -54,10 +54,9 @@ class Pieces:
         lasts = np.append(firsts[1:], len(later)) - 1
         # Where the user's history begins in `candidate_rows`.
         begin = timeline.indices[later[firsts]] - lengths[firsts]
-        step = max(self._max_length // 2, 1)
-        first_end = np.maximum(lengths[firsts] - 1 + step, self._max_length)
-        first_end = np.minimum(first_end, lengths[lasts])
-        numbers = 1 - (first_end - lengths[lasts]) // step  # Rounded up.
+        numbers, first_end, step = _divided(
+            lengths[firsts], lengths[lasts], self._max_length
+        )
         of = np.repeat(np.arange(len(firsts)), numbers)
         number = np.arange(len(of)) - np.repeat(
             np.cumsum(numbers) - numbers, numbers
@@ -97,3 +96,31 @@ class Pieces:
             np.where(lengths <= ends, lengths, 0).astype("int32"),
             targets.astype("int32"),
         ]
+
+
+def num_pieces(num_interactions, max_length: int) -> int:
+    """How many pieces there are, without a timeline.
+
+    Args:
+        num_interactions: int `(num_users,)`. Of each user.
+        max_length: int. As in `Pieces`.
+    """
+    lasts = np.asarray(num_interactions) - 1
+    lasts = lasts[lasts > 0]
+    max_length = min(max_length, int(lasts.max(initial=1)))
+    numbers, _, _ = _divided(np.ones_like(lasts), lasts, max_length)
+    return int(numbers.sum())
+
+
+def _divided(firsts, lasts, max_length: int):
+    """Divides each user's targets, from one history length to another.
+
+    Returns:
+        `(numbers, first_end, step)`: the pieces of each, the length of the
+        history before the first piece's last target, and what the next pieces
+        go on by.
+    """
+    step = max(max_length // 2, 1)
+    first_end = np.maximum(firsts - 1 + step, max_length)
+    first_end = np.minimum(first_end, lasts)
+    return 1 - (first_end - lasts) // step, first_end, step  # Rounded up.

@@ -348,8 +348,13 @@ class SplitDataset:
                 targets` targets.
             max_length: int. That of the tower.
         """
-        source = self._batches.by_sequence(batch_size, max_length)
-        return examples.as_dataset(self._with_ids(source))
+        return examples.as_dataset(
+            self.source_by_sequence(batch_size, max_length)
+        )
+
+    def source_by_sequence(self, batch_size: int, max_length: int):
+        """What `by_sequence` is made of: `fit` takes it, too."""
+        return self._with_ids(self._batches.by_sequence(batch_size, max_length))
 
     def _with_ids(self, batches):
         """Notes whose rows they hold, so that no other model trains on them."""

@@ -3,7 +3,14 @@
 import dataclasses
 import math
 
-from keras_dp_retrieval.recipe import fit, trials
+import numpy as np
+
+from keras_dp_retrieval.data.sequences import num_pieces
+from keras_dp_retrieval.recipe import trial_sizes, trials
+from keras_dp_retrieval.recipe.sequence_trial import (
+    reason_against,
+    sequence_recipe,
+)
 from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
 from keras_dp_retrieval.towers.recency import DECAYS
 
@@ -26,6 +33,9 @@ class RecipePlan:
         steps_of_trial: int. Of the first of them, and of one without features.
         steps_of_others: int. Of each of the others, which begin within the
             first.
+        steps_of_sequence: int. Of the trial of a `SequenceTower`, one more; 0
+            where there is none.
+        num_steps_of_sequence: int. Of the training, if it is chosen.
         num_parameters: int. Those that are trained; the interaction histories
             come on top.
         flop_per_step: int. Floating-point operations of the logits of a step,
@@ -38,6 +48,8 @@ class RecipePlan:
     num_trials: tuple[int, int]
     steps_of_trial: int
     steps_of_others: int
+    steps_of_sequence: int
+    num_steps_of_sequence: int
     num_parameters: int
     flop_per_step: int
 
@@ -55,7 +67,14 @@ class RecipePlan:
         whole = 1 + int(self.recipe.use_features)
         of_trials = whole * self.steps_of_trial
         of_trials += (most - whole) * self.steps_of_others
-        return self.num_steps + of_trials
+        if not self.steps_of_sequence:
+            return self.num_steps + of_trials
+        # That without features, and the training, are of the tower chosen.
+        of_trials += self.steps_of_sequence
+        if whole > 1:
+            longer = self.steps_of_sequence - self.steps_of_trial
+            of_trials += max(longer, 0)
+        return of_trials + max(self.num_steps, self.num_steps_of_sequence)
 
     def to_dict(self) -> dict:
         """Returns all of it as plain values, for JSON."""
@@ -69,9 +88,14 @@ class RecipePlan:
             tried = (
                 f"{self.num_trials[0]} to {self.num_trials[1]} trainings "
                 f"before, the first of {self.steps_of_trial:,} steps, others "
-                f"of {self.steps_of_others:,} more than what they share; they "
-                f"choose {_chosen(recipe)}"
+                f"of {self.steps_of_others:,} more than what they share"
             )
+            if self.steps_of_sequence:
+                tried += (
+                    f", and one of {self.steps_of_sequence:,} with a "
+                    "SequenceTower"
+                )
+            tried += f"; they choose {_chosen(recipe, self.steps_of_sequence)}"
         else:
             tried = "none: too few users are held out to choose by"
         lines = {
@@ -105,22 +129,28 @@ def plan_recipe(data) -> RecipePlan:
     Args:
         data: `RetrievalDataset`.
     """
-    whole, for_trials = fit.divided_for_fit(data)
+    whole, for_trials = trial_sizes.divided_for_fit(data)
     recipe = choose_recipe(whole)
     num_examples = _num_examples(whole, recipe)
     of_trials = for_trials()
-    is_tried = fit.has_trials(of_trials, recipe)
+    is_tried = trial_sizes.has_trials(of_trials, recipe)
     trial_steps = math.ceil(
         _num_examples(of_trials, recipe) / recipe.batch_size
     )
-    epochs = fit.trial_epochs(of_trials, recipe)
+    epochs = trial_sizes.trial_epochs(of_trials, recipe)
+    own_epochs = epochs - trial_sizes.shared_epochs(epochs)
+    of_sequence = (0, 0)
+    if is_tried and not reason_against(whole, recipe, {}):
+        of_sequence = _steps_of_sequence(whole, of_trials, recipe)
     return RecipePlan(
         recipe=recipe,
         num_examples=num_examples,
         steps_per_epoch=math.ceil(num_examples / recipe.batch_size),
         num_trials=_num_trials(recipe) if is_tried else (0, 0),
         steps_of_trial=trial_steps * epochs,
-        steps_of_others=trial_steps * (epochs - fit.shared_epochs(epochs)),
+        steps_of_others=trial_steps * own_epochs,
+        steps_of_sequence=of_sequence[0],
+        num_steps_of_sequence=of_sequence[1],
         num_parameters=_num_parameters(data, recipe),
         flop_per_step=_flop_per_step(data, recipe),
     )
@@ -130,14 +160,28 @@ def _num_examples(data, recipe: Recipe) -> int:
     """Examples of an epoch, without making them."""
     users = data.ratings("train").user_rows
     if recipe.order == "recency":
-        return len(users) - fit.num_distinct(users)
+        return len(users) - trial_sizes.num_distinct(users)
+    if recipe.order == "sequence":
+        return num_pieces(np.bincount(users), recipe.max_length)
     if recipe.objective == "full_softmax":
-        return fit.num_distinct(users)
+        return trial_sizes.num_distinct(users)
     return len(users)
 
 
+def _steps_of_sequence(whole, of_trials, recipe: Recipe) -> tuple[int, int]:
+    """Steps of the trial of a `SequenceTower`, and of the training of one."""
+    other = sequence_recipe(whole, recipe, {})
+
+    def steps(data, epochs):
+        examples = _num_examples(data, other)
+        return epochs * math.ceil(examples / other.batch_size)
+
+    epochs = trial_sizes.trial_epochs(of_trials, other)
+    return steps(of_trials, epochs), steps(whole, other.epochs)
+
+
 def _num_parameters(data, recipe: Recipe) -> int:
-    """Those of `fit.build_model`, which would take their memory."""
+    """Those of `build_model`, which would take their memory."""
     dimension = recipe.embedding_dimension
     if recipe.order == "recency":
         rows = 2 * data.num_candidates + len(DECAYS) * dimension
@@ -159,9 +203,11 @@ def _num_trials(recipe: Recipe) -> tuple[int, int]:
     return least + without_features, most + without_features
 
 
-def _chosen(recipe: Recipe) -> str:
-    features = ", and whether to use features" * recipe.use_features
-    return f"temperature and popularity weight{features}"
+def _chosen(recipe: Recipe, tries_sequence) -> str:
+    chosen = ["temperature", "popularity weight"]
+    chosen += ["tower"] * bool(tries_sequence)
+    chosen += ["whether to use features"] * recipe.use_features
+    return f"{', '.join(chosen[:-1])} and {chosen[-1]}"
 
 
 def _short(number: float) -> str:

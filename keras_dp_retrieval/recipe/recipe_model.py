@@ -3,7 +3,13 @@
 from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe.shape import Recipe
-from keras_dp_retrieval.towers import FeatureTower, IdHistoryTower, RecencyTower
+from keras_dp_retrieval.towers import (
+    FeatureTower,
+    HistoryTower,
+    IdHistoryTower,
+    RecencyTower,
+    SequenceTower,
+)
 
 
 def build_model(
@@ -17,20 +23,8 @@ def build_model(
         seed: int.
         room: Optional `Room` for its histories.
     """
-    tower_options = {
-        "item_dropout": recipe.item_dropout,
-        "query_dropout": recipe.query_dropout,
-        "seed": seed,
-        "name": "user_tower",
-    }
-    shape = data.num_candidates, recipe.embedding_dimension
-    stddev = 0.1 if recipe.order == "recency" else 0.05
-    if recipe.order == "recency":
-        tower = RecencyTower(*shape, stddev=stddev, **tower_options)
-    else:
-        tower = IdHistoryTower(
-            data.num_users, *shape, stddev=stddev, **tower_options
-        )
+    stddev = 0.05 if recipe.order == "ignored" else 0.1
+    tower = _tower_of_histories(data, recipe, stddev, seed)
     if recipe.use_features and data.user_features is not None:
         # Ids of users are dropped by the tower of histories, if at all.
         tower = FeatureTower(
@@ -71,5 +65,27 @@ def build_model(
         candidate_tower=candidate_tower,
         initial_stddev=stddev,
         popularity_weight=recipe.popularity_weight,
+        **options,
+    )
+
+
+def _tower_of_histories(data, recipe: Recipe, stddev, seed) -> HistoryTower:
+    options = {
+        "item_dropout": recipe.item_dropout,
+        "query_dropout": recipe.query_dropout,
+        "stddev": stddev,
+        "seed": seed,
+        "name": "user_tower",
+    }
+    shape = data.num_candidates, recipe.embedding_dimension
+    if recipe.order == "ignored":
+        return IdHistoryTower(data.num_users, *shape, **options)
+    options["max_length"] = recipe.max_length
+    if recipe.order == "recency":
+        return RecencyTower(*shape, **options)
+    return SequenceTower(
+        *shape,
+        num_heads=1 if recipe.embedding_dimension % 2 else 2,
+        dropout=recipe.query_dropout,
         **options,
     )

@@ -4,8 +4,10 @@ import dataclasses
 import math
 
 import keras
+import numpy as np
 
 from keras_dp_retrieval import _checks, losses
+from keras_dp_retrieval.data.sequences import num_pieces
 
 # Steps of a training on batches of users, and of a trial; and epochs, where
 # these steps are fewer: dependencies of packages still gain until then.
@@ -17,7 +19,17 @@ MOST_STEPS = 900
 LEAST_EPOCHS = 10
 
 
-ORDERS = ("ignored", "recency")
+# Of a training on histories: positions, and, in batches of the least that hold
+# so many, steps. In small batches a transformer learns more from as many
+# positions. The most are as many as the targets of `order="recency"`, which
+# negatives that are drawn from the batch need.
+POSITIONS = 1_200_000
+POSITIONS_OF_BATCH = 256, 1024
+
+# The longest histories that are read whole.
+LONGEST = 100
+
+ORDERS = ("ignored", "recency", "sequence")
 OBJECTIVES = ("full_softmax", "in_batch_softmax")
 
 
@@ -36,24 +48,29 @@ class Recipe:
         order: `"ignored"`: the model is an `IdHistoryTower`, and is trained to
             predict each item of a user from the others, in whatever order they
             came. `"recency"`: it is a `RecencyTower`, and is trained to predict
-            the next item from those before it.
+            the next item from those before it. `"sequence"`: so is this, but
+            it is a `SequenceTower` of two blocks.
         objective: `"full_softmax"` or `"in_batch_softmax"`.
         embedding_dimension: int. Length of the vectors.
         temperature: float. Temperature of the softmax.
         learning_rate: float. Initial learning rate of a cosine decay to 0.
         weight_decay: float. Decoupled weight decay of AdamW.
         batch_size: int. Users per batch with `order="ignored"` and
-            `objective="full_softmax"`, else interactions.
+            `objective="full_softmax"`; histories with `order="sequence"`; else
+            interactions.
         epochs: int. Epochs over the training data.
         item_dropout: float. Rate at which items of a history are dropped in
             training.
-        query_dropout: float. Dropout rate of the user vectors in training.
+        query_dropout: float. Dropout rate of the user vectors in training, and
+            of what the parts of a `SequenceTower` add.
         rating_weight: float. `rating_weight` of `FullSoftmax`; 0 if there are
             no ratings to learn from.
         popularity_weight: float. `popularity_weight` of `TwoTowerRetrieval`.
         use_features: bool. Whether the towers get the features of the data,
             as they do if there are any, unless trials advise against it.
         id_dropout: float. `id_dropout` of the candidates' `FeatureTower`.
+        max_length: int. Histories are truncated to this many of the latest
+            items, unless the order is ignored.
 
     Raises:
         ValueError: If a value is out of range.
@@ -73,11 +90,17 @@ class Recipe:
     popularity_weight: float = 0.0
     use_features: bool = False
     id_dropout: float = 0.3
+    max_length: int = LONGEST
 
     def __post_init__(self):
         _checks.one_of("order", self.order, ORDERS)
         _checks.one_of("objective", self.objective, OBJECTIVES)
-        for name in ("embedding_dimension", "batch_size", "epochs"):
+        for name in (
+            "embedding_dimension",
+            "batch_size",
+            "epochs",
+            "max_length",
+        ):
             _checks.positive_int(name, getattr(self, name))
         for name in ("temperature", "learning_rate"):
             value = getattr(self, name)
@@ -100,9 +123,11 @@ def choose_recipe(data, **overrides) -> Recipe:
     """Returns the recipe for the shape of a data set, before any trials.
 
     If the test part is later than the train part (`split="by_time"` or
-    `"leave_last_out"`), the model predicts the next item; else it ignores the
-    order. The values were chosen on the validation parts of MovieLens 100K and
-    of synthetic data of several shapes, see `benchmarks/README.md`.
+    `"leave_last_out"`), the model predicts the next item, and reads histories
+    by a `RecencyTower` (trials may find a `SequenceTower` better); else it
+    ignores the order. The values were chosen on the validation parts of
+    MovieLens 100K and of synthetic data of several shapes, see
+    `benchmarks/README.md`.
 
     The number of epochs depends on the batch size, given or chosen.
 
@@ -135,11 +160,17 @@ def choose_recipe(data, **overrides) -> Recipe:
         )
     _checks.one_of("order", options["order"], ORDERS)
     _checks.one_of("objective", options["objective"], OBJECTIVES)
-    if "batch_size" in options:
-        _checks.positive_int("batch_size", options["batch_size"])
+    for name in ("batch_size", "max_length"):
+        if name in options:
+            _checks.positive_int(name, options[name])
     _check_rating_weight(data, options)
-    recipe = _recency if options["order"] == "recency" else _order_free
-    chosen = recipe(data, options["objective"], options.get("batch_size"))
+    _check_histories(data, options)
+    recipes = {
+        "ignored": _order_free,
+        "recency": _recency,
+        "sequence": _sequence,
+    }
+    chosen = recipes[options["order"]](data, options)
     return dataclasses.replace(chosen, **options)
 
 
@@ -156,8 +187,8 @@ def _check_rating_weight(data, options):
     if not options.get("rating_weight"):
         return
     reason = None
-    if options["order"] == "recency":
-        reason = "order='recency', which predicts the next item"
+    if options["order"] != "ignored":
+        reason = f"order={options['order']!r}, which predicts the next item"
     elif options["objective"] == "in_batch_softmax":
         reason = (
             "objective='in_batch_softmax', which weighs all interactions alike"
@@ -173,11 +204,38 @@ def _check_rating_weight(data, options):
         )
 
 
+def _check_histories(data, options):
+    """Raises if `max_length` would have no effect, or features too high a cost.
+
+    A `SequenceTower` makes the vectors of all positions of a history in one
+    pass, unless there are features of the user beside it.
+    """
+    order = options["order"]
+    if "max_length" in options and order == "ignored":
+        raise ValueError(
+            "`max_length` needs order='recency' or order='sequence'. Received: "
+            f"max_length={options['max_length']!r} with order='ignored', which "
+            "reads whole histories. Leave it out, or change the order."
+        )
+    if order == "sequence" and has_user_features(data, options["use_features"]):
+        raise ValueError(
+            "`order='sequence'` learns a history in one pass, which it cannot "
+            "with features of users. Received: data with `user_features`, and "
+            "use_features=True. Use `use_features=False` or `order='recency'`."
+        )
+
+
+def has_user_features(data, use_features: bool) -> bool:
+    """Whether the user tower would get features."""
+    return use_features and getattr(data, "user_features", None) is not None
+
+
 def _has_ratings(data) -> bool:
     return getattr(data.ratings("train"), "ratings", None) is not None
 
 
-def _order_free(data, objective, batch_size) -> Recipe:
+def _order_free(data, options) -> Recipe:
+    objective, batch_size = options["objective"], options.get("batch_size")
     num_interactions = len(data.ratings("train"))
     per_user = num_interactions / (data.num_users - 1)
     users_and_candidates = (data.num_users - 1) * (data.num_candidates - 1)
@@ -209,12 +267,12 @@ def _order_free(data, objective, batch_size) -> Recipe:
     )
 
 
-def _recency(data, objective, batch_size) -> Recipe:
-    batch_size = batch_size or 1024
+def _recency(data, options) -> Recipe:
+    batch_size = options.get("batch_size") or 1024
     steps = math.ceil(len(data.ratings("train")) / batch_size)
     return Recipe(
         order="recency",
-        objective=objective,
+        objective=options["objective"],
         embedding_dimension=128,
         temperature=0.13,
         learning_rate=0.01,
@@ -224,3 +282,41 @@ def _recency(data, objective, batch_size) -> Recipe:
         epochs=min(max(round(760 / steps), 2), 30),
         rating_weight=0.0,
     )
+
+
+def _sequence(data, options) -> Recipe:
+    num_interactions = np.bincount(data.ratings("train").user_rows)
+    max_length = options.get("max_length") or _usual_length(num_interactions)
+    of_epoch = max(num_pieces(num_interactions, max_length), 1) * max_length
+    epochs = min(max(round(POSITIONS / of_epoch), 2), 30)
+    least, positions = POSITIONS_OF_BATCH
+    if options["objective"] == "full_softmax":
+        # Of large data two epochs are more steps than are needed.
+        enough = round(of_epoch * epochs / POSITIONS * least)
+        positions = min(max(enough, least), positions)
+    batch_size = options.get("batch_size")
+    return Recipe(
+        order="sequence",
+        objective=options["objective"],
+        # Of 128, a step takes three times as long.
+        embedding_dimension=64,
+        temperature=0.13,
+        learning_rate=0.005,
+        weight_decay=0.1,
+        batch_size=batch_size or max(round(positions / max_length), 1),
+        epochs=epochs,
+        # With 0.2 and 0.3, a transformer learns what depends on several items
+        # three times as late.
+        item_dropout=0.0,
+        query_dropout=0.1,
+        rating_weight=0.0,
+        max_length=max_length,
+    )
+
+
+def _usual_length(num_interactions) -> int:
+    """Of the histories of most users: a few long ones are divided."""
+    lengths = num_interactions[num_interactions > 1]
+    if not len(lengths):
+        return 1
+    return min(math.ceil(np.quantile(lengths, 0.9)), LONGEST)

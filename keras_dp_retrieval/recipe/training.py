@@ -23,7 +23,7 @@ class Training:
     def __init__(self, data, recipe: Recipe, seed: int, shared=None):
         set_random_seed(seed)
         self.recipe, self._shared = recipe, shared
-        by_time = recipe.order == "recency"
+        by_time = recipe.order != "ignored"
         room = None if shared is None or by_time else shared.room
         self.model = build_model(data, recipe, seed, room=room)
         self.examples = examples(data, recipe, room)
@@ -46,7 +46,7 @@ class Training:
         if self._shared is not None:
             self._shared.give(self.model, self.recipe, self._schedule)
         callbacks = list(callbacks or [])
-        if self.recipe.order == "recency":
+        if self.recipe.order != "ignored":
             callbacks.insert(0, ShuffleTies(self.examples))
         self.model.fit(
             self.examples, epochs=epochs, verbose=verbose, callbacks=callbacks
@@ -121,6 +121,8 @@ def examples(data, recipe: Recipe, room=None):
     """What a model of a recipe is trained on: a `BatchSource`."""
     if recipe.order == "recency":
         return data.source_of_next_items(recipe.batch_size)
+    if recipe.order == "sequence":
+        return data.source_by_sequence(recipe.batch_size, recipe.max_length)
     if recipe.objective == "full_softmax":
         return data.source_by_user(
             recipe.batch_size, room and room.num_positives

@@ -1,0 +1,78 @@
+"""Whether there are trials, which data they are made on, and how long."""
+
+import math
+
+import numpy as np
+
+from keras_dp_retrieval.recipe.shape import USUAL_STEPS, Recipe
+
+# With fewer held-out users than this, differences are mostly noise.
+MIN_USERS_TO_CHOOSE_BY = 100
+
+# Of the epochs of a trial, those that only the first one trains. With 0.6 the
+# others were hardly other models: what is best stayed where it began.
+SHARED = 1 / 3
+
+# As many as trials on large data had before they shared any.
+LEAST_EPOCHS_OF_TRIAL = 5
+
+
+def divided_for_fit(data, validation_in_train: bool = True):
+    """Returns the data to train on, and what makes those of the trials.
+
+    Args:
+        data: `RetrievalDataset`.
+        validation_in_train: bool. As in `fit_recipe`.
+
+    Returns:
+        `(whole, for_trials)`: a data set, and a function that returns one
+        whose validation part is not in the train part of either.
+    """
+    whole, has_validation = data, False
+    if validation_in_train and data.split != "tutorial":
+        whole = data.with_validation_in_train()
+        has_validation = len(data.ratings("validation")) > 0
+    if has_validation:
+        return whole, lambda: data
+    return whole, data.with_part_of_train_held_out
+
+
+def num_held_out_users(data) -> int:
+    """Users of the validation part, by whom trials choose."""
+    return num_distinct(data.ratings("validation").user_rows)
+
+
+def num_distinct(rows: np.ndarray) -> int:
+    """How many rows there are; a sort of many would take seconds."""
+    return int(np.count_nonzero(np.bincount(rows)))
+
+
+def has_trials(data, recipe: Recipe) -> bool:
+    """Whether trials on this data set have enough to choose by."""
+    if num_held_out_users(data) < MIN_USERS_TO_CHOOSE_BY:
+        return False
+    return recipe.order == "ignored" or has_next_items(data)
+
+
+def trial_epochs(data, recipe: Recipe) -> int:
+    """Epochs of a trial on these data.
+
+    As many as the model's, where these are few: which temperature and
+    popularity weight are best depends on them.
+    """
+    if recipe.order != "ignored" or recipe.objective != "full_softmax":
+        return max(round(recipe.epochs / 3), 1)
+    num_users = num_distinct(data.ratings("train").user_rows)
+    usual = round(USUAL_STEPS / math.ceil(num_users / recipe.batch_size))
+    return min(max(usual, LEAST_EPOCHS_OF_TRIAL), recipe.epochs)
+
+
+def shared_epochs(epochs: int) -> int:
+    """Those of a trial that only the first one trains."""
+    return min(round(epochs * SHARED), epochs - 1)
+
+
+def has_next_items(data) -> bool:
+    """Whether any user has two interactions in the train part."""
+    users = data.ratings("train").user_rows
+    return num_distinct(users) < len(users)
