@@ -6,7 +6,10 @@ import os
 # neither the user nor an earlier `import keras` has chosen.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from keras_dp_retrieval import losses
+from keras_dp_retrieval import _garbage
+
+with _garbage.paused():  # The first of these imports Keras.
+    from keras_dp_retrieval import losses
 from keras_dp_retrieval._version import __version__
 from keras_dp_retrieval.callbacks import (
     DistributionAwareCallback,

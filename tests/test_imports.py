@@ -18,6 +18,7 @@ LAYERS = {
     "_version": 0,
     "warning_categories": 0,
     "_checks": 0,
+    "_garbage": 0,
     "_keras": 0.25,
     "_jax": 0.5,
     "_lookups": 0,

@@ -1,11 +1,9 @@
 """The data set or the model that a command was asked for."""
 
-import os
 import pathlib
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.cli.data_arguments import in_flags
-from keras_dp_retrieval.data._tensorflow import import_tensorflow
 from keras_dp_retrieval.data.file_dataset import FileReading, dataset_from_file
 from keras_dp_retrieval.data.readers.id_files import read_user_ids
 from keras_dp_retrieval.data.readers.text_conditions import parse_conditions
@@ -30,7 +28,6 @@ def load_data(args, split: str | None = None, reading=None, **options):
             in `args`.
         **options: As in `RetrievalDataset`.
     """
-    _import_tensorflow_quietly()
     options = {
         "batch_size": args.batch_size or 1000,
         "seed": args.seed,
@@ -109,21 +106,6 @@ def _load_movielens(args, **options):
             version, source="synthetic", **options
         )
     return data
-
-
-def _import_tensorflow_quietly():
-    """Keeps what TensorFlow says of missing GPUs out of the output.
-
-    It feeds the data alone, and writes before its own log level counts.
-    """
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        import_tensorflow().constant(0)
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _source_of(data_dir: str | None) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import losses
+from keras_dp_retrieval._keras.seeds import set_random_seed
 from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     SPLIT_HELP,
@@ -103,7 +104,7 @@ def check(args) -> None:
 def run(args) -> int:
     data = inputs.load_data(args, _split_of(args))
     inputs.check_ratings(data, [args.objective])
-    keras.utils.set_random_seed(args.seed)
+    set_random_seed(args.seed)
     mesh = kdr.data_parallel().device_mesh
     print(f"Devices ({mesh.devices.size}): {', '.join(mesh.devices)}")
     printing.print_data(data)

@@ -9,6 +9,7 @@ from keras_dp_retrieval.cli.data_arguments import (
     check_data_arguments,
     flag,
 )
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 
 HELP = "search for good hyperparameters"
 
@@ -156,7 +157,8 @@ def run(args) -> int:
     data = inputs.load_data(args, args.split)
     inputs.check_ratings(data, args.objective)
     printing.print_data(data)
-    # Importing it takes seconds.
+    # Importing it takes seconds, of which TensorFlow's are quiet here.
+    import_tensorflow()
     from keras_dp_retrieval import tuning
 
     try:

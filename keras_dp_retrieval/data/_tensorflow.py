@@ -1,6 +1,21 @@
 """The door to TensorFlow, which here only feeds data."""
 
-from keras_dp_retrieval import _random_state
+import contextlib
+import os
+import sys
+
+from keras_dp_retrieval import _garbage, _random_state
+
+_starts_quietly = False
+
+
+def start_quietly() -> None:
+    """Keeps what TensorFlow will say of missing GPUs out of the output.
+
+    It writes before its own log level counts. For a program's own process.
+    """
+    global _starts_quietly
+    _starts_quietly = True
 
 
 def import_tensorflow():
@@ -8,7 +23,15 @@ def import_tensorflow():
 
     Imported where it is used, as it takes seconds.
     """
-    with _random_state.kept():
+    if _starts_quietly and "tensorflow" not in sys.modules:
+        with _nothing_on_stderr():
+            # It speaks again when it is first used.
+            _import().constant(0)
+    return _import()
+
+
+def _import():
+    with _random_state.kept(), _garbage.paused():
         import tensorflow as tf
 
     # Otherwise TensorFlow takes the memory that JAX trains in.
@@ -17,6 +40,19 @@ def import_tensorflow():
     except RuntimeError:
         pass  # TensorFlow is already running: its devices are settled.
     return tf
+
+
+@contextlib.contextmanager
+def _nothing_on_stderr():
+    """Also of what is not written by Python."""
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def as_dataset(make_iterator, example):
