@@ -136,9 +136,7 @@ def one_run(arguments, cache, folder):
     found = json.loads(lines[-1])
     phases = found["phases"]
     phases["exit"]["seconds"] = stop - found["ended"]
-    phases["all"] = {
-        c: sum(row[c] for row in phases.values()) for c in COLUMNS
-    }
+    phases["all"] = {c: sum(row[c] for row in phases.values()) for c in COLUMNS}
     return {
         "wall": stop - start,
         "cpu": used.ru_utime + used.ru_stime,

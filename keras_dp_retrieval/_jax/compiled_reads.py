@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax
 import keras
+import numpy as np
 
 from keras_dp_retrieval._jax.replication import replicate
 
@@ -35,3 +36,12 @@ def compiled(model, function: Callable) -> Callable:
         return read([variable.value for variable in model.variables], arguments)
 
     return call
+
+
+def are_values(tree) -> bool:
+    """Whether every leaf is an array, and none is part of a trace."""
+    return all(
+        isinstance(leaf, (np.ndarray, np.generic, jax.Array))
+        and not isinstance(leaf, jax.core.Tracer)
+        for leaf in jax.tree.leaves(tree, is_leaf=lambda one: one is None)
+    )

@@ -25,6 +25,7 @@ from keras_dp_retrieval.model import (
     saving,
     training_loss,
 )
+from keras_dp_retrieval.model.compiled_encoding import CompiledEncoding
 from keras_dp_retrieval.model.input_specs import CalledWith
 from keras_dp_retrieval.model.whole_files import on_process_zero
 from keras_dp_retrieval.training import step_plan
@@ -135,6 +136,7 @@ class TwoTowerRetrieval(PaddedModel):
         # Inside a namespace, because Keras forbids a built model to be given
         # a layer, and an index is built when the model has been.
         self._indexed = types.SimpleNamespace(index=None)
+        self._encoding = CompiledEncoding(self)
         self._popularity_weight = 0.0
         self.popularity_weight = popularity_weight
         self.num_users = _checks.table_size("num_users", num_users)
@@ -354,8 +356,7 @@ class TwoTowerRetrieval(PaddedModel):
         """
         self.called_with.note(prefixes.with_one_length(user_rows))
         self._in_use.refuse_others("user_vectors")
-        vectors = encoding.user_vectors(self, user_rows)
-        return encoding.append_user_bias(self, vectors)
+        return self._encoding.user_vectors(user_rows)
 
     def candidate_vectors(self, candidate_rows=None):
         """Vectors `(num_candidates, dim)` of the whole table, a tensor.
@@ -367,11 +368,7 @@ class TwoTowerRetrieval(PaddedModel):
                 these alone, `(batch, dim)`.
         """
         self._in_use.refuse_others("candidate_vectors")
-        rows = candidate_rows
-        if rows is None:
-            rows = ops.arange(self.num_candidates, dtype="int32")
-        vectors = encoding.candidate_vectors(self, rows)
-        return encoding.append_candidate_bias(self, vectors, candidate_rows)
+        return self._encoding.candidate_vectors(candidate_rows)
 
     @reads
     def retrievable_mask(self) -> np.ndarray:
