@@ -7,10 +7,10 @@ The command, in processes of its own, from their start to their end: with an
 empty folder for compiled programs (cold), then with what that run has left
 there (warm), in turn. A row is a phase, with what JAX says of it: programs
 that were compiled or read from that folder, and the seconds of tracing,
-lowering and compiling (or reading) them, in all threads. "Elsewhere" is the rest
-of the command, such as what it prints. `--data-dir` holds a prepared copy of
-TFDS; without it the ratings are synthetic. `--imports` prints what is slow to
-import, and what `--help` adds to `import keras`.
+lowering and compiling (or reading) them, in all threads. "Elsewhere" is the
+rest of the command, such as what it prints. `--data-dir` holds a prepared
+copy of TFDS; without it the ratings are synthetic. Then `--help`, beside
+`import keras`, in turn.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def parse():
     )
     parser.add_argument("--data-dir", metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--imports", action="store_true")
+    parser.add_argument("--help-rounds", type=int, default=9)
     parser.add_argument("--child", type=float, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -144,6 +144,26 @@ def one_run(arguments, cache, folder):
     }
 
 
+def help_beside_keras(rounds):
+    """Wall seconds of `--help` and of `import keras`, medians."""
+    commands = {
+        "help": ["-m", "keras_dp_retrieval", "--help"],
+        "keras": ["-c", "import keras"],
+    }
+    seconds = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, words in commands.items():
+            start = time.time()
+            subprocess.run(
+                [sys.executable, *words],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "KERAS_BACKEND": "jax"},
+            )
+            seconds[name].append(time.time() - start)
+    return {n: round(statistics.median(s), 2) for n, s in seconds.items() if s}
+
+
 def middle(runs, *path):
     values = []
     for run in runs:
@@ -178,7 +198,14 @@ def main():
                 runs[kind].append(one_run(arguments, cache, folder))
     for kind, found in runs.items():
         show(kind, found)
-    print(json.dumps({"cores": len(os.sched_getaffinity(0)), "runs": runs}))
+    found = {
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "help": help_beside_keras(arguments.help_rounds),
+        "runs": runs,
+    }
+    print(f"\n--help and `import keras`, s: {found['help']}")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,11 @@ def embedding_table(layer: keras.layers.Embedding) -> keras.Variable:
     return layer._embeddings
 
 
+def is_stateless() -> bool:
+    """Whether variables have other values for now, as while Keras traces."""
+    return get_stateless_scope() is not None
+
+
 def takes_training(layer) -> bool:
     """Whether a layer's `call` has the argument `training`.
 
