@@ -134,6 +134,15 @@ def mesh_size() -> int:
     return int(distribution.device_mesh.devices.size)
 
 
+def computes_on_cpu() -> bool:
+    """Whether JAX computes on CPUs; of other backends nothing is known."""
+    if keras.backend.backend() != "jax":
+        return False
+    from keras_dp_retrieval._jax import devices
+
+    return devices.platform() == "cpu"
+
+
 def process_index() -> int:
     """The number of this process, from 0."""
     if keras.backend.backend() != "jax":

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dp_retrieval.index import exact
+from keras_dp_retrieval.index import chunks, exact
 
 
 def sorted_top_k(queries, candidates, k, excluded=None, allowed=None):
@@ -73,6 +73,27 @@ def test_filters_equal_a_full_sort(on_devices, num_devices, chunk_size):
     )
     assert_same(found, sorted_top_k(queries, candidates, 40, excluded, allowed))
     assert (np.array(found[1]) == -1).any()  # Some query has fewer than 40.
+
+
+@pytest.mark.parametrize("num_devices", [1, 3])
+def test_many_queries_in_groups_equal_a_full_sort(on_devices, num_devices):
+    on_devices(num_devices)
+    queries, candidates = tied_vectors(2 * chunks.QUERIES_AT_A_TIME + 3)
+    excluded = np.random.default_rng(1).integers(-1, 100, (len(queries), 7))
+    found = exact.top_k(queries, candidates, 12, excluded_rows=excluded)
+    assert_same(found, sorted_top_k(queries, candidates, 12, excluded))
+    found = exact.top_k(queries, candidates, 12)
+    assert_same(found, sorted_top_k(queries, candidates, 12))
+
+
+def test_long_lists_of_many_blocks_equal_a_full_sort():
+    # Every branch of `FEW_BLOCKS` is taken: few, some and many blocks matter.
+    queries, candidates = tied_vectors(4, 20_000, dim=16)
+    found = exact.top_k(queries, candidates, 100, chunk_size=8_192)
+    assert_same(found, sorted_top_k(queries, candidates, 100))
+    rising = np.sort(candidates, axis=0)
+    found = exact.top_k(queries, rising, 100, chunk_size=8_192)
+    assert_same(found, sorted_top_k(queries, rising, 100))
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 17, 40])
@@ -228,7 +249,7 @@ def test_errors_say_what_does_not_fit(arguments, message):
 ON_ANOTHER_BACKEND = """
 import numpy as np
 import keras
-from keras_dp_retrieval.index import exact
+from keras_dp_retrieval.index import chunks, exact
 queries, candidates, excluded = (np.load("in.npz")[x] for x in "abc")
 for number, options in enumerate(({}, {"chunk_size": 256})):
     found = exact.top_k(

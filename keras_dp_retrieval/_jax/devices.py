@@ -154,6 +154,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def platform() -> str:
+    """What JAX computes on by default, such as `"cpu"`."""
+    return jax.default_backend()
+
+
 def name_of(device) -> str:
     """The name Keras knows a device by, such as `"cpu:0"`."""
     return f"{device.platform}:{device.id}"

@@ -13,7 +13,13 @@ from keras_dp_retrieval import distribution
 BLOCK = 32
 
 # Blocks to sort in a chunk that has few that matter; those with more sort k.
-FEW_BLOCKS = (4, 16)
+# With 32 and 64 the best 100 take 0.87 to 0.93 of the time.
+FEW_BLOCKS = (4, 16, 32, 64)
+
+# Queries searched at a time on a CPU, so that a chunk's scores stay in its
+# cache: 1,024 at once took 1.38 times as long for the best 10, and 1.32 times
+# for the best 100. Accelerators are quicker with all.
+QUERIES_AT_A_TIME = 128
 
 
 def best_of_rows(
@@ -33,6 +39,59 @@ def best_of_rows(
     Rows past the end of the catalogue are left out. `first_row` may be a
     traced number: it is how a device takes its share.
     """
+
+    def best(queries, excluded=None):
+        return _best_of_queries(
+            queries,
+            candidate_vectors,
+            excluded,
+            allowed,
+            candidate_scales,
+            first_row,
+            num_rows,
+            k=k,
+            chunk_size=chunk_size,
+        )
+
+    given = [query_vectors]
+    if excluded_rows is not None:
+        given.append(excluded_rows)
+    batch = query_vectors.shape[0] or 0  # None is any number.
+    if batch > QUERIES_AT_A_TIME and distribution.computes_on_cpu():
+        return _in_groups(best, given, batch)
+    return best(*given)
+
+
+def _in_groups(best, given, batch: int):
+    """`best` of up to `QUERIES_AT_A_TIME` queries after the other."""
+    groups = -(-batch // QUERIES_AT_A_TIME)
+    size = -(-batch // groups)
+    divided = [
+        ops.reshape(
+            ops.pad(array, [[0, groups * size - batch], [0, 0]]),
+            (groups, size, array.shape[1]),
+        )
+        for array in given
+    ]
+    found = ops.map(lambda group: best(*group), tuple(divided))
+    return tuple(
+        ops.reshape(array, (groups * size, -1))[:batch] for array in found
+    )
+
+
+def _best_of_queries(
+    query_vectors,
+    candidate_vectors,
+    excluded_rows,
+    allowed,
+    candidate_scales,
+    first_row,
+    num_rows: int,
+    *,
+    k: int,
+    chunk_size: int,
+):
+    """The same of queries that are searched together."""
     num_candidates = candidate_vectors.shape[0]
     chunk_size = _even_chunk(min(num_rows, num_candidates), chunk_size)
     batch = ops.shape(query_vectors)[0]
