@@ -109,3 +109,23 @@ def test_new_users_are_in_the_program():
     expected = encoding.user_vectors(model, new)
     np.testing.assert_array_equal(model.user_vectors(new), expected)
     np.testing.assert_array_equal(model.user_vectors(rows), before)
+
+
+@pytest.mark.parametrize("objective", ["rating", "full_softmax"])
+def test_all_candidates_outlive_the_table_they_were_made_of(objective):
+    model = kdr.TwoTowerRetrieval(5, 7, 4, objective=objective)
+    model.compile(optimizer=keras.optimizers.Adagrad(0.5))
+    model.build()
+    rows = np.arange(7, dtype="int32")
+    expected = np.array(encoding.candidate_vectors(model, rows))
+    found = model.candidate_vectors()
+    np.testing.assert_array_equal(found, expected)
+    users = np.array([1, 2, 3], "int32")
+    ratings = np.ones(3, "float32")
+    model.fit(users, {"movie_id": users, "rating": ratings}, verbose=0)
+    np.testing.assert_array_equal(found, expected)
+    again = model.candidate_vectors()
+    np.testing.assert_array_equal(
+        again, encoding.candidate_vectors(model, rows)
+    )
+    assert (np.asarray(again) != expected).any()

@@ -8,7 +8,6 @@ on. The program takes 0.3 s, and 0.1 ms.
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_dp_retrieval._keras.layers import is_stateless, sublayers
 from keras_dp_retrieval.model import encoding
@@ -46,7 +45,7 @@ class CompiledEncoding:
 
         def encode(rows=None):
             if rows is None:
-                rows = ops.arange(self._model.num_candidates, dtype="int32")
+                return encoding.all_candidate_vectors(self._model)
             return encoding.candidate_vectors(self._model, rows)
 
         given = () if rows is None else (rows,)

@@ -95,6 +95,24 @@ def candidate_vectors(model, rows, training=False):
     return _scaled(model, vectors)
 
 
+def all_candidate_vectors(model):
+    """Those of all table rows, `(num_candidates, dim)`, outside of training."""
+    tower = model.candidate_tower
+    is_table = type(tower) in (keras.layers.Embedding, RowEmbedding)
+    if (
+        not is_table
+        or model.candidate_features is not None
+        or tower.quantization_mode is not None
+        or tower.input_dim != model.num_candidates
+    ):
+        rows = ops.arange(model.num_candidates, dtype="int32")
+        return candidate_vectors(model, rows)
+    # To look up every row of a large table would take most of the time. A copy
+    # all the same, as the next step of a training takes the table's memory.
+    table = ops.cast(tower.embeddings, tower.compute_dtype)
+    return _scaled(model, table * 1)
+
+
 def _vectors_of_features(model, rows, training):
     # Towers of features take one axis, as they would of a batch.
     flat = rows if len(rows.shape) == 1 else ops.reshape(rows, (-1,))
