@@ -86,6 +86,20 @@ def test_many_queries_in_groups_equal_a_full_sort(on_devices, num_devices):
     assert_same(found, sorted_top_k(queries, candidates, 12))
 
 
+@pytest.mark.parametrize("first_row", [0, 150, 240])
+def test_many_excluded_rows_side_by_side_are_left_out(first_row):
+    # Far more of one chunk than of the others, repeated and out of order.
+    queries, candidates = tied_vectors(3, 300)
+    rng = np.random.default_rng(2)
+    excluded = rng.integers(first_row, first_row + 60, (3, 120))
+    excluded[1, 5:] = -1
+    excluded[2] = -1
+    found = exact.top_k(
+        queries, candidates, 20, excluded_rows=excluded, chunk_size=32
+    )
+    assert_same(found, sorted_top_k(queries, candidates, 20, excluded))
+
+
 def test_long_lists_of_many_blocks_equal_a_full_sort():
     # Every branch of `FEW_BLOCKS` is taken: few, some and many blocks matter.
     queries, candidates = tied_vectors(4, 20_000, dim=16)

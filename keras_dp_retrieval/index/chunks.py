@@ -101,6 +101,9 @@ def _best_of_queries(
     )
     if not chunk_size:
         return best
+    num_chunks = -(-num_rows // chunk_size)
+    if excluded_rows is not None:
+        excluded_rows = ops.sort(excluded_rows, axis=1)
     by_blocks = chunk_size % BLOCK == 0 and chunk_size // BLOCK > 2 * k
     merge = _merge_best_blocks if by_blocks else _merge_all_columns
     end = ops.minimum(first_row + num_rows, num_candidates)
@@ -127,10 +130,9 @@ def _best_of_queries(
             scores = scores * chunk_of(candidate_scales)[:, None]
         scores = clean_scores(scores, usable[:, None])
         if excluded_rows is not None:
-            scores = _mask_excluded(scores, excluded_rows - start)
+            scores = _mask_excluded(scores, excluded_rows - start, num_chunks)
         return merge(best, scores, start)
 
-    num_chunks = -(-num_rows // chunk_size)
     scores, rows = ops.fori_loop(0, num_chunks, merge_chunk, best)
     return scores, ops.where(scores > -float("inf"), rows, -1)
 
@@ -170,11 +172,43 @@ def clean_scores(scores, usable):
     return ops.where(usable, scores, -float("inf"))
 
 
-def _mask_excluded(scores, rows):
+def _mask_excluded(scores, rows, num_chunks: int):
     """Minus infinity in `rows`, `(batch, m)`, of `scores`, `(chunk, batch)`.
 
-    Rows outside of the chunk do nothing.
+    Rows outside of the chunk do nothing. They are sorted, so that those inside
+    stand side by side, and are taken some columns at a time: to look at all of
+    them in each chunk took 0.1 of a search for 1,024 users with 100 each.
     """
+    num_columns = rows.shape[1]
+    width = 8 + 2 * -(-num_columns // num_chunks)  # Twice as many as usual.
+    if width >= num_columns:
+        return _mask_rows(scores, rows)
+    first = _how_many(rows < 0)
+    last = _how_many(rows < scores.shape[0])
+    longest = ops.max(last - first, initial=0)
+
+    def mask_some(done, scores):
+        columns = first + done + ops.arange(width, dtype="int32")
+        some = ops.take_along_axis(
+            rows, ops.minimum(columns, num_columns - 1), axis=1
+        )
+        some = ops.where(columns < last, some, -1)
+        return done + width, _mask_rows(scores, some)
+
+    _, scores = ops.while_loop(
+        lambda done, scores: done < longest,
+        mask_some,
+        (ops.zeros((), dtype="int32"), scores),
+    )
+    return scores
+
+
+def _how_many(columns):
+    return ops.sum(ops.cast(columns, "int32"), axis=1, keepdims=True)
+
+
+def _mask_rows(scores, rows):
+    """Minus infinity in some rows; those outside of the chunk do nothing."""
     inside = ops.logical_and(rows >= 0, rows < scores.shape[0])
     queries = ops.arange(ops.shape(rows)[0], dtype="int32")[:, None]
     queries = ops.broadcast_to(queries, ops.shape(rows))
