@@ -1,19 +1,19 @@
 """What does one wait for in `keras-dp-retrieval train` on MovieLens 100K?
 
-    taskset -c 0,1 python benchmarks/bench_first_command.py \
-        --data-dir /path/to/data/tfds
+    taskset -c 0,1 python benchmarks/bench_first_command.py --data-dir data
 
-The command, in processes of its own, from their start to their end: with an
-empty folder for compiled programs (cold), then with what that run has left
-there (warm), in turn. A row is a phase, with what JAX says of it: programs
-that were compiled or read from that folder, and the seconds of tracing,
-lowering and compiling (or reading) them, in all threads. "Elsewhere" is the
-rest of the command, such as what it prints. `--data-dir` holds a prepared
-copy of TFDS; without it the ratings are synthetic. Then `--help`, beside
-`import keras`, in turn.
+The command in processes of its own, from their start to their end: with an
+empty folder for compiled programs (cold), then with what that has left there
+(warm), in turn. A row is a phase, with what JAX says of it: seconds of tracing
+and lowering, and of compiling or reading programs, and how many these were.
+Without prepared data of TFDS the ratings are synthetic. Then `--help`, in turn
+with `import keras`.
 """
 
 import argparse
+import collections
+import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -23,36 +23,22 @@ import sys
 import tempfile
 import time
 
-TRACING = ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration")
-PHASES = [
-    *("imports", "TensorFlow", "data", "trials", "training"),
-    *("evaluation", "recommendations", "saving", "elsewhere", "exit"),
-]
-
-
-def parse():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--data-dir", metavar="FOLDER")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--help-rounds", type=int, default=9)
-    parser.add_argument("--child", type=float, help=argparse.SUPPRESS)
-    return parser.parse_args()
+COLUMNS = ("seconds", "traced", "compiled", "programs")
 
 
 class Phases:
-    """Seconds of each phase, without the phases inside it."""
+    """What each phase took, without the phases inside it."""
 
     def __init__(self, start: float):
-        self.rows = {name: dict.fromkeys(COLUMNS, 0.0) for name in PHASES}
+        of_none = functools.partial(dict.fromkeys, COLUMNS, 0.0)
+        self.rows = collections.defaultdict(of_none)
         self._open, self._since = ["imports"], start
 
-    def enter(self, name):
+    @contextlib.contextmanager
+    def inside(self, name):
         self._add()
         self._open.append(name)
-
-    def leave(self):
+        yield
         self._add()
         self._open.pop()
 
@@ -65,64 +51,52 @@ class Phases:
         function = getattr(owner, attribute)
 
         def wrapped(*args, **kwargs):
-            self.enter(name)
-            try:
+            with self.inside(name):
                 return function(*args, **kwargs)
-            finally:
-                self.leave()
 
         setattr(owner, attribute, wrapped)
 
     def listen(self, event, seconds, **_):
-        row = self.rows[self._open[-1]]
-        name = event.rpartition("/")[2]
-        if name in TRACING:
+        row, name = self.rows[self._open[-1]], event.rpartition("/")[2]
+        if name in ("jaxpr_trace_duration", "jaxpr_to_mlir_module_duration"):
             row["traced"] += seconds
         elif name == "backend_compile_duration":
             row["compiled"] += seconds
             row["programs"] += 1
 
 
-COLUMNS = ("seconds", "traced", "compiled", "programs")
-
-
-def child(arguments):
+def child(start, words):
     """The command, with its phases timed; they are its last line."""
-    phases = Phases(arguments.child)
+    phases = Phases(start)
     import jax.monitoring
 
     import keras_dp_retrieval as kdr
     from keras_dp_retrieval import cli
     from keras_dp_retrieval.cli import inputs
+    from keras_dp_retrieval.data import _tensorflow
     from keras_dp_retrieval.recipe import fit
 
     jax.monitoring.register_event_duration_secs_listener(phases.listen)
-    for owner, attribute, name in (
-        (inputs, "_import_tensorflow_quietly", "TensorFlow"),
-        (inputs, "load_data", "data"),
-        (fit, "_with_trials", "trials"),
-        (fit, "_train", "training"),
-        (kdr, "evaluate", "evaluation"),
-        (kdr.TwoTowerRetrieval, "recommend", "recommendations"),
-        (kdr.TwoTowerRetrieval, "save", "saving"),
-    ):
-        phases.wrap(owner, attribute, name)
-    phases.enter("elsewhere")
-    source = ["--source", "synthetic"]
-    if arguments.data_dir:
-        source = ["--data-dir", arguments.data_dir]
-    if cli.main(["train", *source]):
-        raise SystemExit(1)
-    phases.leave()
-    print(json.dumps({"ended": time.time(), "phases": phases.rows}))
+    phases.wrap(_tensorflow, "_import", "TensorFlow")
+    phases.wrap(inputs, "load_data", "data")
+    phases.wrap(fit, "_with_trials", "trials")
+    phases.wrap(fit, "_train", "training")
+    phases.wrap(kdr, "evaluate", "evaluation")
+    phases.wrap(kdr.TwoTowerRetrieval, "recommend", "recommendations")
+    phases.wrap(kdr.TwoTowerRetrieval, "save", "saving")
+    sys.argv = ["keras-dp-retrieval", "train", *words]
+    with phases.inside("elsewhere"):
+        status = cli.main()
+    phases.rows["exit"]["seconds"] = -time.time()
+    print(json.dumps(phases.rows))
+    sys.exit(status)
 
 
-def one_run(arguments, cache, folder):
+def one_run(words, folder):
     """Wall and CPU seconds of one process, and those of its phases."""
-    options = ["--data-dir", arguments.data_dir] if arguments.data_dir else []
-    start = time.time()
+    cache, start = os.path.join(folder, "cache"), time.time()
     process = subprocess.Popen(
-        [sys.executable, __file__, "--child", str(start), *options],
+        [sys.executable, __file__, "child", str(start), *words],
         cwd=folder,
         stdout=subprocess.PIPE,
         text=True,
@@ -130,83 +104,59 @@ def one_run(arguments, cache, folder):
     )
     lines = process.stdout.read().splitlines()
     _, status, used = os.wait4(process.pid, 0)
-    stop = time.time()
     if status:
         raise SystemExit(f"The command failed: {lines}")
-    found = json.loads(lines[-1])
-    phases = found["phases"]
-    phases["exit"]["seconds"] = stop - found["ended"]
-    phases["all"] = {c: sum(row[c] for row in phases.values()) for c in COLUMNS}
-    return {
-        "wall": stop - start,
-        "cpu": used.ru_utime + used.ru_stime,
-        "phases": phases,
-    }
+    rows = json.loads(lines[-1])
+    rows["exit"]["seconds"] += time.time()
+    rows["all"] = {c: sum(row[c] for row in rows.values()) for c in COLUMNS}
+    return {"cpu": used.ru_utime + used.ru_stime, "phases": rows}
 
 
 def help_beside_keras(rounds):
-    """Wall seconds of `--help` and of `import keras`, medians."""
-    commands = {
-        "help": ["-m", "keras_dp_retrieval", "--help"],
-        "keras": ["-c", "import keras"],
-    }
-    seconds = {name: [] for name in commands}
+    """Median wall seconds of `--help` and of `import keras`."""
+    commands = ["-m", "keras_dp_retrieval", "--help"], ["-c", "import keras"]
+    seconds = []
     for _ in range(rounds):
-        for name, words in commands.items():
+        for words in commands:
             start = time.time()
-            subprocess.run(
-                [sys.executable, *words],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, "KERAS_BACKEND": "jax"},
-            )
-            seconds[name].append(time.time() - start)
-    return {n: round(statistics.median(s), 2) for n, s in seconds.items() if s}
-
-
-def middle(runs, *path):
-    values = []
-    for run in runs:
-        for key in path:
-            run = run[key]
-        values.append(run)
-    return round(statistics.median(values), 2)
+            subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL)
+            seconds.append(time.time() - start)
+    return [round(statistics.median(seconds[i::2]), 2) for i in (0, 1)]
 
 
 def show(kind, runs):
-    print(
-        f"\n{kind}: {middle(runs, 'wall')} s, CPU {middle(runs, 'cpu')} s\n"
-        "| phase | s | tracing, s | compiling, s | programs |\n"
-        "| --- | --- | --- | --- | --- |"
-    )
-    for name in [*PHASES, "all"]:
-        cells = [middle(runs, "phases", name, column) for column in COLUMNS]
-        print("| " + " | ".join([name, *(f"{one:g}" for one in cells)]) + " |")
+    cpu = statistics.median(run["cpu"] for run in runs)
+    print(f"\n| {kind}, CPU {cpu:.1f} s | " + " | ".join(COLUMNS) + " |")
+    print("| --- " * (len(COLUMNS) + 1) + "|")
+    for name in runs[0]["phases"]:
+        rows = [run["phases"][name] for run in runs]
+        cells = [statistics.median(row[c] for row in rows) for c in COLUMNS]
+        print(f"| {name} | " + " | ".join(f"{x:.3g}" for x in cells) + " |")
 
 
 def main():
-    arguments = parse()
-    if arguments.child:
-        return child(arguments)
-    if arguments.data_dir:
-        arguments.data_dir = str(pathlib.Path(arguments.data_dir).resolve())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", default=os.environ.get("KDR_DATA_DIR"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--help-rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    prepared = pathlib.Path(arguments.data_dir or ".").resolve() / "tfds"
+    words = ["--source", "synthetic"]
+    if prepared.is_dir():
+        words = ["--data-dir", str(prepared)]
     runs = {"cold": [], "warm": []}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:
             for kind in runs:
-                cache = os.path.join(folder, "cache")
-                runs[kind].append(one_run(arguments, cache, folder))
+                runs[kind].append(one_run(words, folder))
     for kind, found in runs.items():
         show(kind, found)
-    found = {
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-        "help": help_beside_keras(arguments.help_rounds),
-        "runs": runs,
-    }
-    print(f"\n--help and `import keras`, s: {found['help']}")
-    print(json.dumps(found))
+    beside = help_beside_keras(arguments.help_rounds)
+    print("\n`--help`, and `import keras`: {} s, {} s".format(*beside))
+    print(json.dumps({"load": os.getloadavg()[0], "help": beside, **runs}))
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        child(float(sys.argv[2]), sys.argv[3:])
     main()

@@ -1,6 +1,8 @@
 """What does exact top-k cost beside scoring alone, and beside FAISS?
 
     taskset -c 0 python benchmarks/bench_topk.py
+    taskset -c 0 python benchmarks/bench_topk.py --num-candidates 10000000 \
+        --queries 64 1 --ks 10 --rounds 3 --only-times
 
 Each round times every contender once, so that a busy machine slows all of them;
 the ratios are within a round. The yardstick is a jitted matmul and maximum, the
@@ -9,7 +11,9 @@ times faster one way than the other. FAISS is `IndexFlatIP` from faiss-cpu, left
 out where it is not installed. Then the recall of narrow vectors: the share of
 the exact best k that a `CandidateIndex` of that type returns, with the index's
 memory. The vectors are independent normal numbers, which is hard for rounding:
-real ones have clearer winners.
+real ones have clearer winners. `recommend` is a model's for as many users as
+`--users`, each of whom has seen 100 items that are left out, beside the search
+of its vectors alone.
 """
 
 import argparse
@@ -26,7 +30,12 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+import keras_dp_retrieval as kdr
 from keras_dp_retrieval.index import CandidateIndex, exact
+
+# With more, only the faster matmul and maximum is timed: the others take
+# seconds a call.
+MANY_SCORES = 2**28
 
 
 def contenders(queries, candidates, k, faiss_index):
@@ -41,10 +50,12 @@ def contenders(queries, candidates, k, faiss_index):
 
     calls = {
         "ours": waiting(lambda q, c: exact.top_k(q, c, k)),
-        "matmul_max": waiting(queries_first),
         "matmul_max_other_way_round": waiting(candidates_first),
-        "matmul_top_k": waiting(whole),
     }
+    if len(queries) * len(candidates) > MANY_SCORES:
+        return calls
+    calls["matmul_max"] = waiting(queries_first)
+    calls["matmul_top_k"] = waiting(whole)
     if faiss_index is not None:
         calls["faiss_flat"] = lambda: faiss_index.search(queries, k)
     return calls
@@ -74,6 +85,30 @@ def summary(seconds):
             "highest": round(max(ratios), 3),
         }
     return rows
+
+
+def recommending(num_candidates, dim, num_users, k, rounds, clock):
+    """A whole `recommend` beside its search, as `summary` has it."""
+    num_known = max(num_candidates // 100, num_users)
+    rng = np.random.default_rng(0)
+    data = kdr.RetrievalDataset.from_interactions(
+        np.arange(num_candidates) % num_known + 1,
+        rng.permutation(num_candidates) + 1,
+        test_fraction=0,
+        validation_fraction=0,
+    )
+    model = kdr.TwoTowerRetrieval.for_dataset(
+        data, dim, objective="full_softmax"
+    )
+    model.build()
+    users = np.arange(1, num_users + 1, dtype="int32")
+    vectors = model.user_vectors(users), model.candidate_vectors()
+    calls = {
+        "ours": lambda: model.recommend(users, k),
+        "search": lambda: jax.block_until_ready(exact.top_k(*vectors, k)),
+    }
+    rows = summary(timed(calls, rounds, clock))
+    return {"recommend": rows["ours"], "search": rows["search"]}
 
 
 def recall_against_exact(queries, candidates, candidate_dtype, k):
@@ -113,7 +148,9 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-candidates", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--queries", type=int, nargs="+", default=[64, 1])
+    parser.add_argument("--queries", type=int, nargs="+", default=[1024, 64, 1])
+    parser.add_argument("--users", type=int, default=1024)
+    parser.add_argument("--only-times", action="store_true")
     parser.add_argument("--ks", type=int, nargs="+", default=[10, 100])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument(
@@ -148,6 +185,11 @@ def main():
             calls = contenders(queries, candidates, k, index)
             rows = summary(timed(calls, args.rounds, clock))
             result["times"][f"{num_queries} queries, k={k}"] = rows
+    if args.only_times:
+        return show(result)
+    result["times"][f"recommend to {args.users} users, k=10"] = recommending(
+        args.num_candidates, args.dim, args.users, 10, args.rounds, clock
+    )
     queries = rng.standard_normal((64, args.dim), dtype="float32")
     for candidate_dtype in ("bfloat16", "int8"):
         for k in args.ks:
