@@ -79,7 +79,7 @@ def child(start, words):
     jax.monitoring.register_event_duration_secs_listener(phases.listen)
     phases.wrap(_tensorflow, "_import", "TensorFlow")
     phases.wrap(inputs, "load_data", "data")
-    phases.wrap(fit, "_with_trials", "trials")
+    phases.wrap(fit, "with_trials", "trials")
     phases.wrap(fit, "_train", "training")
     phases.wrap(kdr, "evaluate", "evaluation")
     phases.wrap(kdr.TwoTowerRetrieval, "recommend", "recommendations")
