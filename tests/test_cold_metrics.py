@@ -215,6 +215,16 @@ def test_second_list_scores_the_cold_candidates_alone(monkeypatch):
     assert sizes == [50, num_cold]
 
 
+def test_a_part_of_the_catalogue_has_rows_of_its_own():
+    part = ranker._PartOfCatalogue(np.array([0, 1, 0, 1, 0], bool), 5, 10)
+    assert part.options == {"k": 2, "chunk_size": 2}
+    assert part.positions_of(np.array([[3, -1, 0]])).tolist() == [[1, -1, -1]]
+    assert part.rows_of(np.array([[1, -1, 0]])).tolist() == [[3, -1, 1]]
+    nothing = ranker._PartOfCatalogue(np.zeros(5, bool), 5, 10)
+    assert nothing.allowed.tolist() == [False]  # A row that no list may have.
+    assert nothing.options == {"k": 1, "chunk_size": 1}
+
+
 def test_without_cold_ones_figures_are_nan_and_numbers_zero():
     data, model = random_case(seed=1)
     rows = np.arange(1, 50)
