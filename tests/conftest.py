@@ -44,6 +44,11 @@ import keras
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+if "MUTANT_UNDER_TEST" in os.environ:
+    from tests.mutants import keep_signatures
+
+    keep_signatures()
+
 # These use data that the package advises against, for other purposes: all of
 # it a few random rows, or a split that is quick to make.
 ADVISED_AGAINST = (

@@ -280,6 +280,32 @@ def test_row_of_several_positives_is_the_sum_of_single_ones():
         np.testing.assert_allclose(found, sum(alone) / 3**power, rtol=1e-5)
 
 
+def test_a_rating_weighs_the_term_of_its_positive():
+    users, table, rows, _, _ = random_case()
+    ratings = np.array([5, 3, 1, 4, 4, 1], "float32")  # 3 on average.
+    weighted = FullSoftmax(rating_weight=0.25)
+    np.testing.assert_allclose(
+        values(weighted, users, table, rows, ratings=ratings),
+        values(FullSoftmax(), users, table, rows) * (1 + 0.25 * (ratings - 3)),
+        rtol=1e-5,
+    )
+    # The first user has two positives, the second one and padding.
+    several, of_each = np.array([[1, 2], [3, -1]]), np.float32([[5, 1], [3, 9]])
+    options = {"positives_power": 0.0, "mask_known_positives": False}
+    found = values(
+        FullSoftmax(rating_weight=0.25, **options),
+        users[:2],
+        table,
+        several,
+        ratings=of_each,
+    )
+    each = values(
+        FullSoftmax(**options), users[[0, 0, 1]], table, np.array([1, 2, 3])
+    )
+    expected = [1.5 * each[0] + 0.5 * each[1], each[2]]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_known_positives_have_no_share_in_the_full_softmax():
     users, table, rows, _, known = random_case(2)
     _, of_table = gradients(

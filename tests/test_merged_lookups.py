@@ -1,5 +1,6 @@
 """All lookups of a step into a table become one gradient of its rows."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def test_ids_of_all_shapes_are_merged():
         np.add.at(expected, np.asarray(one), np.asarray(gradient))
     found = gradient_of(touched, num_rows)
     np.testing.assert_allclose(found, expected[:num_rows], rtol=1e-6)
+
+
+def test_ids_that_no_float32_holds_stay_what_they_are():
+    table = jax.ShapeDtypeStruct((2**30, DIM), "float32")
+    ids, gradients = [jnp.array([2**24 + 1])], [jnp.ones((1, DIM))]
+    touched = merge_lookups(ids, gradients, table)
+    assert touched.rows.tolist() == [2**24 + 1]
 
 
 def test_no_lookup_touches_no_row():
