@@ -1110,26 +1110,38 @@ def test_get_names_what_works(wrong):
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("name", "make"),
     [
-        lambda: FullSoftmax(0),
-        lambda: FullSoftmax(float("nan")),
-        lambda: FullSoftmax(100.0, learn_temperature=True),
-        lambda: FullSoftmax(positives_power=2),
-        lambda: FullSoftmax(chunk_size=0),
-        lambda: FullSoftmax(top_k=0),
-        lambda: FullSoftmax(top_k=1, top_k_temperature=0),
-        lambda: BucketedSoftmax(num_buckets=0),
-        lambda: BucketedSoftmax(examples_per_bucket=-1),
-        lambda: BucketedSoftmax(candidates_per_bucket=0),
-        lambda: InBatchSoftmax(logq="on"),
-        lambda: InBatchSoftmax(hard_negatives=0),
-        lambda: InBatchSoftmax(num_uniform_negatives=-1),
-        lambda: PairwiseObjective(keras.losses.mean_squared_error),
+        ("temperature", lambda: FullSoftmax(0)),
+        ("temperature", lambda: FullSoftmax(float("nan"))),
+        ("temperature", lambda: FullSoftmax(100.0, learn_temperature=True)),
+        ("positives_power", lambda: FullSoftmax(positives_power=2)),
+        ("chunk_size", lambda: FullSoftmax(chunk_size=0)),
+        ("top_k", lambda: FullSoftmax(top_k=0)),
+        (
+            "top_k_temperature",
+            lambda: FullSoftmax(top_k=1, top_k_temperature=0),
+        ),
+        ("num_buckets", lambda: BucketedSoftmax(num_buckets=0)),
+        (
+            "examples_per_bucket",
+            lambda: BucketedSoftmax(examples_per_bucket=-1),
+        ),
+        (
+            "candidates_per_bucket",
+            lambda: BucketedSoftmax(candidates_per_bucket=0),
+        ),
+        ("logq", lambda: InBatchSoftmax(logq="on")),
+        ("hard_negatives", lambda: InBatchSoftmax(hard_negatives=0)),
+        (
+            "num_uniform_negatives",
+            lambda: InBatchSoftmax(num_uniform_negatives=-1),
+        ),
+        ("loss", lambda: PairwiseObjective(keras.losses.mean_squared_error)),
     ],
 )
-def test_arguments_are_checked_at_the_door(make):
-    with pytest.raises(ValueError, match="must be"):
+def test_arguments_are_checked_at_the_door(name, make):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
         make()
 
 
