@@ -1161,10 +1161,16 @@ def test_equal_scores_give_the_log_of_the_competitors():
         assert abs(found - level) < 0.01 * level
     for objective in [
         RatingError(),
+        FullSoftmax(top_k=3),
         InBatchSoftmax(logq="standard"),
         InBatchSoftmax(hard_negatives=3),
     ]:
         assert objective.num_competitors(64, 200) is None
+
+
+def test_the_full_softmax_is_the_default_up_to_100_000_candidates():
+    assert losses.default_name(100_000) == "full_softmax"
+    assert losses.default_name(100_001) == "in_batch_softmax"
 
 
 def test_an_objective_of_ones_own_must_have_a_call():
