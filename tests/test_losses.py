@@ -1132,6 +1132,15 @@ def test_get_names_what_works(wrong):
             lambda: BucketedSoftmax(candidates_per_bucket=0),
         ),
         ("logq", lambda: InBatchSoftmax(logq="on")),
+        (
+            "mask_accidental_hits",
+            lambda: InBatchSoftmax(mask_accidental_hits=2),
+        ),
+        ("normalize", lambda: FullSoftmax(normalize="yes")),
+        ("mask_known_positives", lambda: FullSoftmax(mask_known_positives=2)),
+        ("learn_temperature", lambda: FullSoftmax(learn_temperature="yes")),
+        ("rating_weight", lambda: FullSoftmax(rating_weight="1")),
+        ("logq_power", lambda: FullSoftmax(logq_power=float("nan"))),
         ("hard_negatives", lambda: InBatchSoftmax(hard_negatives=0)),
         (
             "num_uniform_negatives",

@@ -21,6 +21,7 @@ from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.metrics import ranker
+from keras_dp_retrieval.metrics.protocol import check_shapes
 from keras_dp_retrieval.warning_categories import TrainingWarning
 
 # ---------------------------------------------------------------------------
@@ -672,6 +673,14 @@ def test_model_with_too_few_candidates_is_told_both_numbers():
     model.candidates = model.candidates[:10]
     with pytest.raises(ValueError, match="10 candidate vectors for 50 rows"):
         metrics.evaluate(model, data)
+
+
+def test_vectors_of_other_than_two_axes_are_refused():
+    two, three = np.zeros((4, 3)), np.zeros((4, 3, 1))
+    for users, candidates in ((two, three), (three, two)):
+        with pytest.raises(ValueError, match="with the same dim"):
+            check_shapes(users, candidates, 4)
+    check_shapes(two, two, 4)
 
 
 @pytest.mark.parametrize("ks", [(), 10, "10", (0,), (1.5,)])
