@@ -139,15 +139,22 @@ def ials(data, seed, *, dim, l2, unobserved, sweeps=6):
     `unobserved`, and a row with n interactions is regularised by
     `l2 * (n + unobserved * columns)`.
     """
+    each = ials_sweeps(data, seed, dim=dim, l2=l2, unobserved=unobserved)
+    *_, scores = itertools.islice(each, sweeps)
+    return scores
+
+
+def ials_sweeps(data, seed, *, dim, l2, unobserved):
+    """Yields the `scores` of `ials` after each sweep, for as long as asked."""
     seen = matrix(data)
     sides = seen, seen.T.tocsr()
     rng = np.random.default_rng(seed)
     candidates = rng.normal(0, 0.1 / dim**0.5, (data.num_candidates, dim))
     candidates = candidates.astype("float32")
-    for _ in range(sweeps):
+    while True:
         users = _least_squares(sides[0], candidates, l2, unobserved)
         candidates = _least_squares(sides[1], users, l2, unobserved)
-    return dot_products(users, candidates)
+        yield dot_products(users, candidates)
 
 
 def _least_squares(seen, others, l2, unobserved):
