@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval.recipe import choose_recipe, trials
+from keras_dp_retrieval.recipe import choose_recipe, recipe_model, trials
 
 
 def synthetic(**options):
@@ -82,20 +82,72 @@ def test_validation_is_learned_from_unless_it_is_asked_not_to_be():
     assert known[1].num_interactions == train
 
 
-def test_larger_catalogues_get_smaller_vectors_and_in_batch_negatives():
-    class Shape:
-        split, batch_size, num_users = "random", 1000, 30_001
+class Shape:
+    """As much of a data set as a recipe is chosen by."""
 
-        def __init__(self, num_candidates):
-            self.num_candidates = num_candidates
+    batch_size = 1000
 
-        def ratings(self, split):
-            return range(1_200_000)
+    def __init__(self, num_users, num_candidates, split="random"):
+        self.num_users, self.num_candidates = num_users, num_candidates
+        self.split = split
 
-    small, large = choose_recipe(Shape(41_001)), choose_recipe(Shape(10**6))
-    assert small.objective == "full_softmax"
-    assert small.embedding_dimension == 128
-    assert large.objective == "in_batch_softmax"
+    def ratings(self, split):
+        return range(1_200_000)
+
+
+def test_larger_catalogues_get_smaller_vectors():
+    assert choose_recipe(Shape(901, 1701)).embedding_dimension == 256
+    assert choose_recipe(Shape(30_001, 41_001)).embedding_dimension == 128
+
+
+@pytest.mark.parametrize(
+    ("num_users", "num_candidates", "by_user", "by_interaction"),
+    [
+        (30_001, 41_001, "full_softmax", "full_softmax"),
+        (80_001, 300_001, "full_softmax", "in_batch_softmax"),
+        (10_001, 1_000_001, "full_softmax", "in_batch_softmax"),
+        (400_001, 300_001, "in_batch_softmax", "in_batch_softmax"),
+        # Up to here any number of users has had it.
+        (10_000_001, 100_000, "full_softmax", "full_softmax"),
+    ],
+)
+def test_the_full_softmax_is_taken_where_an_epoch_of_it_is_affordable(
+    num_users, num_candidates, by_user, by_interaction
+):
+    sizes = num_users, num_candidates
+    assert choose_recipe(Shape(*sizes)).objective == by_user
+    in_time = Shape(*sizes, split="by_time")
+    assert choose_recipe(in_time).objective == by_interaction
+    # What is asked for comes first.
+    in_batch = choose_recipe(Shape(*sizes), objective="in_batch_softmax")
+    assert in_batch.objective == "in_batch_softmax"
+    free = choose_recipe(in_time, order="ignored")
+    assert free.objective == by_user
+
+
+@pytest.fixture
+def few_are_many(monkeypatch):
+    """80 candidates are too many for all logits at once."""
+    monkeypatch.setattr(recipe_model, "MAX_CANDIDATES_OF_FULL_SOFTMAX", 50)
+    monkeypatch.setattr(recipe_model, "CHUNK_SIZE", 33)
+
+
+def test_beyond_that_logits_come_in_chunks(few_are_many):
+    data = synthetic()
+    recipe = choose_recipe(data, embedding_dimension=4)
+    whole = recipe_model.build_model(data, recipe)
+    assert whole.objective.chunk_size == 33
+    assert recipe_model.chunk_size(Shape(10, 50)) is None
+
+
+@pytest.mark.slow
+def test_chunks_train_the_same_model(request):
+    data = synthetic()
+    options = {"tune": False, "epochs": 3, "embedding_dimension": 8}
+    plain = kdr.fit_recipe(data, **options).encode_candidates()
+    request.getfixturevalue("few_are_many")
+    chunked = kdr.fit_recipe(data, **options).encode_candidates()
+    np.testing.assert_allclose(chunked, plain, atol=1e-4)
 
 
 def test_unknown_options_are_named():

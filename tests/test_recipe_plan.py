@@ -73,6 +73,20 @@ def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*older than the newest")
+def test_chunks_cost_one_more_product(monkeypatch):
+    data = data_of(split="random")
+    recipe = fit.choose_recipe(data, batch_size=64, embedding_dimension=8)
+    whole = plan._flop_per_step(data, recipe)
+    assert whole == 3 * 2 * 64 * data.num_candidates * 8
+    monkeypatch.setattr(plan, "chunk_size", lambda data: 10)
+    assert plan._flop_per_step(data, recipe) == whole / 3 * 4
+    of_batch = dataclasses.replace(
+        recipe, objective="in_batch_softmax", rating_weight=0.0
+    )
+    assert plan._flop_per_step(data, of_batch) == 3 * 2 * 64 * 64 * 8
+
+
+@pytest.mark.filterwarnings("ignore:.*older than the newest")
 def test_few_users_are_not_planned_to_be_chosen_by():
     planned = plan_recipe(data_of(80, split="random"))
     assert planned.num_trials == (0, 0)

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_dp_retrieval.data.sequences import num_pieces
 from keras_dp_retrieval.recipe import trial_sizes, trials
+from keras_dp_retrieval.recipe.recipe_model import chunk_size
 from keras_dp_retrieval.recipe.sequence_trial import (
     reason_against,
     sequence_recipe,
@@ -193,8 +194,11 @@ def _num_parameters(data, recipe: Recipe) -> int:
 def _flop_per_step(data, recipe: Recipe) -> int:
     is_full = recipe.objective == "full_softmax"
     others = data.num_candidates if is_full else recipe.batch_size
-    # A product and a sum, once forward and for each of two gradients.
-    return 6 * recipe.batch_size * others * recipe.embedding_dimension
+    # Once forward and for each of two gradients; chunks are computed again.
+    products = 4 if is_full and chunk_size(data) else 3
+    # A product and a sum.
+    each = 2 * recipe.batch_size * others * recipe.embedding_dimension
+    return products * each
 
 
 def _num_trials(recipe: Recipe) -> tuple[int, int]:

@@ -1,6 +1,10 @@
 """The model of a recipe: towers and objective."""
 
-from keras_dp_retrieval.losses import FullSoftmax, InBatchSoftmax
+from keras_dp_retrieval.losses import (
+    MAX_CANDIDATES_OF_FULL_SOFTMAX,
+    FullSoftmax,
+    InBatchSoftmax,
+)
 from keras_dp_retrieval.model import TwoTowerRetrieval
 from keras_dp_retrieval.recipe.shape import Recipe
 from keras_dp_retrieval.towers import (
@@ -10,6 +14,10 @@ from keras_dp_retrieval.towers import (
     RecencyTower,
     SequenceTower,
 )
+
+# Candidates of which the logits of a batch are computed at once, where there
+# are too many for all: 34 MB for 256 users, a few times.
+CHUNK_SIZE = 2**15
 
 
 def build_model(
@@ -51,7 +59,9 @@ def build_model(
             )
     if recipe.objective == "full_softmax":
         objective = FullSoftmax(
-            recipe.temperature, rating_weight=recipe.rating_weight
+            recipe.temperature,
+            rating_weight=recipe.rating_weight,
+            chunk_size=chunk_size(data),
         )
     else:
         objective = InBatchSoftmax(recipe.temperature)
@@ -89,3 +99,10 @@ def _tower_of_histories(data, recipe: Recipe, stddev, seed) -> HistoryTower:
         dropout=recipe.query_dropout,
         **options,
     )
+
+
+def chunk_size(data) -> int | None:
+    """`chunk_size` of the full softmax; None where all logits fit."""
+    if data.num_candidates <= MAX_CANDIDATES_OF_FULL_SOFTMAX:
+        return None
+    return CHUNK_SIZE

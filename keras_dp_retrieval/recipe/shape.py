@@ -29,6 +29,13 @@ POSITIONS_OF_BATCH = 256, 1024
 # The longest histories that are read whole.
 LONGEST = 100
 
+# Users times candidates up to which all logits of an epoch are computed where
+# batches are of users: 1e14 FLOP at 128 dimensions, half an hour on one core of
+# a CPU; 80,000 users and 300,000 candidates are a fourth of that. In equal time
+# it learned more than in-batch negatives: `benchmarks/README.md`.
+MOST_PAIRS = 1e11
+
+
 ORDERS = ("ignored", "recency", "sequence")
 OBJECTIVES = ("full_softmax", "in_batch_softmax")
 
@@ -129,6 +136,12 @@ def choose_recipe(data, **overrides) -> Recipe:
     MovieLens 100K and of synthetic data of several shapes, see
     `benchmarks/README.md`.
 
+    The objective is the full softmax up to 100,000 candidates, and beyond as
+    long as an epoch is affordable: where the order is ignored, up to 1e11
+    users times candidates (80,000 users and 1.2 million candidates, say), in
+    chunks that bound the memory of a step. Otherwise it is the in-batch
+    softmax.
+
     The number of epochs depends on the batch size, given or chosen.
 
     Args:
@@ -149,7 +162,6 @@ def choose_recipe(data, **overrides) -> Recipe:
     in_time = data.split in ("by_time", "leave_last_out")
     options = {
         "order": "recency" if in_time else "ignored",
-        "objective": losses.default_name(data.num_candidates),
         "use_features": has_features(data),
         **overrides,
     }
@@ -159,6 +171,7 @@ def choose_recipe(data, **overrides) -> Recipe:
             "without `user_features` and `candidate_features`."
         )
     _checks.one_of("order", options["order"], ORDERS)
+    options.setdefault("objective", _objective(data, options["order"]))
     _checks.one_of("objective", options["objective"], OBJECTIVES)
     for name in ("batch_size", "max_length"):
         if name in options:
@@ -172,6 +185,19 @@ def choose_recipe(data, **overrides) -> Recipe:
     }
     chosen = recipes[options["order"]](data, options)
     return dataclasses.replace(chosen, **options)
+
+
+def _objective(data, order: str) -> str:
+    """The objective for a data set.
+
+    In a batch of users each row of logits serves all positives of its user, so
+    an epoch of the full softmax costs users times candidates, not interactions
+    times candidates as where each interaction is an example.
+    """
+    pairs = data.num_users * data.num_candidates
+    if order == "ignored" and pairs <= MOST_PAIRS:
+        return "full_softmax"
+    return losses.default_name(data.num_candidates)
 
 
 def has_features(data) -> bool:
