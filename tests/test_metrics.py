@@ -199,6 +199,21 @@ def test_ndcg_is_relative_to_an_ideal_that_is_cut_at_k():
     )
 
 
+def test_each_user_has_a_number():
+    hits = np.array([[False, True], [False, False]])
+    num_held_out = np.array([1, 2])
+    found = [
+        metrics.recall_at_k(hits, num_held_out, 2),
+        metrics.precision_at_k(hits, 2),
+        metrics.hit_rate_at_k(hits, 2),
+        metrics.mrr_at_k(hits, 2),
+        metrics.ndcg_at_k(hits, num_held_out, 2),
+    ]
+    second_rank = 1 / math.log2(3)
+    expected = [[1, 0], [0.5, 0], [1, 0], [0.5, 0], [second_rank, 0]]
+    np.testing.assert_allclose(found, expected)
+
+
 def test_perfect_list_of_one_hit_is_perfect_however_much_was_held_out():
     hits, num_held_out = np.array([[True]]), np.array([100])
     assert metrics.ndcg_at_k(hits, num_held_out, 1) == [1.0]
@@ -354,6 +369,8 @@ def test_without_a_vocabulary_every_row_is_a_candidate():
     result = metrics.evaluate(model, data, ks=(1, 2))
     assert result["recall_at_1"] == 1.0
     assert result["coverage_at_2"] == 2 / 3
+    del data.candidate_vocabulary
+    assert metrics.evaluate(model, data, ks=(1, 2)) == result
 
 
 def test_coverage_of_one_candidate():
