@@ -4,7 +4,6 @@ No assertion on what they measure. Those of one part alone (the server, a GPU,
 Orbax, large catalogues, what needs other environments) are not among them.
 """
 
-import json
 import os
 import pathlib
 import shlex
@@ -49,4 +48,4 @@ def test_it_runs(command, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1])
+    assert done.stdout.strip()
