@@ -4,8 +4,8 @@ Seconds, memory and NDCG@10 (test part) of data sets of several shapes. Every
 method gets a process of its own, and what a user would do: `fit_recipe` with
 its trials and its compilation; iALS and EASE with the grid of `peers.py` tried
 on the validation part, and then one training on train and validation parts,
-whose seconds are also given by themselves. For MovieLens 100K (`p1`, `p2`), also ALS
-of `implicit`; `--methods all` has all peers.
+whose seconds are also given by themselves. For MovieLens 100K (`p1`, `p2`),
+also ALS of `implicit`; `--methods all` has all peers.
 
 Seconds and CPU seconds count from after imports and reading the data, as does
 memory: the peak minus what is held then. All methods have the same cores; say

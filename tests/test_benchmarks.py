@@ -17,8 +17,8 @@ COMMANDS = """
 bench_callback_overhead.py --pairs 2 --epochs 1
 bench_evaluation.py --repeats 1
 bench_full_softmax.py --candidates 2000 --batch 8 --positives 2 --repeats 1
-bench_heavy_user.py --users 200 --candidates 2000 --batch 32 --longest 300 --repeats 1
-bench_new_day.py --rows 5000 --day 500 --days 1 --steps 2 --batch-size 64 --dim 8
+bench_heavy_user.py --users 200 --candidates 2000 --batch 32 --repeats 1
+bench_new_day.py --rows 5000 --day 500 --days 1 --steps 2 --batch-size 64
 bench_readers.py --rows 2000 --rounds 1
 bench_resume.py --rows 2000 --seconds 1 --pairs 1
 bench_row_sparse.py --num-rows 1000 --steps 2 --rounds 1 --batch-size 64
