@@ -8,8 +8,9 @@ from keras_dp_retrieval import _checks, distribution
 from keras_dp_retrieval.callbacks import ResumeTraining
 from keras_dp_retrieval.data.dataset import RetrievalDataset
 from keras_dp_retrieval.data.streaming.not_in_memory import refuse_streamed
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.recipe.sequence_trial import reason_against
-from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
+from keras_dp_retrieval.recipe.shape import choose_recipe
 from keras_dp_retrieval.recipe.sharing import Shared
 from keras_dp_retrieval.recipe.training import Training
 from keras_dp_retrieval.recipe.trial_runs import with_trials

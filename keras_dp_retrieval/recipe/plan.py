@@ -7,12 +7,13 @@ import numpy as np
 
 from keras_dp_retrieval.data.sequences import num_pieces
 from keras_dp_retrieval.recipe import trial_sizes, trials
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.recipe.recipe_model import chunk_size
 from keras_dp_retrieval.recipe.sequence_trial import (
     reason_against,
     sequence_recipe,
 )
-from keras_dp_retrieval.recipe.shape import Recipe, choose_recipe
+from keras_dp_retrieval.recipe.shape import choose_recipe
 from keras_dp_retrieval.towers.recency import DECAYS
 
 _FLOAT = 4  # Bytes.

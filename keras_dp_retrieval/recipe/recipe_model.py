@@ -6,7 +6,7 @@ from keras_dp_retrieval.losses import (
     InBatchSoftmax,
 )
 from keras_dp_retrieval.model import TwoTowerRetrieval
-from keras_dp_retrieval.recipe.shape import Recipe
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.towers import (
     FeatureTower,
     HistoryTower,

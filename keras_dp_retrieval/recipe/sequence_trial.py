@@ -6,8 +6,8 @@ import math
 import numpy as np
 
 from keras_dp_retrieval.data.orders import user_order
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.recipe.shape import (
-    Recipe,
     choose_recipe,
     has_user_features,
 )

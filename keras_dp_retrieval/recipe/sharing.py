@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_dp_retrieval.recipe.shape import Recipe
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.towers import Histories
 from keras_dp_retrieval.training.shared_steps import SharedSteps
 

@@ -6,8 +6,8 @@ import numpy as np
 from keras_dp_retrieval._keras.seeds import set_random_seed
 from keras_dp_retrieval.callbacks import ShuffleTies
 from keras_dp_retrieval.data.batch_sources import source_of
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.recipe.recipe_model import build_model
-from keras_dp_retrieval.recipe.shape import Recipe
 
 
 class Training:

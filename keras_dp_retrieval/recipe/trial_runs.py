@@ -5,11 +5,11 @@ import os
 
 from keras_dp_retrieval.callbacks import ResumeTraining
 from keras_dp_retrieval.recipe import trials
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
 from keras_dp_retrieval.recipe.sequence_trial import (
     TowerDecision,
     sequence_recipe,
 )
-from keras_dp_retrieval.recipe.shape import Recipe
 from keras_dp_retrieval.recipe.training import Branches, Training
 from keras_dp_retrieval.recipe.trial_sizes import (
     has_trials,

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from keras_dp_retrieval.recipe.shape import USUAL_STEPS, Recipe
+from keras_dp_retrieval.recipe.hyperparameters import Recipe
+from keras_dp_retrieval.recipe.shape import USUAL_STEPS
 
 # With fewer held-out users than this, differences are mostly noise.
 MIN_USERS_TO_CHOOSE_BY = 100
