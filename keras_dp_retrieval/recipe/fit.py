@@ -44,12 +44,12 @@ def fit_recipe(
     interactions), the first third of which they share. Together they take two
     to four times as long as the training itself.
 
-    Where the test part is later than the train part, one more trial may
-    replace the `RecencyTower` by a `SequenceTower`, if this does better by more
-    than two standard errors. It reads 400,000 interactions, or one epoch, which
-    takes less than the others together. It is made if half of the users have 8
-    interactions or more and the order of most is known: at most half of the
-    interactions may have the time of another one of their user. (Those are
+    Where the test part is later than the train part, one more trial may replace
+    the `RecencyTower` by a `SequenceTower`, if this does better by more than
+    two standard errors. It reads 400,000 interactions, or one epoch, which
+    takes about as long as the others together. It is made if half of the users
+    have 8 interactions or more and the order of most is known: at most half of
+    the interactions may have the time of another one of their user. (Those are
     shuffled in every epoch of training; in what is held out and what is served
     they stand in the order of the file.) It is not made with features of users,
     nor if `order`, `batch_size`, `epochs`, `learning_rate`, `weight_decay` or

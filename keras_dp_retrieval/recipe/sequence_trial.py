@@ -17,7 +17,8 @@ from keras_dp_retrieval.recipe.trials import MIN_Z_SCORE, Choice
 LEAST_LENGTH = 8
 
 # Of more, the order that a transformer would learn from is an accident of the
-# file. MovieLens 100K has 76 %, and is better off without one.
+# file. Made-up data in which order matters is better off with one at 50 %, and
+# without at 74 %; so is MovieLens 100K, at 76 %.
 MOST_TIED = 0.5
 
 # What either tower is trained with, and is not of use to the other.
