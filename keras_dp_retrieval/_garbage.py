@@ -21,3 +21,13 @@ def paused() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def freeze_more() -> None:
+    """Freezes what there is by now, in a process that has frozen its heap.
+
+    A search counts on a frozen heap (`tuning/frozen_heap.py`), and what was
+    imported since the command began is not in it.
+    """
+    if gc.get_freeze_count():
+        gc.freeze()

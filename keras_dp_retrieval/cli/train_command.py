@@ -17,6 +17,7 @@ from keras_dp_retrieval.cli.data_arguments import (
     check_data_arguments,
 )
 from keras_dp_retrieval.cli.interruption import LastWholeEpoch
+from keras_dp_retrieval.data._tensorflow import import_tensorflow
 
 HELP = "train on your interactions, or on MovieLens, and save the model"
 
@@ -102,6 +103,8 @@ def check(args) -> None:
 
 
 def run(args) -> int:
+    # Else Keras does so, and not quietly, when it saves the model: at Ctrl-C.
+    import_tensorflow()
     data = inputs.load_data(args, _split_of(args))
     inputs.check_ratings(data, [args.objective])
     set_random_seed(args.seed)

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_dp_retrieval import losses
+from keras_dp_retrieval import _garbage, losses
 from keras_dp_retrieval.cli import inputs, printing
 from keras_dp_retrieval.cli.data_arguments import (
     add_data_arguments,
@@ -161,6 +161,7 @@ def run(args) -> int:
     import_tensorflow()
     from keras_dp_retrieval import tuning
 
+    _garbage.freeze_more()
     try:
         result = _search(tuning, data, args)
     except KeyboardInterrupt:

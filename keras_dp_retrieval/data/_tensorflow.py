@@ -27,6 +27,7 @@ def import_tensorflow():
         with _nothing_on_stderr():
             # It speaks again when it is first used.
             _import().constant(0)
+        _garbage.freeze_more()
     return _import()
 
 
