@@ -16,6 +16,7 @@ FOLDER = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
 COMMANDS = """
 bench_callback_overhead.py --pairs 2 --epochs 1
 bench_evaluation.py --repeats 1
+bench_first_command.py --rounds 1 --help-rounds 1
 bench_full_softmax.py --candidates 2000 --batch 8 --positives 2 --repeats 1
 bench_heavy_user.py --users 200 --candidates 2000 --batch 32 --repeats 1
 bench_new_day.py --rows 5000 --day 500 --days 1 --steps 2 --batch-size 64
