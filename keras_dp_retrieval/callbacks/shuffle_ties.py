@@ -22,7 +22,7 @@ class ShuffleTies(keras.callbacks.Callback):
     It belongs to the data of one `fit`, so it has no config.
 
     Args:
-        dataset: `tf.data.Dataset` that `RetrievalDataset.next_items` returned:
+        dataset: What `RetrievalDataset.next_items` or `by_sequence` returned:
             the one that `fit` is given.
 
     Raises:
@@ -42,8 +42,8 @@ class ShuffleTies(keras.callbacks.Callback):
         source = source_of(dataset)
         if source is None or source.timeline is None:
             raise ValueError(
-                "`dataset` must be what `RetrievalDataset.next_items()` "
-                f"returned. Received: dataset={dataset!r:.80}."
+                "`dataset` must be what `RetrievalDataset.next_items()` or "
+                f"`by_sequence()` returned. Received: dataset={dataset!r:.80}."
             )
         self._timeline = source.timeline
 
