@@ -71,6 +71,7 @@ class Recipe:
             *columns(self.data.ratings("train")),
             test_fraction=0,
             validation_fraction=0,
+            candidate_key="movie_id",
         )
         self.data_dir = data_dir
         rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ bench_callback_overhead.py --pairs 2 --epochs 1
 bench_evaluation.py --repeats 1
 bench_first_command.py --rounds 1 --help-rounds 1
 bench_full_softmax.py --candidates 2000 --batch 8 --positives 2 --repeats 1
-bench_heavy_user.py --users 200 --candidates 2000 --batch 32 --repeats 1
+bench_heavy_user.py --users 200 --candidates 2000 --batch 32 --repeats 2
 bench_new_day.py --rows 5000 --day 500 --days 1 --steps 2 --batch-size 64
 bench_readers.py --rows 2000 --rounds 1
 bench_resume.py --rows 2000 --seconds 1 --pairs 1
@@ -26,7 +26,7 @@ bench_row_sparse.py --num-rows 1000 --steps 2 --rounds 1 --batch-size 64
 bench_saving.py --users 1000 --candidates 500 --dim 8 --interactions 5000
 bench_streaming.py --rows 20000 --readers ours arrow
 bench_topk.py --num-candidates 2000 --rounds 1
-bench_tuning.py --devices 2 --trials 2 --epochs 1
+bench_tuning.py --devices 2 --trials 6 --epochs 1
 bench_tutorial_recipe.py --rounds 1 --epochs 1 --devices 1
 """
 
