@@ -42,7 +42,9 @@ def resident_megabytes():
 def make_data():
     import keras_dp_retrieval as kdr
 
-    return kdr.RetrievalDataset.from_synthetic(943, 1682, 100_000)
+    return kdr.RetrievalDataset.from_synthetic(
+        943, 1682, 100_000, candidate_key="movie_id"
+    )
 
 
 def watcher(notes):
