@@ -183,6 +183,7 @@ def test_in_batch_negatives_come_in_batches_of_the_size_that_was_asked_for():
     [
         ({}, 60),  # 3 batches of users: 240 steps would take 80.
         ({"batch_size": 10}, 20),
+        ({"batch_size": 3}, 13),  # 50 batches: 640 steps, not 20 epochs.
         ({"batch_size": 1}, 10),
         ({"objective": "in_batch_softmax"}, 60),
         ({"objective": "in_batch_softmax", "batch_size": 100}, 14),

@@ -15,6 +15,7 @@ from keras_dp_retrieval.recipe import (
     plan_recipe,
     training,
     trial_runs,
+    trial_sizes,
     trials,
 )
 
@@ -70,6 +71,23 @@ def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
     if is_trial:
         steps = training.examples(on, recipe).num_batches * recipe.epochs
         assert planned.steps_of_trial == steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "epochs"),
+    [
+        (16, 24),  # 10 steps: 240 in all.
+        (10, 16),  # 15 steps, likewise.
+        (3, 8),  # 50 steps: 400.
+        (1, 5),  # 150 steps: more than are needed.
+    ],
+)
+def test_the_length_of_a_trial_follows_from_its_steps(batch_size, epochs):
+    data = kdr.RetrievalDataset.from_interactions(
+        np.arange(3000) % 150, np.arange(3000) // 150
+    )
+    recipe = fit.choose_recipe(data, batch_size=batch_size)
+    assert trial_sizes.trial_epochs(data, recipe) == epochs
 
 
 @pytest.mark.filterwarnings("ignore:.*older than the newest")
