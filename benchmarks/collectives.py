@@ -7,6 +7,7 @@ GPU's compiler joins into fewer, larger ones or sends while it computes.
 """
 
 import dataclasses
+import functools
 import math
 import re
 
@@ -17,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import keras_dp_retrieval as kdr
-from keras_dp_retrieval._jax import ranking
+from keras_dp_retrieval._jax import ranking, train_functions
 from keras_dp_retrieval.index.exact import top_k
 from keras_dp_retrieval.metrics import ranker
 
@@ -104,8 +105,11 @@ def state_of(model):
     )
 
 
-def training_step(model, batch_size):
-    """One training step, compiled for the devices of the distribution."""
+def training_step(model, batch_size, num_fused=None):
+    """One training step, compiled for the devices of the distribution.
+
+    With `num_fused`, as many in one program, as `fit` runs them.
+    """
     mesh = _mesh()
     everywhere = NamedSharding(mesh, P())
     state = jax.tree.map(
@@ -113,14 +117,17 @@ def training_step(model, batch_size):
         state_of(model),
     )
     divided = NamedSharding(mesh, P("batch"))
+    more = () if num_fused is None else (num_fused,)
     data = one_batch(
         batch_size,
         lambda shape, dtype: jax.ShapeDtypeStruct(
-            shape, dtype, sharding=divided
+            (*shape, *more), dtype, sharding=divided
         ),
     )
     step = jax.jit(
-        model.train_step,
+        model.train_step
+        if num_fused is None
+        else functools.partial(train_functions.fused_steps(model), values=[]),
         donate_argnums=0,
         out_shardings=(None, jax.tree.map(lambda _: everywhere, state)),
     )

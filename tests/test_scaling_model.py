@@ -58,6 +58,15 @@ def test_a_step_exchanges_the_bytes_that_one_counts_by_hand(
     }
 
 
+def test_fused_steps_exchange_what_all_devices_count_in_one_go():
+    model = collectives.built_model("rating", ROWS, DIM, "dense")
+    kdr.data_parallel(keras.distribution.list_devices()[:2])
+    found = collectives.in_program(collectives.training_step(model, BATCH, 5))
+    gathered = [c.num_bytes for c in found if c.kind == "all-gather"]
+    # Of users' batches: candidates, ratings and weights. None in the steps.
+    assert gathered == [BATCH * 5 * FLOAT] * 3
+
+
 def test_two_devices_are_given_results_of_the_size_that_eight_are():
     assert sorted(map(str, step_on(2, "rating", "row_sparse"))) == sorted(
         map(str, step_on(8, "rating", "row_sparse"))

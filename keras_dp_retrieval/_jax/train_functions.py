@@ -8,6 +8,8 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
+from keras_dp_retrieval._jax.replication import replicate
+
 
 def fused_train_function(model):
     """Returns a train function that runs a whole group of steps per call.
@@ -18,7 +20,7 @@ def fused_train_function(model):
 
     A batch that is not stacked, as `train_on_batch` has it, is one step.
     """
-    run = _fused_steps(model)
+    run = _compiled(model)
     return lambda state, iterator: run(state, next(iterator), [])
 
 
@@ -37,7 +39,7 @@ def shared_train_function(model, sharing):
                 and beside the shapes and devices of its arguments.
     """
     numbers, programs = sharing.numbers, sharing.programs
-    run = _fused_steps(model, numbers)
+    run = _compiled(model, numbers)
 
     def call(state, iterator):
         arguments = state, next(iterator), _values_of(numbers)
@@ -54,8 +56,16 @@ def shared_train_function(model, sharing):
     return call
 
 
-def _fused_steps(model, numbers=()):
-    """A compiled function of state, group and the values of `numbers`."""
+def _compiled(model, numbers=()):
+    return jax.jit(
+        fused_steps(model, numbers),
+        donate_argnums=0,
+        out_shardings=_out_shardings(model),
+    )
+
+
+def fused_steps(model, numbers=()):
+    """A function of state, group and the values of `numbers`."""
 
     def run(state, group, values):
         with _replaced(numbers, values):
@@ -70,11 +80,15 @@ def _fused_steps(model, numbers=()):
             logs, state = model.train_step(state, data)
             return state, logs
 
+        # Every device counts the positives of all (`counts.py`): this is one
+        # exchange for the group in place of two in each of its steps. What is
+        # computed from them stays divided.
+        group = group[0], *replicate((group[1], weights))
         batches = jax.tree.map(lambda rows: jnp.moveaxis(rows, 1, 0), group)
         state, logs = lax.scan(step, state, batches)
         return jax.tree.map(lambda log: log[-1], logs), state
 
-    return jax.jit(run, donate_argnums=0, out_shardings=_out_shardings(model))
+    return run
 
 
 def _values_of(numbers) -> list:
