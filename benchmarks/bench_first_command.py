@@ -16,12 +16,13 @@ import contextlib
 import functools
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+from movielens_folder import add_data_dir, prepared
 
 COLUMNS = ("seconds", "traced", "compiled", "programs")
 
@@ -136,14 +137,13 @@ def show(kind, runs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", default=os.environ.get("KDR_DATA_DIR"))
+    add_data_dir(parser, required=False)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--help-rounds", type=int, default=9)
     arguments = parser.parse_args()
-    prepared = pathlib.Path(arguments.data_dir or ".").resolve() / "tfds"
     words = ["--source", "synthetic"]
-    if prepared.is_dir():
-        words = ["--data-dir", str(prepared)]
+    if arguments.data_dir is not None:
+        words = ["--data-dir", str(prepared(arguments.data_dir).resolve())]
     runs = {"cold": [], "warm": []}
     for _ in range(arguments.rounds):
         with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,11 @@ from pyarrow import parquet
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval import cli
-from keras_dp_retrieval.cli import inputs, recommend_command
+from keras_dp_retrieval.cli import (
+    data_arguments,
+    inputs,
+    recommend_command,
+)
 
 NUM_USERS, NUM_PRODUCTS = 24, 18
 
@@ -379,7 +383,7 @@ def test_inspection_describes_the_file_and_what_training_would_do(
         split="by_time",
     )
     described = str(data.describe()).split("\n\n", 1)[1]
-    assert described in said
+    assert data_arguments.in_flags(described) in said
     assert str(kdr.recipe.plan_recipe(data)) in said
     assert figure.stat().st_size > 10_000
 

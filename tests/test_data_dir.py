@@ -48,7 +48,9 @@ def test_the_commands_name_the_folder_that_holds_both():
     readme = FOLDER / "README.md"
     for path in [*FILES, readme]:
         named = command.findall(path.read_text())
-        assert set(named) <= {"data"}, path.name
+        # Or one that `ordered_data.py` has made up.
+        named = {name for name in named if not name.startswith("made-up/")}
+        assert named <= {"data"}, path.name
     assert len(command.findall(readme.read_text())) > 10
 
 

@@ -101,6 +101,7 @@ def all_candidate_vectors(model):
     is_table = type(tower) in (keras.layers.Embedding, RowEmbedding)
     if (
         not is_table
+        or not tower.built
         or model.candidate_features is not None
         or tower.quantization_mode is not None
         or tower.input_dim != model.num_candidates
