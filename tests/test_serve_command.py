@@ -206,7 +206,8 @@ def test_the_commands_of_the_readme_are_answered(tmp_path, monkeypatch):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    section = README.read_text().split("## A server")[1].split("\n## ")[0]
+    section = README.read_text().split("**A server**")[1]
+    section = section.split("    pip install")[0]
     section = section.replace("\\\n", " ")
     lines = [
         shlex.split(line) for line in re.findall(r"^    (\S.*)$", section, re.M)

@@ -45,3 +45,20 @@ def are_values(tree) -> bool:
         and not isinstance(leaf, jax.core.Tracer)
         for leaf in jax.tree.leaves(tree, is_leaf=lambda one: one is None)
     )
+
+
+def are_placed(tree) -> bool:
+    """Whether a program for the devices in effect takes every array as it is.
+
+    One that was made on other devices stays there, as the weights of a model
+    do that was made before its `keras.distribution`.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None:
+        return True
+    devices = set(distribution.device_mesh.backend_mesh.devices.flat)
+    return all(
+        not leaf.committed or leaf.sharding.device_set == devices
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array)
+    )

@@ -67,10 +67,13 @@ class CompiledEncoding:
             return False
         if is_stateless():  # Part of a program already.
             return False
-        from keras_dp_retrieval._jax.compiled_reads import are_values
+        from keras_dp_retrieval._jax.compiled_reads import (
+            are_placed,
+            are_values,
+        )
 
-        values = [variable.value for variable in model.variables]
-        return are_values([inputs, values]) and self._is_pure()
+        given = [inputs, [variable.value for variable in model.variables]]
+        return are_values(given) and are_placed(given) and self._is_pure()
 
     def _is_pure(self) -> bool:
         """Whether a program is right; those of other parts are forgotten."""

@@ -4,6 +4,7 @@ Usage: recipe_tiny.py OUTPUT.npz PORT NUM_PROCESSES PROCESS_ID DEVICES_EACH
 """
 
 import os
+import pathlib
 import sys
 
 output, port, num_processes, process_id, devices_each = sys.argv[1:]
@@ -22,6 +23,9 @@ if int(num_processes) > 1:
     )
 
 import keras_dp_retrieval as kdr
+
+# The repository, whose benchmarks are not installed.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
 from benchmarks.ordered_data import ordered_data
 
 kdr.data_parallel()
