@@ -28,6 +28,7 @@ bench_streaming.py --rows 20000 --readers ours arrow
 bench_topk.py --num-candidates 2000 --rounds 1
 bench_tuning.py --devices 2 --trials 6 --epochs 1
 bench_tutorial_recipe.py --rounds 1 --epochs 1 --devices 1
+profile_epoch.py --rounds 1 --epochs 2 --devices 2
 """
 
 

@@ -134,6 +134,25 @@ def test_a_dict_of_sample_weights_must_be_of_one_mind():
         )
 
 
+def test_the_loss_is_read_and_reset_as_keras_does_it(on_devices):
+    on_devices(2)
+    model = compiled_model()
+    x, y = interactions(12)
+    model.fit(x, y, batch_size=5, epochs=2, verbose=0)
+    mean = keras.Model.get_metrics_result(model)["loss"]
+    assert float(mean) > 0
+    assert model.get_metrics_result() == {"loss": mean}
+    model.reset_metrics()
+    assert model.get_metrics_result() == {"loss": 0}
+    tracker = model.loss_tracker
+    assert [float(v.value) for v in tracker.variables] == [0, 0]
+    # Elsewhere, they would have the step compiled anew.
+    telemetry = kdr.DistributionAwareCallback()
+    model.fit(x, y, batch_size=5, epochs=2, verbose=0, callbacks=[telemetry])
+    compiled = [record["compiled_steps"] for record in telemetry.history]
+    assert compiled == [[], []]
+
+
 def test_class_weights_are_refused():
     x, y = interactions(6)
     with pytest.raises(ValueError, match="`class_weight` has no meaning here"):

@@ -1,6 +1,7 @@
 """Whether arrays on any devices hold finite numbers alone."""
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 
@@ -14,8 +15,9 @@ def all_finite(arrays) -> list[bool]:
     found: dict = {}
     for group in groups.values():
         indices, members = zip(*group, strict=True)
-        found.update(zip(indices, _all_finite(members), strict=True))
-    return [bool(found[index]) for index in range(len(arrays))]
+        good = np.asarray(_all_finite(members)).tolist()
+        found.update(zip(indices, good, strict=True))
+    return [found[index] for index in range(len(arrays))]
 
 
 @jax.jit
@@ -23,4 +25,4 @@ def _all_finite(arrays):
     # Zero times a number is zero, and of NaN and infinity it is NaN. On CPU
     # this takes a fourth of the time of `isfinite(array).all()`, which XLA
     # does value by value.
-    return [(array * 0).sum() == 0 for array in arrays]
+    return jnp.stack([(array * 0).sum() == 0 for array in arrays])

@@ -8,6 +8,9 @@ import keras
 
 from keras_dp_retrieval.warning_categories import TrainingWarning
 
+# In which being near chance is no news.
+FIRST_EPOCHS = 2
+
 
 def chance_level(num_competitors: int) -> float:
     """The softmax loss of guessing: ln(number of candidates that compete).
@@ -25,7 +28,7 @@ def warn_if_at_chance(
     epoch: int,
     *,
     tolerance: float = 0.01,
-    first_epochs: int = 2,
+    first_epochs: int = FIRST_EPOCHS,
 ) -> bool:
     """Warns when a softmax loss has not left chance level after some epochs.
 
@@ -68,7 +71,7 @@ def warn_if_at_chance(
 
 
 class ChanceAlarm(keras.callbacks.Callback):
-    """Calls `warn_if_at_chance` on the loss of every epoch.
+    """Calls `warn_if_at_chance` on the loss of epochs behind the first ones.
 
     Args:
         num_competitors: Function without arguments that returns an int, or
@@ -80,6 +83,8 @@ class ChanceAlarm(keras.callbacks.Callback):
         self._num_competitors = num_competitors
 
     def on_epoch_end(self, epoch, logs=None):
+        if epoch < FIRST_EPOCHS:
+            return
         num_competitors = self._num_competitors()
         if num_competitors is not None and logs and "loss" in logs:
             warn_if_at_chance(logs["loss"], num_competitors, epoch)

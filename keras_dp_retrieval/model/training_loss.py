@@ -1,5 +1,7 @@
 """The loss of a training step, as the model's `objective` computes it."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -101,13 +103,16 @@ def chance_alarm(model, batches) -> ChanceAlarm:
         batches: `PaddedBatches`, which the model is trained on.
     """
 
+    @functools.cache  # Asked behind the first epochs, which meet them all.
+    def num_in_training():
+        in_training = competes(model, model.candidate_counts)
+        return int(ops.convert_to_numpy(in_training).sum())
+
     def num_competitors():
         if model.multi_positive:
             return None  # Their losses are added up.
-        in_training = competes(model, model.candidate_counts)
         return model.objective.num_competitors(
-            max(batches.real_rows, default=1),
-            int(ops.convert_to_numpy(in_training).sum()),
+            max(batches.real_rows, default=1), num_in_training()
         )
 
     return ChanceAlarm(num_competitors)

@@ -39,6 +39,44 @@ def test_step(model, *args):
     return steps.test_step(model, *args)
 
 
+# In every epoch `fit` resets and reads the metrics, and Keras does it operation
+# by operation, each on all devices: as long as four steps of a small model on
+# two. Where the loss is the only metric, it is done at once.
+
+
+def metrics_result(model):
+    """The loss where it is the only metric; or None."""
+    if not _has_loss_alone(model):
+        return None
+    from keras_dp_retrieval._jax import steps
+
+    tracker = model.loss_tracker
+    mean = steps.mean_of(tracker.total.value, tracker.count.value)
+    return {tracker.name: mean}
+
+
+def reset_loss(model) -> bool:
+    """Resets the metrics if the loss is the only one, and says whether.
+
+    Not without a distribution, where Keras is as fast, and zeros that are
+    bound to a device would be another kind of argument to JAX.
+    """
+    if keras.distribution.distribution() is None or not _has_loss_alone(model):
+        return False
+    from keras_dp_retrieval._jax import steps
+
+    variables = model.loss_tracker.variables
+    zeros = steps.zeros_like([variable.value for variable in variables])
+    for variable, zero in zip(variables, zeros, strict=True):
+        variable.assign(zero)
+    return True
+
+
+def _has_loss_alone(model) -> bool:
+    on_jax = keras.backend.backend() == "jax"
+    return on_jax and model.metrics == [model.loss_tracker]
+
+
 def _test_step_elsewhere(model, data):
     """As `_jax.steps.test_step`: Keras would count padding rows in the loss."""
     x, y, weights = keras.utils.unpack_x_y_sample_weight(data)

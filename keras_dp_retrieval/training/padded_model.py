@@ -73,6 +73,14 @@ class PaddedModel(Trainer):
         outputs, non_trainable = super().predict_step(*args)
         return model_steps.replicated(outputs), non_trainable
 
+    def get_metrics_result(self):
+        found = model_steps.metrics_result(self)
+        return super().get_metrics_result() if found is None else found
+
+    def reset_metrics(self):
+        if not model_steps.reset_loss(self):
+            super().reset_metrics()
+
     def own_train_function(self):
         return model_steps.fused_train_function(self)
 
