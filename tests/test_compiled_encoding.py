@@ -1,5 +1,6 @@
 """Outside of training the towers run as one program, with the same results."""
 
+import jax
 import keras
 import numpy as np
 import pytest
@@ -129,3 +130,27 @@ def test_all_candidates_outlive_the_table_they_were_made_of(objective):
         again, encoding.candidate_vectors(model, rows)
     )
     assert (np.asarray(again) != expected).any()
+
+
+def test_other_numbers_of_users_are_answered_without_compiling():
+    compiled = []
+
+    def note(event, *_, **__):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    model = with_histories()
+    ids, scores = model.recommend(np.arange(1, 9), k=5)
+    vectors = model.encode_users(np.arange(1, 9))
+    assert compiled
+    compiled.clear()
+    for size in (5, 6, 7):
+        some = model.recommend(np.arange(1, 1 + size), k=5)
+        np.testing.assert_array_equal(some[0], ids[:size])
+        np.testing.assert_array_equal(some[1], scores[:size])
+        np.testing.assert_array_equal(
+            model.encode_users(np.arange(1, 1 + size)), vectors[:size]
+        )
+    assert not compiled
+    jax.monitoring.unregister_event_duration_listener(note)

@@ -106,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError as error:
         # `head` has enough. Python's own flush at the end would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
         failed(error, NO_READER)
         return NO_READER
     except _EXPECTED as error:

@@ -40,19 +40,16 @@ def best_of_rows(
     traced number: it is how a device takes its share.
     """
 
-    def best(queries, excluded=None):
-        return _best_of_queries(
-            queries,
-            candidate_vectors,
-            excluded,
-            allowed,
-            candidate_scales,
-            first_row,
-            num_rows,
-            k=k,
-            chunk_size=chunk_size,
-        )
-
+    best = functools.partial(
+        _best_of_queries,
+        candidate_vectors=candidate_vectors,
+        allowed=allowed,
+        candidate_scales=candidate_scales,
+        first_row=first_row,
+        num_rows=num_rows,
+        k=k,
+        chunk_size=chunk_size,
+    )
     given = [query_vectors]
     if excluded_rows is not None:
         given.append(excluded_rows)
@@ -81,13 +78,13 @@ def _in_groups(best, given, batch: int):
 
 def _best_of_queries(
     query_vectors,
+    excluded_rows=None,
+    *,
     candidate_vectors,
-    excluded_rows,
     allowed,
     candidate_scales,
     first_row,
     num_rows: int,
-    *,
     k: int,
     chunk_size: int,
 ):

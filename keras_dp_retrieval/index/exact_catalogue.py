@@ -1,9 +1,8 @@
 """Candidates at one moment, and exact search among them."""
 
-import keras
 import numpy as np
 
-from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
+from keras_dp_retrieval.index.few_shapes import search_in_few_shapes
 from keras_dp_retrieval.index.sorted_ids import SortedIds, some
 from keras_dp_retrieval.index.stored_vectors import StoredVectors
 
@@ -70,23 +69,10 @@ class ExactCatalogue:
 
     def best_rows(self, queries, k, excluded_rows, allowed):
         """As `Catalogue` says; exact."""
-        # Each new shape is compiled, so there are few: powers of two.
-        num_queries = len(queries)
-        more = next_power_of_two(num_queries) - num_queries
-        if excluded_rows is not None:
-            width = excluded_rows.shape[1]
-            more_columns = next_power_of_two(width) - width
-            excluded_rows = np.pad(
-                excluded_rows,
-                ((0, more), (0, more_columns)),
-                constant_values=PADDING,
+
+        def search(queries, excluded_rows):
+            return self.stored.top_k(
+                queries, k, excluded_rows, allowed, self.chunk_size
             )
-        found = self.stored.top_k(
-            np.pad(queries, ((0, more), (0, 0))),
-            k,
-            excluded_rows,
-            allowed,
-            self.chunk_size,
-        )
-        scores, rows = map(keras.ops.convert_to_numpy, found)
-        return np.asarray(scores)[:num_queries], np.asarray(rows)[:num_queries]
+
+        return search_in_few_shapes(search, queries, excluded_rows)

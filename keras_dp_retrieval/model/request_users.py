@@ -1,9 +1,11 @@
 """The users of a request: known ones, and those who never were in training."""
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
+from keras_dp_retrieval.data.padding import next_power_of_two
 from keras_dp_retrieval.model import encoding, feature_rows, id_rows
 from keras_dp_retrieval.model.asked_users import (
     KnownUsers,
@@ -187,16 +189,17 @@ class Users:
         return sum(one.lengths() for one in self._asked)
 
     def vectors(self, part: slice, encode=None):
-        """The vectors of some, a tensor `(part, dim)`.
+        """The vectors of some, `(part, dim)`.
 
         All of a part go through the tower, so that few shapes occur.
 
         Args:
             part: slice.
             encode: Optional function that the inputs of the tower are given
-                to. By default `user_vectors` of the model.
+                to. By default `user_vectors` of the model, for numbers of
+                users that are powers of two.
         """
-        encode = encode or self._model.user_vectors
+        encode = encode or self._encode
         by_id = self.sources[part] == BY_ID
         asked = self._asked
         if len(asked) > 1 and (by_id.all() or not by_id.any()):
@@ -205,6 +208,18 @@ class Users:
         if len(vectors) == 1:
             return vectors[0]
         return ops.where(by_id[:, None], *vectors)
+
+    def _encode(self, inputs) -> np.ndarray:
+        """The vectors of inputs of the tower; each new shape is compiled."""
+        num_users = len(keras.tree.flatten(inputs)[0])
+        more = next_power_of_two(num_users) - num_users
+
+        def with_more(rows):
+            return np.pad(rows, ((0, more),) + ((0, 0),) * (rows.ndim - 1))
+
+        padded = keras.tree.map_structure(with_more, inputs)
+        vectors = ops.convert_to_numpy(self._model.user_vectors(padded))
+        return vectors[:num_users]
 
     def seen(self, part: slice) -> np.ndarray | None:
         """Their seen items, `(part, longest)` rows, padded with -1."""

@@ -4,12 +4,12 @@ import functools
 import weakref
 
 import numpy as np
-from keras import ops
 
 from keras_dp_retrieval import _checks
 from keras_dp_retrieval.data.padding import PADDING
 from keras_dp_retrieval.index import search_index
 from keras_dp_retrieval.index.exact import top_k
+from keras_dp_retrieval.index.few_shapes import search_in_few_shapes
 from keras_dp_retrieval.index.sorted_ids import as_ids
 from keras_dp_retrieval.model import id_rows
 from keras_dp_retrieval.model.candidate_filters import fulfilled
@@ -130,15 +130,18 @@ def _tower_search(model, restrictions):
     check_vectors("candidate", candidates, allowed)
 
     def search(vectors, part, k, seen):
-        scores, rows = top_k(
-            vectors,
-            candidates,
-            k,
-            excluded_rows=_excluded(seen, restrictions.excluded_rows, part),
-            allowed=allowed,
-        )
-        ids = id_rows.candidate_ids(model, ops.convert_to_numpy(rows))
-        return ids, ops.convert_to_numpy(scores)
+        def best(queries, excluded_rows):
+            return top_k(
+                queries,
+                candidates,
+                k,
+                excluded_rows=excluded_rows,
+                allowed=allowed,
+            )
+
+        excluded_rows = _excluded(seen, restrictions.excluded_rows, part)
+        scores, rows = search_in_few_shapes(best, vectors, excluded_rows)
+        return id_rows.candidate_ids(model, rows), scores
 
     return search
 

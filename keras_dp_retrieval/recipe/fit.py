@@ -106,7 +106,7 @@ def fit_recipe(
             overrides, "popularity_offset", popularity_weight=None
         )
     recipe = choose_recipe(whole, **overrides)
-    if recipe.order != "ignored" and not has_next_items(whole):
+    if recipe.predicts_next_item and not has_next_items(whole):
         num_interactions = len(whole.ratings("train"))
         raise ValueError(
             f"With split={data.split!r} the recipe predicts the next item, so "

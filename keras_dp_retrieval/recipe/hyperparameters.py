@@ -91,6 +91,11 @@ class Recipe:
         for name in ("item_dropout", "query_dropout", "id_dropout"):
             _checks.number_between(name, getattr(self, name), 0, 1)
 
+    @property
+    def predicts_next_item(self) -> bool:
+        """Whether it is trained in order of time, on what comes next."""
+        return self.order != "ignored"
+
     def get_config(self) -> dict:
         return dataclasses.asdict(self)
 

@@ -31,7 +31,7 @@ def build_model(
         seed: int.
         room: Optional `Room` for its histories.
     """
-    stddev = 0.05 if recipe.order == "ignored" else 0.1
+    stddev = 0.1 if recipe.predicts_next_item else 0.05
     tower = _tower_of_histories(data, recipe, stddev, seed)
     if recipe.use_features and data.user_features is not None:
         # Ids of users are dropped by the tower of histories, if at all.

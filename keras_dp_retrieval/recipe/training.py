@@ -23,7 +23,7 @@ class Training:
     def __init__(self, data, recipe: Recipe, seed: int, shared=None):
         set_random_seed(seed)
         self.recipe, self._shared = recipe, shared
-        by_time = recipe.order != "ignored"
+        by_time = recipe.predicts_next_item
         room = None if shared is None or by_time else shared.room
         self.model = build_model(data, recipe, seed, room=room)
         self.examples = examples(data, recipe, room)
@@ -46,7 +46,7 @@ class Training:
         if self._shared is not None:
             self._shared.give(self.model, self.recipe, self._schedule)
         callbacks = list(callbacks or [])
-        if self.recipe.order != "ignored":
+        if self.recipe.predicts_next_item:
             callbacks.insert(0, ShuffleTies(self.examples))
         self.model.fit(
             self.examples, epochs=epochs, verbose=verbose, callbacks=callbacks

@@ -56,7 +56,7 @@ def has_trials(data, recipe: Recipe) -> bool:
     """Whether trials on this data set have enough to choose by."""
     if num_held_out_users(data) < MIN_USERS_TO_CHOOSE_BY:
         return False
-    return recipe.order == "ignored" or has_next_items(data)
+    return not recipe.predicts_next_item or has_next_items(data)
 
 
 def trial_epochs(data, recipe: Recipe) -> int:
@@ -65,7 +65,7 @@ def trial_epochs(data, recipe: Recipe) -> int:
     As many as the model's, where these are few: which temperature and
     popularity weight are best depends on them.
     """
-    if recipe.order != "ignored" or recipe.objective != "full_softmax":
+    if recipe.predicts_next_item or recipe.objective != "full_softmax":
         return max(round(recipe.epochs / 3), 1)
     num_users = num_distinct(data.ratings("train").user_rows)
     steps = math.ceil(num_users / recipe.batch_size)

@@ -29,6 +29,8 @@ def all_finite(tensors) -> list[bool]:
 
     One pass over each on its own device, without a copy.
     """
+    if all(isinstance(tensor, np.ndarray) for tensor in tensors):
+        return [bool(np.isfinite(tensor).all()) for tensor in tensors]
     if keras.backend.backend() == "jax":
         from keras_dp_retrieval._jax import finiteness
 

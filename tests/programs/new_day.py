@@ -3,23 +3,15 @@
 Usage: new_day.py OUTPUT.npz PORT NUM_PROCESSES PROCESS_ID DEVICES_EACH [SEED]
 """
 
-import os
 import sys
 
-output, port, num_processes, process_id, devices_each, *seed = sys.argv[1:]
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + f" --xla_force_host_platform_device_count={devices_each}"
-)
+from joined import join
+
+output, *place, seed = [*sys.argv[1:], "0"][:6]
+join(*place)
 
 import keras
 import numpy as np
-
-if int(num_processes) > 1:
-    keras.distribution.initialize(
-        f"localhost:{port}", int(num_processes), int(process_id)
-    )
 
 import keras_dp_retrieval as kdr
 
@@ -41,7 +33,7 @@ model = kdr.TwoTowerRetrieval.for_dataset(monday, 8, objective="full_softmax")
 model.compile(keras.optimizers.Adagrad(0.1))
 model.fit(monday.train, verbose=0)
 try:
-    data = model.add_interactions(day(2, 40, int(seed[0]) if seed else 0))
+    data = model.add_interactions(day(2, 40, int(seed)))
 except ValueError as error:
     print(f"refused with {model.num_users} users: {error}", flush=True)
     sys.exit()

@@ -3,24 +3,15 @@
 Usage: recipe_tiny.py OUTPUT.npz PORT NUM_PROCESSES PROCESS_ID DEVICES_EACH
 """
 
-import os
 import pathlib
 import sys
 
-output, port, num_processes, process_id, devices_each = sys.argv[1:]
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + f" --xla_force_host_platform_device_count={devices_each}"
-)
+from joined import join
 
-import keras
+output, *place = sys.argv[1:]
+join(*place)
+
 import numpy as np
-
-if int(num_processes) > 1:
-    keras.distribution.initialize(
-        f"localhost:{port}", int(num_processes), int(process_id)
-    )
 
 import keras_dp_retrieval as kdr
 

@@ -9,19 +9,12 @@ import json
 import os
 import sys
 
-path, output, port, num_processes, process_id = sys.argv[1:]
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=2"
-)
+from joined import join
 
-import keras
+path, output, *place = sys.argv[1:]
+join(*place, devices_each=2)
+
 import numpy as np
-
-keras.distribution.initialize(
-    f"localhost:{port}", int(num_processes), int(process_id)
-)
 
 import keras_dp_retrieval as kdr
 

@@ -4,20 +4,15 @@ Usage: train_streamed.py FOLDER OUTPUT.npz PORT NUM_PROCESSES PROCESS_ID
     MAX_HISTORY, 0 for a model that knows ids alone
 """
 
-import os
 import sys
 
-folder, output, port, num_processes, process_id, max_history = sys.argv[1:]
-os.environ["KERAS_BACKEND"] = "jax"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+from joined import join
+
+folder, output, *place, max_history = sys.argv[1:]
+join(*place, devices_each=1)
 
 import keras
 import numpy as np
-
-if int(num_processes) > 1:
-    keras.distribution.initialize(
-        f"localhost:{port}", int(num_processes), int(process_id)
-    )
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.data.streaming.window_reader import PartReader
