@@ -9,6 +9,9 @@ user.
 
     python benchmarks/bench_losses.py --data-dir data --data p1 p2
     python benchmarks/bench_losses.py --data sparse "long tail"
+    python benchmarks/bench_losses.py --csv npm.csv debian.csv
+
+Files are as `dependencies.py` writes them.
 
 Interactions of one user and one time stand in the order of the file, shuffled
 in every epoch of training (`ShuffleTies`).
@@ -28,6 +31,7 @@ from movielens_folder import add_data_dir
 import keras_dp_retrieval as kdr
 
 NUM_STEPS = 300
+MOVIELENS = ("p1", "p2")
 
 # What is changed in `FullSoftmax`.
 TOP_K = {
@@ -61,7 +65,9 @@ def data_of(name, seed, data_dir):
         return kdr.RetrievalDataset.from_synthetic(
             *sizes, **options, validation_fraction=0.125
         )
-    return load(name, seed if name == "p1" else 42, data_dir)
+    if name in MOVIELENS:
+        return load(name, seed if name == "p1" else 42, data_dir)
+    return kdr.RetrievalDataset.from_csv(name, validation_fraction=0.125)
 
 
 def train(data, recipe, objective, seed):
@@ -139,15 +145,17 @@ def run(name, seeds, data_dir, only, dimension):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_dir(parser, required=False)
-    names = ["p1", "p2", *SHAPES]
-    parser.add_argument("--data", nargs="+", choices=names, default=names)
+    names = [*MOVIELENS, *SHAPES]
+    parser.add_argument("--data", nargs="+", choices=names)
+    parser.add_argument("--csv", nargs="+", default=[], metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--only", nargs="+", help="rows of the table")
     parser.add_argument("--dimension", type=int, default=64)
     args = parser.parse_args()
+    chosen = args.data or ([] if args.csv else names)
     results = {
         name: run(name, args.seeds, args.data_dir, args.only, args.dimension)
-        for name in args.data
+        for name in [*chosen, *args.csv]
     }
     print(json.dumps({"benchmark": "losses", "results": results}))
 
