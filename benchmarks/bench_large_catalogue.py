@@ -90,7 +90,10 @@ GRID = {
     if name != "in-batch, small batches"  # As the recipe had it.
 } | {
     "iALS": {"l2": (0.003, 0.01, 0.03), "unobserved": (0.03, 0.1)},
-    "ALS (implicit)": {"regularization": (10.0, 30.0), "alpha": (1.0, 3.0, 10.0)},
+    "ALS (implicit)": {
+        "regularization": (10.0, 30.0),
+        "alpha": (1.0, 3.0, 10.0),
+    },
 }
 
 

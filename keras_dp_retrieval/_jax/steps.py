@@ -7,7 +7,6 @@
 
 import jax
 import keras
-import numpy as np
 from jax import numpy as jnp
 
 from keras_dp_retrieval._keras.trainer import loss_and_updates
@@ -79,9 +78,3 @@ def update_metrics(model, metrics_variables, loss, x, y, y_pred, weights):
 def mean_of(total, count):
     """What `keras.metrics.Mean.result` is, as one program rather than four."""
     return jnp.where(count == 0, 0, total / jnp.where(count == 0, 1, count))
-
-
-def zeros_like(arrays):
-    """Zeros of their shapes and on their devices, put there in one go."""
-    zeros = [np.zeros(array.shape, array.dtype) for array in arrays]
-    return jax.device_put(zeros, [array.sharding for array in arrays])

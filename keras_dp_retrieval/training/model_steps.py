@@ -6,6 +6,7 @@ Functions that take the model, for the methods that Keras calls.
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import distribution
@@ -63,12 +64,11 @@ def reset_loss(model) -> bool:
     """
     if keras.distribution.distribution() is None or not _has_loss_alone(model):
         return False
-    from keras_dp_retrieval._jax import steps
+    from keras_dp_retrieval._jax.replication import laid_out
 
-    variables = model.loss_tracker.variables
-    zeros = steps.zeros_like([variable.value for variable in variables])
-    for variable, zero in zip(variables, zeros, strict=True):
-        variable.assign(zero)
+    for variable in model.loss_tracker.variables:
+        zero = np.zeros(variable.shape, variable.dtype)
+        variable.assign(laid_out(zero, variable.value.sharding))
     return True
 
 
