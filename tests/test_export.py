@@ -24,7 +24,7 @@ def recency_tower(data):
     [
         id_tower,
         pytest.param(id_history_tower, marks=pytest.mark.slow),
-        recency_tower,
+        pytest.param(recency_tower, marks=pytest.mark.slow),
     ],
 )
 def test_a_loaded_model_is_exported_and_serves_what_it_answers(tmp_path, tower):

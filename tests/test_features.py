@@ -313,6 +313,7 @@ def test_items_of_which_nothing_is_known_are_not(data):
     assert 99 not in retrievable and 30 in retrievable
 
 
+@pytest.mark.slow
 def test_a_saved_model_answers_and_goes_on_the_same(data, tmp_path):
     model = trained(data, epochs=2, **towers(data))
     model.build_index()

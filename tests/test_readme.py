@@ -43,6 +43,7 @@ def test_the_first_example_recommends_something_to_everybody(
     assert "''" not in ids_and_scores and "inf" not in ids_and_scores
 
 
+@pytest.mark.slow
 def test_examples_run_on_synthetic_data(monkeypatch, tmp_path):
     asked = []
 

@@ -319,6 +319,7 @@ HONOURED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HONOURED)
 @pytest.mark.filterwarnings("ignore:Embedding tables are updated densely")
 def test_options_of_the_optimizer_are_honoured(name):

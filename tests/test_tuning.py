@@ -176,7 +176,9 @@ def test_works_with_a_tuner_of_keras_tuner(data, tmp_path):
     ("tuner", "max_trials", "interruptions"),
     [
         # Trial, of those that this process begins, and epoch.
-        ("random", 3, [(1, 1), (0, 1), (1, 2)]),
+        pytest.param(
+            *("random", 3, [(1, 1), (0, 1), (1, 2)]), marks=pytest.mark.slow
+        ),
         pytest.param("grid", 4, [(1, 1), (1, 2)], marks=pytest.mark.slow),
         # It draws at random from the seventh trial on.
         pytest.param("bayesian", 8, [(7, 1)], marks=pytest.mark.slow),
