@@ -1177,6 +1177,57 @@ def test_equal_scores_give_the_log_of_the_competitors():
         assert objective.num_competitors(64, 200) is None
 
 
+OF_EVERY_SOFTMAX = {
+    "temperature": 0.15,
+    "learn_temperature": False,
+    "normalize": True,
+    "mask_known_positives": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"),
+    [
+        (
+            FullSoftmax,
+            {
+                "positives_power": 0.5,
+                "rating_weight": 0.0,
+                "logq_power": 0.0,
+                "chunk_size": None,
+                "top_k": None,
+                "top_k_temperature": 1.0,
+            },
+        ),
+        (
+            InBatchSoftmax,
+            {
+                "logq": "corrected",
+                "mask_accidental_hits": True,
+                "hard_negatives": None,
+                "num_uniform_negatives": 0,
+                "seed": None,
+            },
+        ),
+        (
+            losses.BucketedSoftmax,
+            {
+                "num_buckets": None,
+                "examples_per_bucket": None,
+                "candidates_per_bucket": 256,
+                "seed": None,
+            },
+        ),
+    ],
+)
+def test_what_is_not_said_is_what_the_docstrings_say(kind, own):
+    config = kind().get_config()
+    for given in ("name", "trainable", "dtype"):
+        del config[given]
+    assert config == {**OF_EVERY_SOFTMAX, **own}
+    assert {name: getattr(kind(), name) for name in config} == config
+
+
 def test_the_full_softmax_is_the_default_up_to_100_000_candidates():
     assert losses.default_name(100_000) == "full_softmax"
     assert losses.default_name(100_001) == "in_batch_softmax"

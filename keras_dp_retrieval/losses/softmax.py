@@ -27,11 +27,11 @@ class SoftmaxObjective(Objective):
 
     def __init__(
         self,
-        temperature=0.15,
+        temperature,
         *,
-        learn_temperature=False,
-        normalize=True,
-        mask_known_positives=True,
+        learn_temperature,
+        normalize,
+        mask_known_positives,
         **kwargs,
     ):
         super().__init__(**kwargs)
