@@ -289,6 +289,13 @@ def test_a_rating_weighs_the_term_of_its_positive():
         values(FullSoftmax(), users, table, rows) * (1 + 0.25 * (ratings - 3)),
         rtol=1e-5,
     )
+    # Alone, a rating is its own mean.
+    alone = users[:1], table, rows[:1]
+    np.testing.assert_allclose(
+        values(weighted, *alone, ratings=ratings[:1]),
+        values(FullSoftmax(), *alone),
+        rtol=1e-6,
+    )
     # The first user has two positives, the second one and padding.
     several, of_each = np.array([[1, 2], [3, -1]]), np.float32([[5, 1], [3, 9]])
     options = {"positives_power": 0.0, "mask_known_positives": False}
@@ -631,6 +638,7 @@ def test_bucketed_softmax_hand_value():
 @pytest.mark.parametrize("mask", [True, False])
 def test_buckets_of_everything_are_the_full_softmax(mask):
     users, table, rows, counts, known = random_case(3)
+    counts[np.setdiff1d(np.arange(11), rows)[:2]] = 0  # Training has not them.
     kwargs = {"candidate_counts": counts, "known_positives": known}
     options = {"temperature": 0.5, "mask_known_positives": mask}
     expected = runner(FullSoftmax(**options))(users, table, rows, **kwargs)
@@ -689,9 +697,24 @@ def test_candidates_of_a_bucket_are_hard_negatives():
     assert np.mean(in_buckets) > scores.mean() + scores.std()
 
 
-def test_several_positives_per_row_are_refused():
-    with pytest.raises(ValueError, match=r"one candidate.*\(1, 2\).*FullSoft"):
-        InBatchSoftmax()(make_batch([[1.0]], [[1.0], [2.0]], [[0, 1]]))
+def test_the_seed_says_what_is_in_the_buckets():
+    users, table, rows, _, _ = random_case(5, batch=64, num_candidates=500)
+
+    def columns(seed):
+        objective = BucketedSoftmax(candidates_per_bucket=25, seed=seed)
+        batch = make_batch(users, table, rows)
+        arrays = jnp.float32(users), jnp.float32(table), np.ones(64, bool)
+        return np.asarray(objective._buckets(batch, *arrays)[1])
+
+    np.testing.assert_array_equal(columns(1), columns(1))
+    assert (columns(1) != columns(2)).any()
+
+
+@pytest.mark.parametrize("kind", [InBatchSoftmax, BucketedSoftmax])
+def test_several_positives_per_row_are_refused(kind):
+    message = rf"{kind.__name__}.*one candidate.*\(1, 2\).*FullSoft"
+    with pytest.raises(ValueError, match=message):
+        kind()(make_batch([[1.0]], [[1.0], [2.0]], [[0, 1]]))
 
 
 # --- Known positives without padding -----------------------------------------
