@@ -289,6 +289,12 @@ def test_a_rating_weighs_the_term_of_its_positive():
         values(FullSoftmax(), users, table, rows) * (1 + 0.25 * (ratings - 3)),
         rtol=1e-5,
     )
+    # Without ratings, all weigh the same.
+    np.testing.assert_allclose(
+        values(weighted, users, table, rows),
+        values(FullSoftmax(), users, table, rows),
+        rtol=1e-6,
+    )
     # Alone, a rating is its own mean.
     alone = users[:1], table, rows[:1]
     np.testing.assert_allclose(
