@@ -88,6 +88,7 @@ def test_bad_arguments_say_what_would_work(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_falls_back_to_synthetic_data_and_says_so(
     monkeypatch, tmp_path, capsys
 ):

@@ -325,6 +325,7 @@ def test_the_command_of_the_readme_runs(tmp_path, monkeypatch, everything):
     assert (tmp_path / "served" / "user_tower" / "user_tower.onnx").exists()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_was_proved(tmp_path, capsys):
     of_ids().save(tmp_path / "m.keras")
     words = ["export", str(tmp_path / "m.keras"), str(tmp_path / "served")]

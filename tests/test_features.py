@@ -492,6 +492,7 @@ def test_added_users_are_known_by_their_features(data, model):
     assert of_group(grown.recommend([500], k=4)[0], new[:1]) > 0.7
 
 
+@pytest.mark.slow
 def test_a_new_day_brings_features_of_its_own(data):
     model = trained(data)
     monday = kdr.RetrievalDataset(

@@ -195,6 +195,7 @@ def test_rows_are_drawn_as_the_table_draws_them():
     assert first.std() == pytest.approx(0.1 / np.sqrt(12), rel=0.05)
 
 
+@pytest.mark.slow
 def test_tables_inside_a_stack_of_layers_grow(tmp_path):
     model = kdr.TwoTowerRetrieval(
         6,

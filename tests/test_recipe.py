@@ -167,6 +167,7 @@ class Fits(keras.callbacks.Callback):
         self.epochs, self.steps = self.params["epochs"], self.params["steps"]
 
 
+@pytest.mark.slow
 def test_in_batch_negatives_come_in_batches_of_the_size_that_was_asked_for():
     data = synthetic()
     options = {"objective": "in_batch_softmax", "embedding_dimension": 4}

@@ -155,6 +155,7 @@ def test_a_later_item_does_not_change_what_came_before():
     assert (np.abs(one - other).max(axis=2) > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing():
     tower = tower_of()
     short = tower((USERS[:1], np.array([[1, 2, 3, -1]])))
@@ -183,6 +184,7 @@ def test_without_a_known_item_the_vector_is_zero():
     np.testing.assert_array_equal(tower((USERS, nothing)), 0)
 
 
+@pytest.mark.slow
 def test_the_latest_are_kept():
     tower = tower_of(max_length=2)
     long = tower((USERS[:1], np.array([[1, 2, 3, 4]])))

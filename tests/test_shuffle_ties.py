@@ -145,6 +145,7 @@ class Saboteur(keras.callbacks.Callback):
             raise RuntimeError("stop here")
 
 
+@pytest.mark.slow
 def test_a_fit_that_fails_leaves_the_histories_as_they_were():
     data = tied_data()
     model = recency_model(data)

@@ -554,6 +554,7 @@ def test_table_and_figure_show_every_trial(finished, tmp_path):
     assert labels == ["epoch", "embedding_dimension", "learning_rate"]
 
 
+@pytest.mark.slow
 def test_loss_is_minimized(search):
     result = search(objective="val_loss", epochs=1)
     assert result.direction == "min"
