@@ -1,12 +1,12 @@
 """Outside of training the towers run as one program, with the same results."""
 
-import jax
 import keras
 import numpy as np
 import pytest
 
 import keras_dp_retrieval as kdr
 from keras_dp_retrieval.model import encoding
+from tests.compilations import compiled_programs
 
 if keras.backend.backend() != "jax":
     pytest.skip("Other backends compile nothing.", allow_module_level=True)
@@ -133,24 +133,17 @@ def test_all_candidates_outlive_the_table_they_were_made_of(objective):
 
 
 def test_other_numbers_of_users_are_answered_without_compiling():
-    compiled = []
-
-    def note(event, *_, **__):
-        if event.endswith("backend_compile_duration"):
-            compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    model = with_histories()
-    ids, scores = model.recommend(np.arange(1, 9), k=5)
-    vectors = model.encode_users(np.arange(1, 9))
-    assert compiled
-    compiled.clear()
-    for size in (5, 6, 7):
-        some = model.recommend(np.arange(1, 1 + size), k=5)
-        np.testing.assert_array_equal(some[0], ids[:size])
-        np.testing.assert_array_equal(some[1], scores[:size])
-        np.testing.assert_array_equal(
-            model.encode_users(np.arange(1, 1 + size)), vectors[:size]
-        )
-    assert not compiled
-    jax.monitoring.unregister_event_duration_listener(note)
+    with compiled_programs() as compiled:
+        model = with_histories()
+        ids, scores = model.recommend(np.arange(1, 9), k=5)
+        vectors = model.encode_users(np.arange(1, 9))
+        assert compiled
+        compiled.clear()
+        for size in (5, 6, 7):
+            some = model.recommend(np.arange(1, 1 + size), k=5)
+            np.testing.assert_array_equal(some[0], ids[:size])
+            np.testing.assert_array_equal(some[1], scores[:size])
+            np.testing.assert_array_equal(
+                model.encode_users(np.arange(1, 1 + size)), vectors[:size]
+            )
+        assert not compiled

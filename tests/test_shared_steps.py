@@ -2,7 +2,6 @@
 
 import contextlib
 
-import jax
 import keras
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ import keras_dp_retrieval as kdr
 from keras_dp_retrieval.recipe import training, trials
 from keras_dp_retrieval.recipe.sharing import Room
 from keras_dp_retrieval.training.shared_steps import SharedSteps
+from tests.compilations import compiled_programs
 
 OPTIONS = {"embedding_dimension": 8, "epochs": 3}
 
@@ -24,17 +24,8 @@ def synthetic(**options):
 @contextlib.contextmanager
 def compiled_steps():
     """Counts the programs of fused steps that JAX compiles meanwhile."""
-    names = []
-
-    def listen(event, seconds, fun_name="", **_):
-        if event.endswith("backend_compile_duration"):
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield lambda: sum("run" in str(name) for name in names)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
+    with compiled_programs() as names:
+        yield lambda: sum("run" in name for name in names)
 
 
 def trained(data, temperature, shared=None, epochs=2):
