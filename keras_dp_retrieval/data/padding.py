@@ -61,6 +61,13 @@ def next_power_of_two(number: int) -> int:
     return 1 << max(number - 1, 0).bit_length()
 
 
+def in_few_shapes(rows, fill=0) -> np.ndarray:
+    """Rows `(n, ...)`, with more of `fill` to a power of two of them."""
+    more = next_power_of_two(len(rows)) - len(rows)
+    missing = ((0, more),) + ((0, 0),) * (rows.ndim - 1)
+    return np.pad(rows, missing, constant_values=fill)
+
+
 def next_of_few_sizes(number: int) -> int:
     """The smallest of a few sizes that is not less than `number`.
 

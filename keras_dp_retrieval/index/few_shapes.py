@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_dp_retrieval.data.padding import PADDING, next_power_of_two
+from keras_dp_retrieval.data.padding import PADDING, in_few_shapes
 
 
 def search_in_few_shapes(search, queries, excluded_rows):
@@ -22,15 +22,10 @@ def search_in_few_shapes(search, queries, excluded_rows):
         Two NumPy arrays `(num_queries, k)`.
     """
     num_queries = len(queries)
-    more = next_power_of_two(num_queries) - num_queries
     if excluded_rows is not None:
-        width = excluded_rows.shape[1]
-        excluded_rows = np.pad(
-            excluded_rows,
-            ((0, more), (0, next_power_of_two(width) - width)),
-            constant_values=PADDING,
-        )
-    found = search(np.pad(queries, ((0, more), (0, 0))), excluded_rows)
+        columns = in_few_shapes(excluded_rows.T, PADDING)
+        excluded_rows = in_few_shapes(columns.T, PADDING)
+    found = search(in_few_shapes(queries), excluded_rows)
     return tuple(
         np.asarray(keras.ops.convert_to_numpy(one))[:num_queries]
         for one in found

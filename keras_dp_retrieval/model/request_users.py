@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_dp_retrieval import _checks
-from keras_dp_retrieval.data.padding import next_power_of_two
+from keras_dp_retrieval.data.padding import in_few_shapes
 from keras_dp_retrieval.model import encoding, feature_rows, id_rows
 from keras_dp_retrieval.model.asked_users import (
     KnownUsers,
@@ -212,12 +212,7 @@ class Users:
     def _encode(self, inputs) -> np.ndarray:
         """The vectors of inputs of the tower; each new shape is compiled."""
         num_users = len(keras.tree.flatten(inputs)[0])
-        more = next_power_of_two(num_users) - num_users
-
-        def with_more(rows):
-            return np.pad(rows, ((0, more),) + ((0, 0),) * (rows.ndim - 1))
-
-        padded = keras.tree.map_structure(with_more, inputs)
+        padded = keras.tree.map_structure(in_few_shapes, inputs)
         vectors = ops.convert_to_numpy(self._model.user_vectors(padded))
         return vectors[:num_users]
 
