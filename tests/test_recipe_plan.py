@@ -71,6 +71,48 @@ def test_trials_are_planned_where_there_are_any(split, is_trial, monkeypatch):
     if is_trial:
         steps = training.examples(on, recipe).num_batches * recipe.epochs
         assert planned.steps_of_trial == steps
+        assert planned.dimension_of_trials == recipe.embedding_dimension
+
+
+@pytest.mark.filterwarnings("ignore:.*older than the newest")
+@pytest.mark.parametrize(
+    ("dimension", "of_trial"), [(512, 256), (256, 128), (200, 128), (64, 64)]
+)
+def test_long_trials_have_half_of_the_dimensions(
+    dimension, of_trial, monkeypatch
+):
+    data = data_of(300, split="random", validation_fraction=0.2)
+    recipe = fit.choose_recipe(data, embedding_dimension=dimension)
+    trial = trial_sizes.trial_recipe(data, recipe)
+    assert trial.embedding_dimension == dimension
+    steps = training.examples(data, trial).num_batches * trial.epochs
+    flop = steps * trial_sizes.flop_per_step(data, recipe)
+    monkeypatch.setattr(trial_sizes, "FLOP_OF_LONG_TRIAL", flop)
+    trial = trial_sizes.trial_recipe(data, recipe)
+    assert trial.embedding_dimension == dimension
+    monkeypatch.setattr(trial_sizes, "FLOP_OF_LONG_TRIAL", flop - 1)
+    trial = trial_sizes.trial_recipe(data, recipe)
+    assert trial.embedding_dimension == of_trial
+    assert dataclasses.replace(trial, embedding_dimension=dimension) == (
+        dataclasses.replace(recipe, epochs=trial.epochs)
+    )
+    for other in ({"use_features": True}, {"order": "recency"}):
+        changed = dataclasses.replace(recipe, **other)
+        trial = trial_sizes.trial_recipe(data, changed)
+        assert trial.embedding_dimension == dimension
+
+
+@pytest.mark.filterwarnings("ignore:.*older than the newest")
+def test_the_plan_counts_the_dimensions_of_the_trials(monkeypatch):
+    data = data_of(300, split="random", validation_fraction=0.2)
+    whole = plan_recipe(data)
+    assert "dimensions" not in str(whole)
+    monkeypatch.setattr(trial_sizes, "FLOP_OF_LONG_TRIAL", 0)
+    planned = plan_recipe(data)
+    assert "with 128 dimensions" in str(planned)
+    assert planned == dataclasses.replace(whole, dimension_of_trials=128)
+    in_trials = (whole.most_steps - whole.num_steps) * whole.flop_per_step
+    assert planned.most_flop == whole.most_flop - in_trials // 2
 
 
 @pytest.mark.parametrize(
@@ -94,14 +136,14 @@ def test_the_length_of_a_trial_follows_from_its_steps(batch_size, epochs):
 def test_chunks_cost_one_more_product(monkeypatch):
     data = data_of(split="random")
     recipe = fit.choose_recipe(data, batch_size=64, embedding_dimension=8)
-    whole = plan._flop_per_step(data, recipe)
+    whole = trial_sizes.flop_per_step(data, recipe)
     assert whole == 3 * 2 * 64 * data.num_candidates * 8
-    monkeypatch.setattr(plan, "chunk_size", lambda data: 10)
-    assert plan._flop_per_step(data, recipe) == whole / 3 * 4
+    monkeypatch.setattr(trial_sizes, "chunk_size", lambda data: 10)
+    assert trial_sizes.flop_per_step(data, recipe) == whole / 3 * 4
     of_batch = dataclasses.replace(
         recipe, objective="in_batch_softmax", rating_weight=0.0
     )
-    assert plan._flop_per_step(data, of_batch) == 3 * 2 * 64 * 64 * 8
+    assert trial_sizes.flop_per_step(data, of_batch) == 3 * 2 * 64 * 64 * 8
 
 
 @pytest.mark.filterwarnings("ignore:.*older than the newest")

@@ -41,8 +41,9 @@ def fit_recipe(
     are chosen from the shape of the data, see `Recipe`. The temperature and
     the popularity weight are chosen in trials on held-out interactions: three
     to five trainings of as many epochs (a third of them where batches are of
-    interactions), the first third of which they share. Together they take two
-    to four times as long as the training itself.
+    interactions), the first third of which they share. Where they are long,
+    their vectors are of half the length (of 128 at least). Together they take
+    one to four times as long as the training itself.
 
     Where the test part is later than the train part, one more trial may replace
     the `RecencyTower` by a `SequenceTower`, if this does better by more than

@@ -8,7 +8,6 @@ import numpy as np
 from keras_dp_retrieval.data.sequences import num_pieces
 from keras_dp_retrieval.recipe import trial_sizes, trials
 from keras_dp_retrieval.recipe.hyperparameters import Recipe
-from keras_dp_retrieval.recipe.recipe_model import chunk_size
 from keras_dp_retrieval.recipe.sequence_trial import (
     reason_against,
     sequence_recipe,
@@ -42,6 +41,7 @@ class RecipePlan:
             come on top.
         flop_per_step: int. Floating-point operations of the logits of a step,
             forward and backward. The towers' come on top.
+        dimension_of_trials: int. The length of their vectors.
     """
 
     recipe: Recipe
@@ -54,6 +54,7 @@ class RecipePlan:
     num_steps_of_sequence: int
     num_parameters: int
     flop_per_step: int
+    dimension_of_trials: int
 
     @property
     def num_steps(self) -> int:
@@ -78,6 +79,14 @@ class RecipePlan:
             of_trials += max(longer, 0)
         return of_trials + max(self.num_steps, self.num_steps_of_sequence)
 
+    @property
+    def most_flop(self) -> int:
+        """Floating-point operations of the logits of `most_steps`."""
+        flop = self.num_steps * self.flop_per_step
+        of_trials = (self.most_steps - self.num_steps) * self.flop_per_step
+        dimension = self.recipe.embedding_dimension
+        return flop + of_trials * self.dimension_of_trials // dimension
+
     def to_dict(self) -> dict:
         """Returns all of it as plain values, for JSON."""
         return {**dataclasses.asdict(self), "num_steps": self.num_steps}
@@ -85,13 +94,14 @@ class RecipePlan:
     def __str__(self) -> str:
         recipe = self.recipe
         megabytes = self.num_parameters * _FLOAT / 1e6
-        flop = self.most_steps * self.flop_per_step
         if self.num_trials[1]:
             tried = (
                 f"{self.num_trials[0]} to {self.num_trials[1]} trainings "
                 f"before, the first of {self.steps_of_trial:,} steps, others "
                 f"of {self.steps_of_others:,} more than what they share"
             )
+            if self.dimension_of_trials < recipe.embedding_dimension:
+                tried += f", with {self.dimension_of_trials} dimensions"
             if self.steps_of_sequence:
                 tried += (
                     f", and one of {self.steps_of_sequence:,} with a "
@@ -113,7 +123,7 @@ class RecipePlan:
             "parameters": f"{self.num_parameters:,}: {megabytes:,.1f} MB, and "
             f"{2 * megabytes:,.1f} MB of the optimizer",
             "logits": f"{_short(self.flop_per_step)}FLOP a step, "
-            f"{_short(flop)}FLOP in all at most",
+            f"{_short(self.most_flop)}FLOP in all at most",
         }
         return "\n".join(
             [
@@ -139,8 +149,8 @@ def plan_recipe(data) -> RecipePlan:
     trial_steps = math.ceil(
         _num_examples(of_trials, recipe) / recipe.batch_size
     )
-    epochs = trial_sizes.trial_epochs(of_trials, recipe)
-    own_epochs = epochs - trial_sizes.shared_epochs(epochs)
+    trial = trial_sizes.trial_recipe(of_trials, recipe)
+    own_epochs = trial.epochs - trial_sizes.shared_epochs(trial.epochs)
     of_sequence = (0, 0)
     if is_tried and not reason_against(whole, recipe, {}):
         of_sequence = _steps_of_sequence(whole, of_trials, recipe)
@@ -149,12 +159,13 @@ def plan_recipe(data) -> RecipePlan:
         num_examples=num_examples,
         steps_per_epoch=math.ceil(num_examples / recipe.batch_size),
         num_trials=_num_trials(recipe) if is_tried else (0, 0),
-        steps_of_trial=trial_steps * epochs,
+        steps_of_trial=trial_steps * trial.epochs,
         steps_of_others=trial_steps * own_epochs,
         steps_of_sequence=of_sequence[0],
         num_steps_of_sequence=of_sequence[1],
         num_parameters=_num_parameters(data, recipe),
-        flop_per_step=_flop_per_step(data, recipe),
+        flop_per_step=trial_sizes.flop_per_step(data, recipe),
+        dimension_of_trials=trial.embedding_dimension,
     )
 
 
@@ -178,7 +189,7 @@ def _steps_of_sequence(whole, of_trials, recipe: Recipe) -> tuple[int, int]:
         examples = _num_examples(data, other)
         return epochs * math.ceil(examples / other.batch_size)
 
-    epochs = trial_sizes.trial_epochs(of_trials, other)
+    epochs = trial_sizes.trial_recipe(of_trials, other).epochs
     return steps(of_trials, epochs), steps(whole, other.epochs)
 
 
@@ -190,16 +201,6 @@ def _num_parameters(data, recipe: Recipe) -> int:
     else:
         rows = data.num_users + 2 * data.num_candidates
     return rows * dimension
-
-
-def _flop_per_step(data, recipe: Recipe) -> int:
-    is_full = recipe.objective == "full_softmax"
-    others = data.num_candidates if is_full else recipe.batch_size
-    # Once forward and for each of two gradients; chunks are computed again.
-    products = 4 if is_full and chunk_size(data) else 3
-    # A product and a sum.
-    each = 2 * recipe.batch_size * others * recipe.embedding_dimension
-    return products * each
 
 
 def _num_trials(recipe: Recipe) -> tuple[int, int]:

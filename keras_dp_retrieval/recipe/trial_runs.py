@@ -15,7 +15,7 @@ from keras_dp_retrieval.recipe.trial_sizes import (
     has_trials,
     num_held_out_users,
     shared_epochs,
-    trial_epochs,
+    trial_recipe,
 )
 
 
@@ -45,14 +45,13 @@ class TrialRuns:
         Returns:
             What `trials.choose` returns.
         """
-        epochs = trial_epochs(self._data, recipe)
-        shorter = dataclasses.replace(recipe, epochs=epochs)
+        smaller = trial_recipe(self._data, recipe)
         made: list = []
 
         def train(temperature):
             if not made:
-                training = self._training(shorter)
-                branches = Branches(training, shared_epochs(epochs))
+                training = self._training(smaller)
+                branches = Branches(training, shared_epochs(smaller.epochs))
                 made.extend([branches, self._task.encoder(training.model)])
             branches, encode = made
             branches.train(temperature, self._callbacks)
@@ -109,9 +108,9 @@ class TrialRuns:
 
     def _trained(self, recipe: Recipe, name: str):
         """The `Encoded` of a trial in one piece."""
-        epochs = trial_epochs(self._data, recipe)
-        training = self._training(dataclasses.replace(recipe, epochs=epochs))
-        training.fit(epochs, callbacks=self._callbacks(name))
+        smaller = trial_recipe(self._data, recipe)
+        training = self._training(smaller)
+        training.fit(smaller.epochs, callbacks=self._callbacks(name))
         return self._task.encoder(training.model)()
 
     def _callbacks(self, name: str) -> list:

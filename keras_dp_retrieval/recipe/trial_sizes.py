@@ -1,10 +1,12 @@
-"""Whether there are trials, which data they are made on, and how long."""
+"""Whether there are trials, which data they are made on, and how large."""
 
+import dataclasses
 import math
 
 import numpy as np
 
 from keras_dp_retrieval.recipe.hyperparameters import Recipe
+from keras_dp_retrieval.recipe.recipe_model import chunk_size
 from keras_dp_retrieval.recipe.shape import USUAL_STEPS
 
 # With fewer held-out users than this, differences are mostly noise.
@@ -20,6 +22,13 @@ SHARED = 1 / 3
 STEPS_OF_LONGER_TRIAL = 400
 EPOCHS_OF_LONGER_TRIAL = 8
 LEAST_EPOCHS_OF_TRIAL = 5
+
+# Where the logits of one trial are more than this, two seconds or so on a CPU,
+# trials have vectors of half the length, which takes another program: compiling
+# it takes as long. The least length of a half: with a fourth, 64, a popularity
+# weight made up for what Debian's packages lost, and cost 0.007 of NDCG@10.
+FLOP_OF_LONG_TRIAL = 2e11
+LEAST_HALF = 128
 
 
 def divided_for_fit(data, validation_in_train: bool = True):
@@ -57,6 +66,34 @@ def has_trials(data, recipe: Recipe) -> bool:
     if num_held_out_users(data) < MIN_USERS_TO_CHOOSE_BY:
         return False
     return not recipe.predicts_next_item or has_next_items(data)
+
+
+def trial_recipe(data, recipe: Recipe) -> Recipe:
+    """The recipe of a trial on these data: shorter, of no longer vectors."""
+    recipe = dataclasses.replace(recipe, epochs=trial_epochs(data, recipe))
+    if recipe.predicts_next_item or recipe.objective != "full_softmax":
+        return recipe
+    users = num_distinct(data.ratings("train").user_rows)
+    steps = math.ceil(users / recipe.batch_size) * recipe.epochs
+    # Of features it was not tried.
+    if recipe.use_features or (
+        steps * flop_per_step(data, recipe) <= FLOP_OF_LONG_TRIAL
+    ):
+        return recipe
+    dimension = recipe.embedding_dimension
+    shorter = max(dimension // 2, min(dimension, LEAST_HALF))
+    return dataclasses.replace(recipe, embedding_dimension=shorter)
+
+
+def flop_per_step(data, recipe: Recipe) -> int:
+    """Floating-point operations of the logits of a step, there and back."""
+    is_full = recipe.objective == "full_softmax"
+    others = data.num_candidates if is_full else recipe.batch_size
+    # Once forward and for each of two gradients; chunks are computed again.
+    products = 4 if is_full and chunk_size(data) else 3
+    # A product and a sum.
+    each = 2 * recipe.batch_size * others * recipe.embedding_dimension
+    return products * each
 
 
 def trial_epochs(data, recipe: Recipe) -> int:
