@@ -97,7 +97,12 @@ class Shape:
 
 def test_larger_catalogues_get_smaller_vectors():
     assert choose_recipe(Shape(901, 1701)).embedding_dimension == 256
-    assert choose_recipe(Shape(30_001, 41_001)).embedding_dimension == 128
+    assert choose_recipe(Shape(30_001, 41_001)).embedding_dimension == 256
+    assert choose_recipe(Shape(80_001, 130_001)).embedding_dimension == 128
+    # Whose trials have all dimensions.
+    with_features = Shape(30_001, 41_001)
+    with_features.user_features = object()
+    assert choose_recipe(with_features).embedding_dimension == 128
 
 
 @pytest.mark.parametrize(
