@@ -716,6 +716,25 @@ def test_the_seed_says_what_is_in_the_buckets():
     assert (columns(1) != columns(2)).any()
 
 
+def test_padding_does_not_choose_what_is_in_the_buckets():
+    users, table, rows, _, _ = random_case(5, batch=64, num_candidates=500)
+    exists = np.arange(64) < 40
+
+    def buckets(of_padding):
+        vectors = np.where(exists[:, None], users, of_padding)
+        objective = BucketedSoftmax(candidates_per_bucket=25, seed=1)
+        batch = make_batch(vectors, table, rows)
+        arrays = jnp.float32(vectors), jnp.float32(table), exists
+        return [np.asarray(part) for part in objective._buckets(batch, *arrays)]
+
+    examples, columns = buckets(0.0)
+    assert examples.shape == (16, 16)  # Twice the square root of 64.
+    assert columns.shape == (16, 25)
+    assert examples.max() < 40
+    for found, expected in zip(buckets(9.0), (examples, columns), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kind", [InBatchSoftmax, BucketedSoftmax])
 def test_several_positives_per_row_are_refused(kind):
     message = rf"{kind.__name__}.*one candidate.*\(1, 2\).*FullSoft"
@@ -1151,6 +1170,7 @@ def test_get_names_what_works(wrong):
             "top_k_temperature",
             lambda: FullSoftmax(top_k=1, top_k_temperature=0),
         ),
+        ("seed", lambda: BucketedSoftmax(seed=-1)),
         ("num_buckets", lambda: BucketedSoftmax(num_buckets=0)),
         (
             "examples_per_bucket",
