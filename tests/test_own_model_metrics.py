@@ -197,6 +197,31 @@ def test_vectors_of_the_wrong_shape_are_refused():
         kdr.evaluate(None, data, vectors=lambda _: (users.__getitem__, 1.0))
 
 
+def test_vectors_that_are_not_finite_are_refused():
+    train, held_out = map(arrays, interactions())
+    data = kdr.RetrievalDataset.from_batches(train, test=held_out)
+
+    def evaluated(role=None, row=0):
+        tables = {
+            "user": np.ones((NUM_USERS, 4)),
+            "candidate": np.ones((NUM_MOVIES, 4)),
+        }
+        if role is not None:
+            tables[role][row, 1] = np.nan
+        users, movies = tables.values()
+        return kdr.evaluate(
+            None, data, vectors=lambda _: (users.__getitem__, movies)
+        )
+
+    expected = evaluated()
+    seen = held_out[0][0], train[1]["candidate_id"][0]
+    for role, row in zip(("user", "candidate"), seen, strict=True):
+        with pytest.raises(ValueError, match=f"The {role} vectors must be"):
+            evaluated(role, row)
+    # What may not be recommended may be anything.
+    assert evaluated("candidate", 0) == expected
+
+
 class Sequence(keras.utils.PyDataset):
     def __init__(self, batches):
         super().__init__()
@@ -313,7 +338,7 @@ def test_the_callback_with_a_function_survives_json():
     assert again.get_config() == callback.get_config()
 
 
-@pytest.mark.parametrize("ks", [None, 5, "10", (), 2.5])
+@pytest.mark.parametrize("ks", [None, 5, "10", (), 2.5, np.array(5)])
 def test_lengths_of_lists_are_checked_at_the_door(ks):
     train, held_out = map(arrays, interactions())
     data = kdr.RetrievalDataset.from_batches(train, held_out)
