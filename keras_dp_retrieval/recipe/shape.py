@@ -61,6 +61,10 @@ def choose_recipe(data, **overrides) -> Recipe:
     chunks that bound the memory of a step. Otherwise it is the in-batch
     softmax.
 
+    Vectors have 256 dimensions where the order is ignored and users times
+    candidates are less than 1e10 (with features 1e8), else 128; those of a
+    `SequenceTower` 64.
+
     The number of epochs depends on the batch size, given or chosen.
 
     Args:
