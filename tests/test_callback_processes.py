@@ -141,7 +141,12 @@ def test_a_stuck_process_is_named_and_the_wait_ends(tmp_path):
             assert time.monotonic() < deadline, "never came to be stuck"
             time.sleep(0.1)
         stuck_at = time.monotonic()
-        _, errors = processes[0].communicate(timeout=60)
+        try:
+            _, errors = processes[0].communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            processes[0].kill()
+            _, errors = processes[0].communicate()
+            pytest.fail(f"It was still there after 60 s:\n{errors[-3000:]}")
         waited = time.monotonic() - stuck_at
     finally:
         end(processes)
