@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 import warnings
 
 import hypothesis
@@ -467,6 +468,7 @@ def test_each_device_ranks_its_own_users(on_devices):
 
 ONE_OF_TWO_PROCESSES = """
 import sys
+import types
 
 import jax
 
@@ -705,6 +707,17 @@ def test_ks_must_be_lengths(ks):
     data, model = random_case(seed=0)
     with pytest.raises(ValueError, match="`ks` must be"):
         metrics.evaluate(model, data, ks=ks)
+
+
+def test_what_an_evaluation_misses_of_its_data_is_named():
+    _, model = random_case(seed=0)
+    missing = "ratings, seen_before, num_candidates, candidate_counts"
+    with pytest.raises(TypeError, match=f"Received: a dict without {missing}"):
+        metrics.evaluate(model, {}, ks=(5,))
+    data = types.SimpleNamespace(ratings=None, num_candidates=3)
+    missing = "a SimpleNamespace without seen_before, candidate_counts"
+    with pytest.raises(TypeError, match=missing):
+        metrics.evaluate(model, data, ks=(5,))
 
 
 # ---------------------------------------------------------------------------
