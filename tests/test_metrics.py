@@ -468,7 +468,6 @@ def test_each_device_ranks_its_own_users(on_devices):
 
 ONE_OF_TWO_PROCESSES = """
 import sys
-import types
 
 import jax
 

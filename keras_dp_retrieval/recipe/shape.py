@@ -188,10 +188,7 @@ def _order_free(data, options) -> Recipe:
     num_interactions = len(data.ratings("train"))
     per_user = num_interactions / (data.num_users - 1)
     pairs = (data.num_users - 1) * (data.num_candidates - 1)
-    with_features = options["use_features"]
-    is_wide = pairs < (
-        WIDE_PAIRS_WITH_FEATURES if with_features else WIDE_PAIRS
-    )
+    most = WIDE_PAIRS_WITH_FEATURES if options["use_features"] else WIDE_PAIRS
     # Where the trials start: 0.15 is best at 74 interactions per user, and
     # sparser data needs less.
     temperature = 0.15 * (per_user / 74) ** 0.2
@@ -212,7 +209,7 @@ def _order_free(data, options) -> Recipe:
     return Recipe(
         order="ignored",
         objective=objective,
-        embedding_dimension=256 if is_wide else 128,
+        embedding_dimension=256 if pairs < most else 128,
         temperature=round(min(max(temperature, 0.1), 0.15), 4),
         learning_rate=0.01,
         weight_decay=0.5,

@@ -71,14 +71,11 @@ def has_trials(data, recipe: Recipe) -> bool:
 def trial_recipe(data, recipe: Recipe) -> Recipe:
     """The recipe of a trial on these data: shorter, of no longer vectors."""
     recipe = dataclasses.replace(recipe, epochs=trial_epochs(data, recipe))
-    if recipe.predicts_next_item or recipe.objective != "full_softmax":
-        return recipe
-    users = num_distinct(data.ratings("train").user_rows)
-    steps = math.ceil(users / recipe.batch_size) * recipe.epochs
     # With features of MovieLens, half of the dimensions chose otherwise.
-    if recipe.use_features or (
-        steps * flop_per_step(data, recipe) <= FLOP_OF_LONG_TRIAL
-    ):
+    if not _is_by_user(recipe) or recipe.use_features:
+        return recipe
+    steps = _steps_by_user(data, recipe) * recipe.epochs
+    if steps * flop_per_step(data, recipe) <= FLOP_OF_LONG_TRIAL:
         return recipe
     dimension = recipe.embedding_dimension
     shorter = max(dimension // 2, min(dimension, LEAST_HALF))
@@ -102,13 +99,22 @@ def trial_epochs(data, recipe: Recipe) -> int:
     As many as the model's, where these are few: which temperature and
     popularity weight are best depends on them.
     """
-    if recipe.predicts_next_item or recipe.objective != "full_softmax":
+    if not _is_by_user(recipe):
         return max(round(recipe.epochs / 3), 1)
-    num_users = num_distinct(data.ratings("train").user_rows)
-    steps = math.ceil(num_users / recipe.batch_size)
+    steps = _steps_by_user(data, recipe)
     longer = min(STEPS_OF_LONGER_TRIAL / steps, EPOCHS_OF_LONGER_TRIAL)
     epochs = round(max(USUAL_STEPS / steps, longer))
     return min(max(epochs, LEAST_EPOCHS_OF_TRIAL), recipe.epochs)
+
+
+def _is_by_user(recipe: Recipe) -> bool:
+    return not recipe.predicts_next_item and recipe.objective == "full_softmax"
+
+
+def _steps_by_user(data, recipe: Recipe) -> int:
+    """Steps of an epoch in batches of users."""
+    num_users = num_distinct(data.ratings("train").user_rows)
+    return math.ceil(num_users / recipe.batch_size)
 
 
 def shared_epochs(epochs: int) -> int:
