@@ -335,6 +335,9 @@ def test_drawn_users_have_the_same_cold_part(shop_model):
     result = kdr.evaluate(model, data, ks=(2,), cold=True, max_users=10_000)
     assert result == kdr.evaluate(model, data, ks=(2,), cold=True)
     some = kdr.evaluate(model, data, ks=(2,), cold=True, max_users=5)
+    assert some == kdr.evaluate(
+        model, data, ks=(2,), cold=True, max_users=5, seed=0
+    )
     assert some["num_cold_users"] + some["num_warm_users"] == 5
     assert some["num_cold_candidates"] == 4
 

@@ -495,6 +495,18 @@ def test_uniform_negatives_join_with_their_own_share():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_the_seed_says_which_negatives_are_drawn():
+    users, table, rows, _, _ = random_case(5, num_candidates=500)
+    batch = make_batch(users, table, rows)
+
+    def drawn(seed):
+        objective = InBatchSoftmax(num_uniform_negatives=20, seed=seed)
+        return np.asarray(objective._draw(batch)[0])
+
+    np.testing.assert_array_equal(drawn(1), drawn(1))
+    assert (drawn(1) != drawn(2)).any()
+
+
 def test_accidental_hit_is_no_negative():
     # Examples 0 and 2 chose the same candidate.
     users, table, _, _, _ = random_case(6, batch=3)
@@ -1171,6 +1183,7 @@ def test_get_names_what_works(wrong):
             lambda: FullSoftmax(top_k=1, top_k_temperature=0),
         ),
         ("seed", lambda: BucketedSoftmax(seed=-1)),
+        ("seed", lambda: InBatchSoftmax(seed=-1)),
         ("num_buckets", lambda: BucketedSoftmax(num_buckets=0)),
         (
             "examples_per_bucket",
@@ -1217,6 +1230,13 @@ def test_equal_scores_give_the_log_of_the_competitors():
         found = float(np.mean(values(objective, *args)))
         level = math.log(objective.num_competitors(64, 200))
         assert abs(found - level) < 0.01 * level
+    for number, options in [
+        (64, {}),
+        (5064, {"num_uniform_negatives": 5000}),
+        (11, {"hard_negatives": 10}),
+    ]:
+        objective = InBatchSoftmax(logq="off", **options)
+        assert objective.num_competitors(64, 200) == number
     for objective in [
         RatingError(),
         FullSoftmax(top_k=3),

@@ -226,6 +226,7 @@ def test_equal_counts_share_the_middle_of_their_ranks():
     np.testing.assert_allclose(
         metrics.popularity_percentiles([5, 0, 0, 9]), [0.625, 0.25, 0.25, 0.875]
     )
+    np.testing.assert_array_equal(metrics.popularity_percentiles([7]), [0.5])
 
 
 def test_mean_percentile_of_all_candidates_is_a_half():
@@ -611,6 +612,44 @@ def test_evaluate_scores_a_chunk_of_users_and_candidates(monkeypatch):
     assert asked == [(8, (8, 16), 13)]
 
 
+def test_backends_without_devices_get_the_same_lists(monkeypatch):
+    """JAX shards the users; the others rank all of them by `keras.ops`."""
+    data, model = random_case(seed=7, num_users=16)
+    users = np.arange(16)
+    seen = data.seen_before("test").of(users)
+    excluded = np.full((16, max(map(len, seen))), -1, "int32")
+    for row, rows in zip(excluded, seen, strict=True):
+        row[: len(rows)] = rows
+    rng = np.random.default_rng(0)
+    allowed, among = rng.random((2, 50)) < [[0.8], [0.3]]
+
+    def lists():
+        rank = ranker.make_ranker(
+            model.user_vectors,
+            model.candidate_vectors(),
+            allowed,
+            num_candidates=50,
+            k=7,
+            chunk_size=13,
+            among=among,
+        )
+        return rank(users, excluded)
+
+    sharded = lists()
+    monkeypatch.setattr(ranker.keras.backend, "backend", lambda: "torch")
+    whole = lists()
+    assert [found.shape for found in whole] == [(16, 7), (16, 7)]
+    for found, expected in zip(whole, sharded, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for table, kind in [(model.candidates, "candidate"), (model.users, "user")]:
+        table[np.flatnonzero(allowed)[0]] = np.nan
+        with pytest.raises(ValueError, match=f"{kind} vectors"):
+            lists()
+        table[np.flatnonzero(allowed)[0]] = 0.0
+    model.candidates[np.flatnonzero(~allowed)[0]] = np.nan
+    lists()
+
+
 def largest_intermediate(jaxpr):
     """Numbers in the largest array any equation makes, inner ones included."""
     from jax.extend import core
@@ -706,6 +745,13 @@ def test_ks_must_be_lengths(ks):
     data, model = random_case(seed=0)
     with pytest.raises(ValueError, match="`ks` must be"):
         metrics.evaluate(model, data, ks=ks)
+
+
+@pytest.mark.parametrize("name", ["user_chunk_size", "candidate_chunk_size"])
+def test_sizes_of_chunks_are_checked(name):
+    data, model = random_case(seed=0)
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        metrics.evaluate(model, data, **{name: 0})
 
 
 def test_what_an_evaluation_misses_of_its_data_is_named():

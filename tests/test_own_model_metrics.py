@@ -156,6 +156,20 @@ def test_methods_and_a_function_are_two_ways_to_say_the_same():
     assert by_methods["recall_at_3"] == pytest.approx(expected_recall(model, 3))
 
 
+def test_what_a_model_never_recommends_is_left_out_of_its_own_vectors_alone():
+    train, held_out = map(arrays, interactions())
+    data = kdr.RetrievalDataset.from_batches(train, test=held_out)
+    model = WithMethods()
+    model.build((None,))
+    model.retrievable_mask = lambda: np.arange(NUM_MOVIES) < 4
+    by_methods = kdr.evaluate(model, data, ks=(3,))
+    assert by_methods["coverage_at_3"] <= 3 / (NUM_MOVIES - 1)
+    by_function = kdr.evaluate(model, data, ks=(3,), vectors=two_tables)
+    assert by_function["recall_at_3"] == pytest.approx(
+        expected_recall(model, 3)
+    )
+
+
 def test_a_model_without_vectors_is_told_what_it_lacks_before_it_trains():
     train, held_out = map(arrays, interactions())
     data = kdr.RetrievalDataset.from_batches(train, validation=held_out)
@@ -173,11 +187,32 @@ def test_a_model_without_vectors_is_told_what_it_lacks_before_it_trains():
 
 
 @pytest.mark.parametrize(
+    ("has", "lacks"),
+    [
+        ((), "`user_vectors` or `encode_users` and `candidate_vectors`"),
+        (("candidate_vectors",), "`user_vectors` or `encode_users`"),
+        (("encode_users",), "`candidate_vectors`"),
+        (("user_vectors",), "`candidate_vectors`"),
+    ],
+)
+def test_only_the_methods_that_a_model_lacks_are_named(has, lacks):
+    train, held_out = map(arrays, interactions())
+    data = kdr.RetrievalDataset.from_batches(train, test=held_out)
+    model = TutorialModel()
+    for name in has:
+        setattr(model, name, lambda *args: np.ones((NUM_MOVIES, 4)))
+    with pytest.raises(
+        TypeError, match=f"type TutorialModel without {lacks}\\."
+    ):
+        kdr.evaluate(model, data)
+
+
+@pytest.mark.parametrize(
     ("vectors", "says"),
     [
         ("user_embedding", "`vectors` must be a function of the model"),
-        (lambda model: model.user_embedding, "It returned: "),
-        (lambda model: (1, 2), "It returned: "),
+        (lambda model: model.user_embedding, "It returned: <Embedding "),
+        (lambda model: (1, 2), r"It returned: \['int', 'int'\]"),
     ],
 )
 def test_other_things_than_vectors_are_refused(vectors, says):

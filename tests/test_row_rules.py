@@ -6,6 +6,7 @@ import pytest
 from keras import optimizers as ko
 
 from keras_dp_retrieval.training import row_rules
+from keras_dp_retrieval.warning_categories import TrainingWarning
 from tests.row_models import assert_equal, pairs, trained, values
 
 STEPS = 50
@@ -152,7 +153,7 @@ class MyAdagrad(ko.Adagrad):
     ],
 )
 def test_an_optimizer_without_a_rule_warns_once_and_is_dense(optimizer, reason):
-    with pytest.warns(UserWarning, match=rf"updated densely: .*{reason}"):
+    with pytest.warns(TrainingWarning, match=rf"updated densely: .*{reason}"):
         assert row_rules.row_rule(optimizer) is None
     with warnings.catch_warnings():
         warnings.simplefilter("error")

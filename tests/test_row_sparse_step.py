@@ -224,7 +224,9 @@ def test_a_table_read_in_another_way_gets_its_whole_gradient(
     fit = {"batch_size": 8, "shuffle": False, "verbose": 0}
     model = row_model(make_score, True, regularizer)
     paths = ", ".join(f"{name}/embeddings" for name in dense_tables)
-    with pytest.warns(UserWarning, match=rf"Updated densely: {paths}\. "):
+    with pytest.warns(
+        kdr.TrainingWarning, match=rf"Updated densely: {paths}\. "
+    ):
         model.fit(ids, targets, **fit)
     dense = row_model(make_score, False, regularizer)
     dense.fit(ids, targets, **fit)
