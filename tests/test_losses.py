@@ -280,6 +280,28 @@ def test_row_of_several_positives_is_the_sum_of_single_ones():
         np.testing.assert_allclose(found, sum(alone) / 3**power, rtol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}], ids=["all", "top k"])
+@pytest.mark.parametrize("mask", [True, False])
+def test_backends_without_jax_compute_the_same_full_softmax(
+    options, mask, monkeypatch
+):
+    users, table, rows, counts, known = random_case(9)
+    several = np.stack([rows, np.where(rows > 5, rows - 3, -1)], axis=1)
+    several[0, 0] = 0  # It competes once it was chosen.
+    known[1, 0] = 0
+    kwargs = {"candidate_counts": counts, "known_positives": known}
+    objective = FullSoftmax(0.3, mask_known_positives=mask, **options)
+    expected = runner(objective)(users, table, several, **kwargs)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    found = runner(objective)(users, table, several, **kwargs)
+    for one, other in zip(
+        jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(RuntimeError, match=r"`chunk_size` needs .*'torch'"):
+        FullSoftmax(chunk_size=4)
+
+
 def test_a_rating_weighs_the_term_of_its_positive():
     users, table, rows, _, _ = random_case()
     ratings = np.array([5, 3, 1, 4, 4, 1], "float32")  # 3 on average.
@@ -505,6 +527,37 @@ def test_the_seed_says_which_negatives_are_drawn():
 
     np.testing.assert_array_equal(drawn(1), drawn(1))
     assert (drawn(1) != drawn(2)).any()
+
+
+def test_every_row_is_drawn():
+    users, table, rows, _, _ = random_case(5)
+    batch = make_batch(users, table, rows)
+    objective = InBatchSoftmax(num_uniform_negatives=500, seed=0)
+    drawn = np.unique(objective._draw(batch)[0])
+    np.testing.assert_array_equal(drawn, np.arange(11))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        RatingError(),
+        PairwiseObjective(keras.losses.Huber()),
+        InBatchSoftmax(),
+        BucketedSoftmax(),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_what_an_objective_cannot_learn_from_is_named(objective):
+    users, table, rows, _, _ = random_case(5)
+    name = type(objective).__name__
+    several = np.stack([rows, rows], axis=1)
+    ratings = np.ones(several.shape, "float32")
+    batch = make_batch(users, table, several, ratings=ratings)
+    with pytest.raises(ValueError, match=f"`{name}` takes one candidate"):
+        objective(batch)
+    if objective.needs_ratings:
+        with pytest.raises(ValueError, match=f"`{name}` needs a rating for"):
+            objective(make_batch(users, table, rows))
 
 
 def test_accidental_hit_is_no_negative():
@@ -1138,6 +1191,21 @@ def test_saved_temperature_and_draws_go_on_where_they_were(tmp_path, learn):
     np.testing.assert_array_equal(
         after.objective.current_temperature(),
         before.objective.current_temperature(),
+    )
+
+
+def test_weights_go_between_objectives_that_draw_and_those_that_do_not(
+    tmp_path,
+):
+    path = tmp_path / "some.weights.h5"
+    with_draws = Holder(InBatchSoftmax(seed=1, num_uniform_negatives=4))
+    without = Holder(InBatchSoftmax())
+    state = np.array(with_draws.objective.seed_generator.state)
+    for one, other in [(with_draws, without), (without, with_draws)]:
+        one.save_weights(path)
+        other.load_weights(path)
+    np.testing.assert_array_equal(
+        with_draws.objective.seed_generator.state, state
     )
 
 

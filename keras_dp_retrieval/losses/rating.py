@@ -23,8 +23,9 @@ class RatingError(Objective):
     needs_ratings = True
 
     def call(self, batch):
-        scores = _scores_of_pairs(batch)
-        return ops.square(scores - _ratings(batch, type(self).__name__))
+        name = type(self).__name__
+        scores = _scores_of_pairs(batch, name)
+        return ops.square(scores - _ratings(batch, name))
 
 
 @keras.saving.register_keras_serializable(package="keras_dp_retrieval")
@@ -63,8 +64,9 @@ class PairwiseObjective(Objective):
         self.loss = loss
 
     def call(self, batch):
-        scores = ops.expand_dims(_scores_of_pairs(batch), 1)
-        ratings = ops.expand_dims(_ratings(batch, type(self).__name__), 1)
+        name = type(self).__name__
+        scores = ops.expand_dims(_scores_of_pairs(batch, name), 1)
+        ratings = ops.expand_dims(_ratings(batch, name), 1)
         losses = self.loss.call(ratings, scores)
         if not losses.shape:
             raise ValueError(
@@ -83,9 +85,9 @@ class PairwiseObjective(Objective):
         return cls(**{**config, "loss": loss})
 
 
-def _scores_of_pairs(batch):
+def _scores_of_pairs(batch, objective):
     """The dot product of each user and its candidate, `(batch,)`."""
-    rows = one_positive_each(batch, "A loss on ratings")
+    rows = one_positive_each(batch, objective)
     vectors = as_float32(batch.lookup(rows))
     return ops.sum(as_float32(batch.user_vectors) * vectors, axis=1)
 
