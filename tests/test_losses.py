@@ -290,7 +290,8 @@ def test_backends_without_jax_compute_the_same_full_softmax(
     several[0, 0] = 0  # It competes once it was chosen.
     known[1, 0] = 0
     kwargs = {"candidate_counts": counts, "known_positives": known}
-    objective = FullSoftmax(0.3, mask_known_positives=mask, **options)
+    options = {"mask_known_positives": mask, "logq_power": 0.4, **options}
+    objective = FullSoftmax(0.3, **options)
     expected = runner(objective)(users, table, several, **kwargs)
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     found = runner(objective)(users, table, several, **kwargs)
@@ -368,6 +369,9 @@ def test_row_zero_competes_once_it_was_chosen():
             users, table, rows_now, candidate_counts=counts_now
         )
         assert bool(np.any(of_table[0] != 0)) == competes
+    scores = users[0] @ table.T
+    loss = values(FullSoftmax(1.0), users, table, chosen)[0]
+    np.testing.assert_allclose(loss, log_sum_exp(scores) - scores[0], rtol=1e-5)
     # Any other candidate competes from the start.
     counts[:] = 0.0
     _, (_, of_table) = run(users, table, rows, candidate_counts=counts)

@@ -444,6 +444,28 @@ def test_any_number_of_devices_gives_the_same_result(on_devices, num_users):
         assert of_users.mean() == pytest.approx(expected["ndcg_at_10"])
 
 
+def test_users_are_ranked_on_the_devices_of_the_distribution(
+    on_devices, monkeypatch
+):
+    import jax
+
+    from keras_dp_retrieval._jax import ranking
+
+    shard_rows, devices = ranking.shard_rows, []
+
+    def spy(array, mesh):
+        devices.append(mesh.devices.tolist())
+        return shard_rows(array, mesh)
+
+    monkeypatch.setattr(ranking, "shard_rows", spy)
+    data, model = random_case(seed=6)
+    metrics.evaluate(model, data, ks=(3,))
+    on_devices(4)
+    metrics.evaluate(model, data, ks=(3,))
+    assert devices[0] == jax.devices()[:1]
+    assert devices[-1] == jax.devices()[:4]
+
+
 def test_each_device_ranks_its_own_users(on_devices):
     from keras_dp_retrieval._jax import ranking
     from keras_dp_retrieval._jax.replication import replicate
@@ -843,6 +865,19 @@ def test_alarm_is_silent_otherwise(loss, num_competitors, epoch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not metrics.warn_if_at_chance(loss, num_competitors, epoch)
+
+
+def test_alarm_looks_at_the_loss_of_epochs_behind_the_first_two():
+    alarm = metrics.ChanceAlarm(lambda: 8192)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alarm.on_epoch_end(1, {"loss": 9.0109})
+        alarm.on_epoch_end(2, {"loss": 8.0})
+        alarm.on_epoch_end(2, {})
+        alarm.on_epoch_end(2)
+        metrics.ChanceAlarm(lambda: None).on_epoch_end(2, {"loss": 9.0109})
+    with pytest.warns(TrainingWarning, match="the loss of guessing"):
+        alarm.on_epoch_end(2, {"loss": 9.0109})
 
 
 def test_alarm_is_shown_once_in_a_run():
