@@ -369,9 +369,23 @@ def test_row_zero_competes_once_it_was_chosen():
             users, table, rows_now, candidate_counts=counts_now
         )
         assert bool(np.any(of_table[0] != 0)) == competes
-    scores = users[0] @ table.T
-    loss = values(FullSoftmax(1.0), users, table, chosen)[0]
-    np.testing.assert_allclose(loss, log_sum_exp(scores) - scores[0], rtol=1e-5)
+    # Not where padding has it.
+    for weight, first in [(1.0, 0), (0.0, 1)]:
+        weights = np.ones(6, "float32")
+        weights[0] = weight
+        loss = values(
+            FullSoftmax(1.0),
+            users,
+            table,
+            chosen,
+            candidate_counts=counts,
+            weights=weights,
+        )
+        for row in (0, 1):
+            scores = users[row] @ table.T
+            expected = log_sum_exp(scores[first:]) - scores[chosen[row]]
+            if row or weight:
+                np.testing.assert_allclose(loss[row], expected, rtol=1e-5)
     # Any other candidate competes from the start.
     counts[:] = 0.0
     _, (_, of_table) = run(users, table, rows, candidate_counts=counts)
@@ -499,8 +513,10 @@ def test_in_batch_softmax_equals_the_oracle(logq):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_uniform_negatives_join_with_their_own_share():
+@pytest.mark.parametrize("batch_size", [6, 1])
+def test_uniform_negatives_join_with_their_own_share(batch_size):
     users, table, rows, counts, known = random_case(5)
+    users, rows, known = (one[:batch_size] for one in (users, rows, known))
     objective = InBatchSoftmax(0.3, num_uniform_negatives=5, seed=7)
     found = values(
         objective,

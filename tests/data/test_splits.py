@@ -162,11 +162,12 @@ def test_last_interaction_of_each_user_is_left_out():
 
 
 def test_leaving_one_out_needs_only_two_interactions():
-    ratings = Ratings(np.array([1, 1, 2]), np.array([5, 6, 7]))
+    ratings = Ratings(np.array([1, 1, 2, 3, 3]), np.array([5, 6, 7, 5, 6]))
     made = splits.split_leave_last_out(ratings, test=False)
-    assert made.validation.tolist() == [1]
-    assert made.train.tolist() == [0, 2]
+    assert made.validation.tolist() == [1, 4]
+    assert made.train.tolist() == [0, 2, 3]
     assert not len(made.test)
+    assert "1 users with fewer than 2 interactions" in made.note
 
 
 def test_tutorial_split_is_what_its_pipeline_gives():
