@@ -14,7 +14,7 @@ SCHEDULE = {"initial_learning_rate": 0.3, "decay_steps": 10, "decay_rate": 0.5}
 
 EXACT = {
     "sgd": lambda: ko.SGD(0.3),
-    "adagrad": lambda: ko.Adagrad(0.1),
+    "adagrad": lambda: ko.Adagrad(0.1, epsilon=0.01),
     "rmsprop": lambda: ko.RMSprop(0.01),
     "clipnorm": lambda: ko.Adagrad(0.1, clipnorm=0.02),
     "clipvalue": lambda: ko.RMSprop(0.01, clipvalue=0.003),

@@ -1,0 +1,271 @@
+"""Tries mutmut's changes, many in one process, and says what no test notices.
+
+`mutmut run` starts a process for each change, which imports Keras and JAX anew.
+Here a process tries one change after another, each on those tests that mutmut
+has seen to reach the changed function, the shortest first:
+
+    pip install mutmut && git worktree add ../mutated && cd ../mutated
+    mutmut run 'keras_dp_retrieval.data.leakage.*'    # makes all changes
+    python benchmarks/mutation_run.py try --only metrics
+    python benchmarks/mutation_run.py try --only metrics --seconds 1000
+    python benchmarks/mutation_run.py try --only ranker \\
+        --tests tests/test_backends.py
+    python benchmarks/mutation_run.py table
+    python benchmarks/mutation_run.py survivors --only metrics
+
+`try` goes on where it was stopped, and tries survivors again where it may run
+more tests than before. mutmut has not seen what tests do in processes that they
+start, so survivors of its record can be tried on named files of `tests` too.
+`--shard 0/2` and `--shard 1/2` share the work. A change that ends the process,
+or that takes too long, counts as noticed.
+"""
+
+import argparse
+import ast
+import collections
+import difflib
+import gc
+import importlib
+import json
+import os
+import pathlib
+import random
+import re
+import subprocess
+import sys
+import threading
+import time
+
+PARTS = {
+    "splits, timelines, orders, leakage": r"\.data\.",
+    "metrics": r"\.metrics\.",
+    "row-sparse steps and rules": r"row_sparse|merged_lookups|row_rules",
+    "losses": r"\.losses\.|chunked_softmax",
+}
+SURVIVED, ENDED_OR_STUCK = 0, 98
+NOT_RUN = (4, 5)  # pytest knows no such test.
+CHANGES_PER_PROCESS = 200  # Its memory grows by a few megabytes with each.
+PYTEST = "-q -x -n0 --no-header -p no:cacheprovider -p no:schemathesis".split()
+
+
+def all_changes():
+    """`{name of a change: file}`, as mutmut has written them."""
+    return {
+        name: path.with_suffix("")
+        for path in sorted(pathlib.Path("mutants").rglob("*.py.meta"))
+        for name in json.loads(path.read_text())["exit_code_by_key"]
+    }
+
+
+def results():
+    """`{name: {tests: exit code of pytest}}` of all shards.
+
+    The tests are a number, so many of mutmut's record, or names of files.
+    """
+    found = collections.defaultdict(dict)
+    for path in pathlib.Path().glob("mutation_run.*.jsonl"):
+        for line in path.read_text().splitlines():
+            name, tests, code = json.loads(line)
+            found[name][tests] = code
+    return found
+
+
+def survives(codes):
+    return bool(codes) and not any(codes.values())
+
+
+def tests_to_run(name, stats, seconds):
+    """Tests that reach the change, as many as take so long without it."""
+    duration = stats["duration_by_test"]
+    function = name.rpartition("__mutmut_")[0]
+    chosen, spent = [], 0.0
+    for test in sorted(
+        stats["tests_by_mangled_function_name"].get(function, ()),
+        key=duration.get,
+    ):
+        spent += duration[test]
+        if spent > seconds and chosen:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def try_all(only, shard, seconds, tests, processor_seconds, seed):
+    """Starts workers until no change is left: some end their process."""
+    number, of = map(int, shard.split("/"))
+    stats = json.loads(pathlib.Path("mutants/mutmut-stats.json").read_text())
+    names = [name for name in all_changes() if re.search(only, name)]
+    random.Random(seed).shuffle(names)
+    chosen = {
+        name: tests or tests_to_run(name, stats, seconds)
+        for name in names[number::of]
+    }
+    log = pathlib.Path(f"mutation_run.{number}.jsonl").resolve()
+    while True:
+        done = results()
+        left = [
+            (name, " ".join(tests) or len(chosen[name]), chosen[name])
+            for name in chosen
+        ]
+        left = [
+            (name, what, paths)
+            for name, what, paths in left
+            if name not in done
+            or (survives(done[name]) and what not in done[name])
+        ]
+        if not left:
+            return
+        log.touch()
+        size_before = log.stat().st_size
+        subprocess.run(
+            [
+                sys.executable,
+                __file__,
+                "work",
+                str(log),
+                str(processor_seconds),
+            ],
+            cwd="mutants",
+            env={
+                "JAX_COMPILATION_CACHE_DIR": os.path.abspath("programs"),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                **os.environ,
+                "PYTHONPATH": ".",
+                "MUTANT_UNDER_TEST": "",
+            },
+            input=json.dumps(left),
+            text=True,
+            stdout=subprocess.DEVNULL,
+        )
+        if log.stat().st_size == size_before:
+            sys.exit("No change could be tried: see what is printed above.")
+
+
+def work(log, processor_seconds):
+    """Tries the changes that stdin names, each with its tests."""
+    # Before JAX: it sets XLA's flags, and lets Keras read changed layers.
+    importlib.import_module("tests.conftest")
+
+    import jax
+    import keras
+    import pytest
+
+    importlib.import_module("keras_dp_retrieval")  # Without a change.
+    started = [0.0, 0.0]
+
+    def end_what_takes_too_long():
+        while True:
+            time.sleep(1)
+            if (
+                time.process_time() - started[0] > processor_seconds
+                or time.monotonic() - started[1] > 4 * processor_seconds
+            ):
+                os._exit(1)
+
+    started[:] = time.process_time(), time.monotonic()
+    threading.Thread(target=end_what_takes_too_long, daemon=True).start()
+    left = json.load(sys.stdin)[:CHANGES_PER_PROCESS]
+    # Imported now, without a change: pytest says of a file that can't be
+    # imported what it says of one that isn't there.
+    files = {test.partition("::")[0] for _, _, tests in left for test in tests}
+    pytest.main(["--collect-only", "-qq", *PYTEST, *sorted(files)])
+    with open(log, "a", buffering=1) as file:
+        for name, what, chosen in left:
+            print(json.dumps([name, what, ENDED_OR_STUCK]), file=file)
+            started[:] = time.process_time(), time.monotonic()
+            # A compiled program would go on with the change before.
+            jax.clear_caches()
+            keras.backend.clear_session()
+            gc.unfreeze()
+            os.environ["MUTANT_UNDER_TEST"] = name
+            code = SURVIVED
+            if chosen:
+                code = int(pytest.main([*PYTEST, "-m", "", *chosen]))
+            if code in NOT_RUN:
+                print("Not run:", name, chosen, file=sys.stderr)
+                code = SURVIVED
+            print(json.dumps([name, what, code]), file=file)
+
+
+def print_table():
+    """How many of each part were made, tried and noticed."""
+    done, counts = results(), collections.defaultdict(collections.Counter)
+    for name in all_changes():
+        part = next(part for part in PARTS if re.search(PARTS[part], name))
+        counts[part]["changes"] += 1
+        if name in done:
+            counts[part]["tried"] += 1
+            counts[part]["noticed"] += not survives(done[name])
+    print("| | changes | tried | noticed |\n| --- | --- | --- | --- |")
+    for part in PARTS:
+        of = counts[part]
+        print(f"| {part} | {of['changes']} | {of['tried']} | {of['noticed']} |")
+
+
+def print_survivors(only):
+    """What each survivor changes, and how many tests it survived."""
+    done, files = results(), all_changes()
+    for name in sorted(done):
+        if not survives(done[name]) or not re.search(only, name):
+            continue
+        bodies = {}
+        for node in ast.walk(ast.parse(files[name].read_text())):
+            if isinstance(node, ast.FunctionDef):
+                own_name = node.name
+                node.name, node.decorator_list = "function", []
+                bodies[own_name] = ast.unparse(node).splitlines()
+        changed = name.rpartition(".")[2]
+        original = changed.rpartition("__mutmut_")[0] + "__mutmut_orig"
+        print(f"\n{name} (tests: {', '.join(map(str, done[name]))})")
+        for line in difflib.unified_diff(
+            bodies[original], bodies[changed], n=1, lineterm=""
+        ):
+            if not line.startswith(("---", "+++")):
+                print("   ", line)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    trying = commands.add_parser("try")
+    trying.add_argument("--only", default="", help="a part of changes' names")
+    trying.add_argument("--shard", default="0/1", help="this one of how many")
+    trying.add_argument(
+        "--seconds",
+        type=float,
+        default=15,
+        help="of tests a change, as they take without it",
+    )
+    trying.add_argument(
+        "--tests",
+        nargs="+",
+        default=[],
+        help="instead of those that mutmut saw to reach the change",
+    )
+    trying.add_argument(
+        "--processor-seconds",
+        type=float,
+        default=60,
+        help="after which a change counts as noticed",
+    )
+    trying.add_argument("--seed", type=int, default=0)
+    working = commands.add_parser("work")
+    working.add_argument("log")
+    working.add_argument("processor_seconds", type=float)
+    commands.add_parser("table")
+    surviving = commands.add_parser("survivors")
+    surviving.add_argument("--only", default="")
+    options = vars(parser.parse_args())
+    {
+        "try": try_all,
+        "work": work,
+        "table": print_table,
+        "survivors": print_survivors,
+    }[options.pop("command")](**options)
+
+
+if __name__ == "__main__":
+    main()
