@@ -66,7 +66,8 @@ def results():
     for path in pathlib.Path().glob("mutation_run.*.jsonl"):
         for line in path.read_text().splitlines():
             name, tests, code = json.loads(line)
-            found[name][tests] = code
+            if code is not None:  # Else only begun.
+                found[name][tests] = code
     return found
 
 
@@ -139,6 +140,10 @@ def try_all(only, shard, seconds, tests, processor_seconds, seed):
         )
         if log.stat().st_size == size_before:
             sys.exit("No change could be tried: see what is printed above.")
+        name, what, code = json.loads(log.read_text().splitlines()[-1])
+        if code is None:
+            with open(log, "a") as file:
+                print(json.dumps([name, what, ENDED_OR_STUCK]), file=file)
 
 
 def work(log, processor_seconds):
@@ -171,7 +176,7 @@ def work(log, processor_seconds):
     pytest.main(["--collect-only", "-qq", *PYTEST, *sorted(files)])
     with open(log, "a", buffering=1) as file:
         for name, what, chosen in left:
-            print(json.dumps([name, what, ENDED_OR_STUCK]), file=file)
+            print(json.dumps([name, what, None]), file=file)
             started[:] = time.process_time(), time.monotonic()
             # A compiled program would go on with the change before.
             jax.clear_caches()
