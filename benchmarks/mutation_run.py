@@ -16,17 +16,20 @@ has seen to reach the changed function, the shortest first:
 `try` goes on where it was stopped, and tries survivors again where it may run
 more tests than before. mutmut has not seen what tests do in processes that they
 start, so survivors of its record can be tried on named files of `tests` too.
-`--shard 0/2` and `--shard 1/2` share the work. A change that ends the process,
-or that takes too long, counts as noticed.
+`--shard 0/2` and `--shard 1/2` share the work. A change that ends the process
+counts as noticed, and so does one with which the tests take four times as long
+as without it and `--processor-seconds` more.
 """
 
 import argparse
 import ast
 import collections
 import difflib
+import functools
 import gc
 import importlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -72,7 +75,7 @@ def results():
 
 
 def survives(codes):
-    return bool(codes) and not any(codes.values())
+    return not any(codes.values())
 
 
 def tests_to_run(name, stats, seconds):
@@ -97,35 +100,28 @@ def try_all(only, shard, seconds, tests, processor_seconds, seed):
     stats = json.loads(pathlib.Path("mutants/mutmut-stats.json").read_text())
     names = [name for name in all_changes() if re.search(only, name)]
     random.Random(seed).shuffle(names)
-    chosen = {
-        name: tests or tests_to_run(name, stats, seconds)
-        for name in names[number::of]
-    }
+    duration = stats["duration_by_test"]
+    tasks = []
+    for name in names[number::of]:
+        chosen = tests or tests_to_run(name, stats, seconds)
+        what = " ".join(tests) or len(chosen)
+        usual = sum(duration.get(test, 0.0) for test in chosen)
+        tasks.append((name, what, chosen, processor_seconds + 4 * usual))
     log = pathlib.Path(f"mutation_run.{number}.jsonl").resolve()
+    log.touch()
     while True:
         done = results()
         left = [
-            (name, " ".join(tests) or len(chosen[name]), chosen[name])
-            for name in chosen
-        ]
-        left = [
-            (name, what, paths)
-            for name, what, paths in left
+            (name, what, *task)
+            for name, what, *task in tasks
             if name not in done
             or (survives(done[name]) and what not in done[name])
         ]
         if not left:
             return
-        log.touch()
         size_before = log.stat().st_size
         subprocess.run(
-            [
-                sys.executable,
-                __file__,
-                "work",
-                str(log),
-                str(processor_seconds),
-            ],
+            [sys.executable, __file__, "work", str(log)],
             cwd="mutants",
             env={
                 "JAX_COMPILATION_CACHE_DIR": os.path.abspath("programs"),
@@ -146,7 +142,7 @@ def try_all(only, shard, seconds, tests, processor_seconds, seed):
                 print(json.dumps([name, what, ENDED_OR_STUCK]), file=file)
 
 
-def work(log, processor_seconds):
+def work(log):
     """Tries the changes that stdin names, each with its tests."""
     # Before JAX: it sets XLA's flags, and lets Keras read changed layers.
     importlib.import_module("tests.conftest")
@@ -156,28 +152,25 @@ def work(log, processor_seconds):
     import pytest
 
     importlib.import_module("keras_dp_retrieval")  # Without a change.
-    started = [0.0, 0.0]
+    ends = [math.inf, math.inf]
 
     def end_what_takes_too_long():
-        while True:
+        while time.process_time() < ends[0] and time.monotonic() < ends[1]:
             time.sleep(1)
-            if (
-                time.process_time() - started[0] > processor_seconds
-                or time.monotonic() - started[1] > 4 * processor_seconds
-            ):
-                os._exit(1)
+        os._exit(1)
 
-    started[:] = time.process_time(), time.monotonic()
     threading.Thread(target=end_what_takes_too_long, daemon=True).start()
     left = json.load(sys.stdin)[:CHANGES_PER_PROCESS]
     # Imported now, without a change: pytest says of a file that can't be
     # imported what it says of one that isn't there.
-    files = {test.partition("::")[0] for _, _, tests in left for test in tests}
+    files = {
+        test.partition("::")[0] for _, _, chosen, _ in left for test in chosen
+    }
     pytest.main(["--collect-only", "-qq", *PYTEST, *sorted(files)])
     with open(log, "a", buffering=1) as file:
-        for name, what, chosen in left:
+        for name, what, chosen, limit in left:
             print(json.dumps([name, what, None]), file=file)
-            started[:] = time.process_time(), time.monotonic()
+            ends[:] = time.process_time() + limit, time.monotonic() + 4 * limit
             # A compiled program would go on with the change before.
             jax.clear_caches()
             keras.backend.clear_session()
@@ -207,23 +200,30 @@ def print_table():
         print(f"| {part} | {of['changes']} | {of['tried']} | {of['noticed']} |")
 
 
+@functools.cache
+def functions(path):
+    """`{name: its lines}` of a file that mutmut has changed."""
+    found = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            own_name = node.name
+            node.name, node.decorator_list = "function", []
+            found[own_name] = ast.unparse(node).splitlines()
+    return found
+
+
 def print_survivors(only):
     """What each survivor changes, and how many tests it survived."""
     done, files = results(), all_changes()
     for name in sorted(done):
         if not survives(done[name]) or not re.search(only, name):
             continue
-        bodies = {}
-        for node in ast.walk(ast.parse(files[name].read_text())):
-            if isinstance(node, ast.FunctionDef):
-                own_name = node.name
-                node.name, node.decorator_list = "function", []
-                bodies[own_name] = ast.unparse(node).splitlines()
+        lines = functions(files[name])
         changed = name.rpartition(".")[2]
         original = changed.rpartition("__mutmut_")[0] + "__mutmut_orig"
         print(f"\n{name} (tests: {', '.join(map(str, done[name]))})")
         for line in difflib.unified_diff(
-            bodies[original], bodies[changed], n=1, lineterm=""
+            lines[original], lines[changed], n=1, lineterm=""
         ):
             if not line.startswith(("---", "+++")):
                 print("   ", line)
@@ -253,13 +253,12 @@ def main():
     trying.add_argument(
         "--processor-seconds",
         type=float,
-        default=60,
-        help="after which a change counts as noticed",
+        default=120,
+        help="beside four times what the tests take without the change",
     )
     trying.add_argument("--seed", type=int, default=0)
     working = commands.add_parser("work")
     working.add_argument("log")
-    working.add_argument("processor_seconds", type=float)
     commands.add_parser("table")
     surviving = commands.add_parser("survivors")
     surviving.add_argument("--only", default="")

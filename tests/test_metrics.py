@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from keras_dp_retrieval import metrics
 from keras_dp_retrieval.data.interactions import Interactions
 from keras_dp_retrieval.data.movielens import MovieLensRetrievalDataset
+from keras_dp_retrieval.data.padding import pad_lists
 from keras_dp_retrieval.data.ratings import Ratings
 from keras_dp_retrieval.data.vocabulary import Vocabulary
 from keras_dp_retrieval.metrics import ranker
@@ -639,9 +640,7 @@ def test_backends_without_devices_get_the_same_lists(monkeypatch):
     data, model = random_case(seed=7, num_users=16)
     users = np.arange(16)
     seen = data.seen_before("test").of(users)
-    excluded = np.full((16, max(map(len, seen))), -1, "int32")
-    for row, rows in zip(excluded, seen, strict=True):
-        row[: len(rows)] = rows
+    excluded = pad_lists(seen, max(map(len, seen)))
     rng = np.random.default_rng(0)
     allowed, among = rng.random((2, 50)) < [[0.8], [0.3]]
 
