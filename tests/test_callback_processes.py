@@ -133,30 +133,40 @@ def test_two_processes_agree_and_the_late_one_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_stuck_process_is_named_and_the_wait_ends(tmp_path):
-    processes = start(str(tmp_path), "STUCK", seconds=2.0, action="abort")
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_stuck_process_is_named_and_all_end(tmp_path, first):
+    """Whichever of them sees it first: one that is stuck sees it, too."""
+    patience = "(2.0 if index == FIRST else 1000.0)".replace(
+        "FIRST", str(first)
+    )
+    processes = start(str(tmp_path), "STUCK", patience, action="abort")
+    outputs = []
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "stuck").exists():
             assert time.monotonic() < deadline, "never came to be stuck"
             time.sleep(0.1)
         stuck_at = time.monotonic()
-        try:
-            _, errors = processes[0].communicate(timeout=60)
-        except subprocess.TimeoutExpired:
-            processes[0].kill()
-            _, errors = processes[0].communicate()
-            pytest.fail(f"It was still there after 60 s:\n{errors[-3000:]}")
+        for process in processes:
+            try:
+                outputs.append(process.communicate(timeout=60))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, errors = process.communicate()
+                pytest.fail(f"It was still there after 60 s:\n{errors[-3000:]}")
         waited = time.monotonic() - stuck_at
     finally:
         end(processes)
-    assert "process 1 has not moved" in errors
-    assert "fetching its batch" in errors
-    assert processes[0].returncode == 1
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        # Said before `fit` breaks off because the other one is gone.
+        before = errors.partition("Traceback")[0]
+        assert "process 1 has not moved" in before
+        assert "fetching its batch" in before
+        assert process.returncode == 1, errors[-2000:]
     assert waited < 30  # 2 s and a second or so, on an idle machine.
     run = report.read_run(tmp_path / "run")
     (stall,) = run["stalls"]
-    assert stall["process"] == 1 and stall["seen_by"] == 0
+    assert stall["process"] == 1 and stall["seen_by"] == first
     assert "Process 1 stalled" in report.table(run)
 
 
@@ -203,9 +213,16 @@ class Store:
         return self.texts[key]
 
 
-def joined(store, index, started_at=0):
+def joined(store, index, started_at=0, **others):
     return Peers(
-        index, 2, 60.0, lambda: (0, "here"), None, started_at, client=store
+        index,
+        2,
+        60.0,
+        lambda: (0, "here"),
+        others.pop("on_stall", None),
+        started_at=started_at,
+        client=store,
+        **others,
     )
 
 
@@ -214,6 +231,44 @@ def test_nobody_waits_for_a_process_that_does_not_take_part():
     alone = joined(store, 0)
     for epoch in range(3):
         assert alone.gather(epoch, {"process": 0}) == ([{"process": 0}], [])
+    assert store.waits == []
+
+
+STALL = {"process": 1, "where": "fetching", "seconds": 2.0, "answers": True}
+
+
+def test_who_ends_says_why_and_waits_until_the_others_have_heard():
+    store, seen, ends = Store(), [], []
+    one, two, three = (
+        joined(
+            store,
+            i,
+            on_stall=seen.append,
+            when_stalled="report" if i == 2 else "abort",
+            end=lambda i=i: ends.append(i),
+        )
+        for i in range(3)
+    )
+    stall = STALL | {"seen_by": 1}
+    two._stalled(stall)
+    assert len(store.waits) == 2 and store.waits[0] > 2_900
+    for peer in (one, three):
+        heard = peer._farewell_of_others()
+        assert heard == stall
+        assert peer._farewell_of_others() is None  # Said once.
+        peer._stalled(heard)
+    # The one that only reports does not end.
+    assert (seen, ends) == ([stall] * 3, [1, 0])
+    assert joined(store, 0, started_at=3)._farewell_of_others() is None
+
+
+def test_who_cannot_answer_is_not_waited_for_at_the_end():
+    store = Store()
+    one, _ = (
+        joined(store, i, on_stall=dict, when_stalled="abort", end=dict)
+        for i in range(2)
+    )
+    one._stalled(STALL | {"answers": False, "seen_by": 0})
     assert store.waits == []
 
 

@@ -30,7 +30,6 @@ from keras_dp_retrieval.callbacks.timed_train_function import (
     make_train_function,
     runs_groups,
 )
-from keras_dp_retrieval.processes.stall_observer import end_process
 from keras_dp_retrieval.processes.words import describe
 from keras_dp_retrieval.warning_categories import (
     RetrievalWarning,
@@ -116,8 +115,9 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         stalled_seconds: float. With several processes: how long one may make
             no progress before the others name it.
         when_stalled: `"report"` names the process in the log and in
-            `stalls`, and keeps waiting; `"abort"` then ends this process, since
-            nothing else can free its main thread from a collective operation.
+            `stalls`, and keeps waiting; `"abort"` then ends this process and
+            all others whose callback has it so, with exit code 1: nothing
+            else can free a main thread from a collective operation.
         clock: Optional callable without arguments that returns seconds;
             `time.perf_counter` by default.
     """
@@ -223,6 +223,7 @@ class DistributionAwareCallback(keras.callbacks.Callback):
                 self.stalled_seconds,
                 self._recorder.place,
                 self._stalled,
+                self.when_stalled,
                 other_backends.iterations(model),
             )
             self._peers.watch()
@@ -394,8 +395,6 @@ class DistributionAwareCallback(keras.callbacks.Callback):
         self.stalls.append(stall)
         peers.logger.error(describe(stall))
         self._output.add("stall", stall)
-        if self.when_stalled == "abort":
-            end_process()
 
 
 def _shown(shapes) -> str:

@@ -23,11 +23,18 @@ from keras_dp_retrieval.callbacks.call_stack import (
     calling_code,
     is_running,
 )
-from keras_dp_retrieval.processes.stall_observer import StallObserver
+from keras_dp_retrieval.processes.stall_observer import (
+    StallObserver,
+    end_process,
+)
 
 logger = logging.getLogger("keras_dp_retrieval")
 
 _ROOT = "keras_dp_retrieval"
+
+# How long a process that ends because of a stall waits until the others have
+# heard of it. They look once a second.
+FAREWELL_SECONDS = 3.0
 
 # Every process counts its own calls of `fit`, says which one it is in, and
 # leaves its notes under that number: those of one `fit` never meet another's.
@@ -46,10 +53,13 @@ class Peers:
             with everything the main thread does, and words for where it is.
         on_stall: Callable that is given a stall's description, a dict. Runs
             in the thread.
+        when_stalled: `"report"`, or `"abort"`, which ends all processes that
+            have it so, after `on_stall`.
         started_at: int. Steps that the model had taken before, which all
             processes of one `fit` agree on: tells this `fit` from another one
             that broke off elsewhere.
         client: Optional store, for tests.
+        end: Callable that ends this process.
     """
 
     def __init__(
@@ -59,8 +69,10 @@ class Peers:
         stalled_seconds,
         place,
         on_stall,
+        when_stalled="report",
         started_at=0,
         client=None,
+        end=end_process,
     ):
         from keras_dp_retrieval._jax import processes
 
@@ -72,7 +84,11 @@ class Peers:
         self._seconds = stalled_seconds
         self._place = place
         self._on_stall = on_stall
+        self._when_stalled = when_stalled
+        self._end = end
         self._started_at = started_at
+        self._farewells = f"{_ROOT}/stalls/{started_at}"
+        self._heard: set[int] = set()  # Whose farewells are known.
         self._fit_number = next(_fits)
         self._beats = itertools.count()
         self._stop = threading.Event()
@@ -170,22 +186,63 @@ class Peers:
     def _watch(self):
         observer = StallObserver(self._index, self._seconds)
         while not self._stop.wait(min(1.0, self._seconds / 4)):
-            frame = sys._current_frames().get(self._thread_id)
-            if not is_running(self._fit, frame):
-                self.stop()
-                return
             try:
+                # Before anything else: where another process ended itself,
+                # `fit` may have broken off here meanwhile.
+                stall = self._farewell_of_others()
+                if stall is None and not self._is_in_fit():
+                    self.stop()
+                    return
                 with self._leaving:  # Once it has left it is not here again.
                     if self._stop.is_set():
                         return
                     self._say_here()
-                notes = self._here()
+                stall = stall or observer.look(self._here(), time.monotonic())
             except Exception as error:
                 # The service ends with process 0; JAX ends the run itself.
                 logger.warning(
                     "The processes' notes cannot be read any more: %s", error
                 )
                 return
-            stall = observer.look(notes, time.monotonic())
             if stall:
-                self._on_stall(stall)
+                self._stalled(stall)
+
+    def _is_in_fit(self) -> bool:
+        frame = sys._current_frames().get(self._thread_id)
+        return is_running(self._fit, frame)
+
+    def _stalled(self, stall: dict) -> None:
+        self._on_stall(stall)
+        if self._when_stalled == "abort":
+            self._say_farewell(stall)
+            self._end()
+
+    def _farewell_of_others(self) -> dict | None:
+        """The stall that ends another process, the first time it is read."""
+        found = self._store.read_all(self._client, self._farewells)
+        new = found.keys() - self._heard - {self._index}
+        self._heard |= new
+        return json.loads(found[min(new)]) if new else None
+
+    def _say_farewell(self, stall: dict) -> None:
+        """Tells the others why this process ends, and lets them hear it.
+
+        Whoever goes on until the connection breaks has an error in `fit` that
+        names nobody, and then waits at its end for those who are gone, for
+        five minutes (jax 0.10). Each that hears says farewell itself.
+        """
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        try:
+            key = f"{self._farewells}/{self._index}"
+            self._store.post(self._client, key, json.dumps(stall))
+            for other in sorted(self._here().keys() - {self._index}):
+                if other == stall["process"] and not stall["answers"]:
+                    continue
+                left = deadline - time.monotonic()
+                self._store.read(
+                    self._client, f"{self._farewells}/{other}", left
+                )
+        except Exception:  # The store is gone, and process 0 with it.
+            return
+        if self._index == 0:
+            time.sleep(0.3)  # JAX ends the others with it: on their last line.
