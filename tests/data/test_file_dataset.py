@@ -65,18 +65,19 @@ def test_the_split_follows_from_the_timestamps(tmp_path, times, split, reason):
 
 
 def test_columns_that_may_be_timestamps_are_named(tmp_path):
-    path = write(tmp_path / "own.csv", columns(when=range(10), hours=[1] * 10))
-    said = "no timestamps found among the other columns, ['when', 'hours']"
+    path = write(tmp_path / "own.csv", columns(heard=range(10), hours=[1] * 10))
+    said = "no timestamps found among the other columns, ['heard', 'hours']"
     assert said in read(path).description
     for known in (
-        read(path, timestamp_column="when"),
+        read(path, timestamp_column="heard"),
         read(path, timestamp_column="none"),
     ):
         assert "no timestamps found" not in known.description
-    path = write(tmp_path / "played.csv", columns(**{"Played At": range(10)}))
-    found = read(path)
-    assert found.split == "by_time"
-    assert "timestamp_column='Played At'" in found.description
+    for name in ("Played At", "when"):
+        path = write(tmp_path / "played.csv", columns(**{name: range(10)}))
+        found = read(path)
+        assert found.split == "by_time"
+        assert f"timestamp_column={name!r}" in found.description
 
 
 @pytest.mark.filterwarnings("ignore:.*older than the newest")

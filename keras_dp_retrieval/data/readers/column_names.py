@@ -23,7 +23,7 @@ _KNOWN = {
     ),
     "ratings": ("rating", "ratings", "userrating", "stars", "score"),
     "timestamps": (
-        *("timestamp", "timestamps", "time", "datetime", "date", "ts"),
+        *("timestamp", "timestamps", "time", "datetime", "date", "ts", "when"),
         *(
             "unixreviewtime",
             "unixtime",
