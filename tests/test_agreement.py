@@ -120,7 +120,7 @@ def test_calls_that_do_not_belong_together_are_told_apart():
 
 
 def made(seed=3, rate=0.1, temperature=0.1):
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
     objective = kdr.FullSoftmax(temperature=temperature)
     model = kdr.TwoTowerRetrieval(50, 20, 2, objective=objective)

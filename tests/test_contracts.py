@@ -6,6 +6,7 @@ so that whoever meets it with a new release knows where to look.
 """
 
 import ast
+import functools
 import importlib
 import inspect
 import json
@@ -1036,13 +1037,22 @@ def test_private_names_stay_in_their_files():
 )
 def test_private_modules_are_imported_in_their_files(module, home):
     found = [
-        f"{path.relative_to(PACKAGE)}:{node.lineno}"
-        for path, tree in TREES.items()
-        for node in ast.walk(tree)
-        if not is_behind(path, home)
-        and any(f"{name}.".startswith(f"{module}.") for name in modules(node))
+        f"{path.relative_to(PACKAGE)}:{line}"
+        for path, line, name in modules_named()
+        if f"{name}.".startswith(f"{module}.") and not is_behind(path, home)
     ]
     assert not found, f"`{module}` is named outside of `{home}`: {found}"
+
+
+@functools.cache
+def modules_named():
+    """`(path, line, module)` of all files."""
+    return [
+        (path, node.lineno, name)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        for name in modules(node)
+    ]
 
 
 def modules(node):

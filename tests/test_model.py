@@ -353,7 +353,7 @@ def test_any_number_of_devices_gives_what_one_gives(
     expected = run_everything(num_rows, objective)
     assert expected["predict"].shape == (num_rows, 10)
     for num_devices in (2, 8):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         on_devices(num_devices)
         got = run_everything(num_rows, objective)
         for name in ("loss", "val_loss", "evaluate"):
@@ -381,7 +381,7 @@ def test_a_step_is_compiled_once(on_devices, num_devices):
 def test_fused_steps_give_what_single_steps_give(on_devices, num_devices):
     on_devices(num_devices)
     expected = run_everything(77)
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     on_devices(num_devices)
     # Five batches in groups of two: the last group is short.
     got = run_everything(77, steps_per_execution=2)
@@ -402,7 +402,7 @@ def test_row_sparse_updates_give_what_dense_ones_give(
     on_devices(num_devices)
     options = {"objective": objective, "steps_per_execution": 2}
     expected = run_everything(77, embedding_updates="dense", **options)
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     on_devices(num_devices)
     got = run_everything(77, embedding_updates="row_sparse", **options)
     np.testing.assert_allclose(got["loss"], expected["loss"], rtol=1e-5)

@@ -241,7 +241,7 @@ def test_a_candidate_of_todays_test_part_alone_waits_until_it_is_trained():
 def test_eight_devices_go_on_as_one_does(on_devices):
     results = []
     for count in (1, 8):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         on_devices(count)
         model = compiled(first_day())
         data = model.add_interactions(day(2))

@@ -421,7 +421,14 @@ def test_histories_are_padded_chunk_by_chunk(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("policy", ["bfloat16", "mixed_bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "bfloat16",
+        "mixed_bfloat16",
+        pytest.param("float16", marks=pytest.mark.slow),
+    ],
+)
 def test_vectors_and_scores_are_float32_under_every_policy(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

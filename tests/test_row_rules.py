@@ -21,14 +21,15 @@ EXACT = {
     "global_clipnorm": lambda: ko.SGD(0.3, global_clipnorm=0.05),
     "schedule": lambda: ko.SGD(ko.schedules.ExponentialDecay(**SCHEDULE)),
 }
+ON_EIGHT = ("sgd", "adagrad", "rmsprop", "global_clipnorm")
 
 
 @pytest.mark.parametrize(
     ("name", "num_devices"),
     [
-        *((name, 1) for name in EXACT),
-        *((name, 8) for name in ("sgd", "adagrad", "rmsprop")),
-        ("global_clipnorm", 8),
+        *((name, 1) for name in ("clipnorm", "clipvalue", "schedule")),
+        *((name, 8) for name in ON_EIGHT),
+        *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ON_EIGHT),
     ],
 )
 def test_fifty_steps_by_row_equal_fifty_dense_steps(

@@ -253,7 +253,7 @@ def saved_on(tmp_path_factory):
     folder, weights = tmp_path_factory.mktemp("saved_on"), {}
     names = keras.distribution.list_devices()
     for count in (8, 4, 2, 1):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.distribution.set_distribution(
             keras.distribution.DataParallel(devices=names[:count])
         )
@@ -264,7 +264,15 @@ def saved_on(tmp_path_factory):
     return folder, weights, train(model), model.recommend(USER_IDS, k=6)
 
 
-@pytest.mark.parametrize("here", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    "here",
+    [
+        1,
+        pytest.param(2, marks=pytest.mark.slow),
+        pytest.param(4, marks=pytest.mark.slow),
+        8,
+    ],
+)
 def test_any_number_of_devices_loads_what_any_saved(saved_on, on_devices, here):
     folder, weights, loss, answers = saved_on
     on_devices(here)

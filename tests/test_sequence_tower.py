@@ -338,7 +338,7 @@ def test_saved_and_grown_it_recommends_the_same(tmp_path):
 @pytest.mark.slow
 def test_rows_alone_are_updated_as_the_whole_table_is():
     def trained(updates):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
         data = data_of()
         model = model_of(data, embedding_updates=updates)
@@ -354,7 +354,7 @@ def test_rows_alone_are_updated_as_the_whole_table_is():
 @pytest.mark.slow
 def test_four_devices_are_one(on_devices):
     def trained(num_devices):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         on_devices(num_devices)
         keras.utils.set_random_seed(3)
         data = data_of()
@@ -410,7 +410,7 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path):
             pass
 
     def fit(*callbacks):
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(0)
         data = data_of()
         model, examples = model_of(data), data.by_sequence(8, 6)
