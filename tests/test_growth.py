@@ -221,7 +221,10 @@ def test_tables_inside_a_stack_of_layers_grow(tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", [IdHistoryTower, RecencyTower])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(IdHistoryTower, marks=pytest.mark.slow), RecencyTower],
+)
 def test_history_towers_grow_on_both_sides(tmp_path, kind):
     sizes = (6, 5, 4) if kind is IdHistoryTower else (5, 4)
     seen = Interactions(np.array([0, 0, 1, 2, 2, 3, 3]), np.array([1, 2, 3]))

@@ -67,8 +67,15 @@ def oracle(table, padded, kept=None):
     return sums, numbers
 
 
-@pytest.mark.parametrize("form", ["stored", "given"])
-@pytest.mark.parametrize("rate", [None, 0.4])
+@pytest.mark.parametrize(
+    ("rate", "form"),
+    [
+        (None, "stored"),
+        (0.4, "given"),
+        pytest.param(None, "given", marks=pytest.mark.slow),
+        pytest.param(0.4, "stored", marks=pytest.mark.slow),
+    ],
+)
 def test_pieces_are_the_plain_sum_and_so_is_their_gradient(
     form, rate, small_chunks
 ):

@@ -86,8 +86,15 @@ class Adding(keras.layers.Layer):
         return vectors
 
 
-@pytest.mark.parametrize("updates", ["dense", "row_sparse"])
-@pytest.mark.parametrize("objective", ["rating", "full_softmax"])
+@pytest.mark.parametrize(
+    ("objective", "updates"),
+    [
+        ("rating", "dense"),
+        ("full_softmax", "row_sparse"),
+        pytest.param("rating", "row_sparse", marks=pytest.mark.slow),
+        pytest.param("full_softmax", "dense", marks=pytest.mark.slow),
+    ],
+)
 def test_what_both_towers_add_counts_once_in_training_and_evaluation(
     objective, updates
 ):

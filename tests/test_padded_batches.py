@@ -163,13 +163,18 @@ class SlowBatches(keras.utils.PyDataset):
         return np.full(4, 1), {"movie_id": np.full(4, index + 1)}
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 5])
+FORKS = pytest.mark.filterwarnings("ignore")
+
+
 @pytest.mark.parametrize(
-    ("workers", "use_multiprocessing"),
+    ("workers", "use_multiprocessing", "steps_per_execution"),
     [
-        (1, False),
-        (2, False),
-        pytest.param(2, True, marks=pytest.mark.filterwarnings("ignore")),
+        (1, False, 1),
+        (2, False, 5),
+        pytest.param(2, True, 1, marks=FORKS),
+        pytest.param(1, False, 5, marks=pytest.mark.slow),
+        pytest.param(2, False, 1, marks=pytest.mark.slow),
+        pytest.param(2, True, 5, marks=[FORKS, pytest.mark.slow]),
     ],
 )
 def test_workers_hand_out_every_batch_once_in_every_epoch(

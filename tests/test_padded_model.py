@@ -58,8 +58,15 @@ def test_a_file_that_was_compiled_with_a_loss_still_loads(tmp_path):
 # One batch
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 3])
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize(
+    ("num_devices", "steps_per_execution"),
+    [
+        (1, 1),
+        (4, 3),
+        pytest.param(1, 3, marks=pytest.mark.slow),
+        pytest.param(4, 1, marks=pytest.mark.slow),
+    ],
+)
 def test_calls_on_one_batch_do_what_the_whole_calls_do(
     on_devices, num_devices, steps_per_execution
 ):

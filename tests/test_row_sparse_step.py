@@ -44,7 +44,9 @@ def test_row_embedding_is_saved_and_loaded(tmp_path):
 # --- In fit -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_devices", [1, 8])
+@pytest.mark.parametrize(
+    "num_devices", [pytest.param(1, marks=pytest.mark.slow), 8]
+)
 def test_zero_weights_change_nothing_under_any_rule(num_devices, on_devices):
     on_devices(num_devices)
     x, y = pairs(64)

@@ -222,8 +222,15 @@ def test_a_model_that_was_never_trained_or_compiled_is_saved(tmp_path, recwarn):
     assert not [w for w in recwarn if "Skipping" in str(w.message)]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adagrad"])
-@pytest.mark.parametrize("objective", ["rating", "in_batch_softmax"])
+@pytest.mark.parametrize(
+    ("objective", "optimizer"),
+    [
+        ("rating", "adamw"),
+        ("in_batch_softmax", "adagrad"),
+        pytest.param("rating", "adagrad", marks=pytest.mark.slow),
+        pytest.param("in_batch_softmax", "adamw", marks=pytest.mark.slow),
+    ],
+)
 def test_training_goes_on_as_if_it_had_never_stopped(
     tmp_path, optimizer, objective
 ):

@@ -113,7 +113,10 @@ def made(program, num_rows):
     }
 
 
-@pytest.mark.parametrize("objective", ["rating", "in_batch_softmax"])
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param("rating", marks=pytest.mark.slow), "in_batch_softmax"],
+)
 def test_nothing_of_a_tables_length_is_made_in_a_step(
     objective, compiler_options
 ):

@@ -222,7 +222,9 @@ def test_weights_of_repeated_pairs_add_up():
         )
 
 
-@pytest.mark.parametrize("num", [40, 43])  # 43: a batch that is padded.
+@pytest.mark.parametrize(  # 43: a batch that is padded.
+    "num", [pytest.param(40, marks=pytest.mark.slow), 43]
+)
 def test_weights_reach_fit_as_sample_weight(tmp_path, num):
     weights = 0.5 + np.arange(num) / 8
     columns = {"user": range(num), "item": range(num), "weight": weights}
