@@ -3,6 +3,7 @@
 import csv
 import pathlib
 import re
+import zipfile
 from collections.abc import Iterable, Sequence
 from typing import IO
 
@@ -61,6 +62,7 @@ def read_files(version: str, data_dir, features: bool = False) -> MovieLens:
 def _find_files(known: Version, version: str, data_dir: pathlib.Path):
     """Returns a function that opens a file of this name."""
     if data_dir.is_file():
+        _check_is_archive(data_dir)
         return open_archive(data_dir, known, version)
     for folder in (data_dir, data_dir / known.folder):
         if (folder / known.ratings_file).is_file():
@@ -72,6 +74,17 @@ def _find_files(known: Version, version: str, data_dir: pathlib.Path):
         f"MovieLens {version} needs the file {known.ratings_file}. Received: "
         f"data_dir={str(data_dir)!r}, where there is neither this file, nor "
         f"a folder {known.folder}, nor an archive {known.folder}.zip. {REMEDY}"
+    )
+
+
+def _check_is_archive(path: pathlib.Path) -> None:
+    if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
+        return
+    raise ValueError(
+        "`data_dir` must be a folder of MovieLens' files, or their archive "
+        f"(`.zip`). Received: the file {str(path)!r}. For "
+        "interactions of your own use `RetrievalDataset.from_csv(...)`, or "
+        "`--interactions FILE` on the command line."
     )
 
 

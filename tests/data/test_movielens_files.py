@@ -197,6 +197,16 @@ def test_damaged_titles_are_refused(tmp_path, three_ratings):
         read_files("100k", tmp_path)
 
 
+def test_a_file_of_ones_own_is_no_archive(tmp_path, three_ratings):
+    path = tmp_path / "own.csv"
+    path.write_text("user,item\n1,2\n")
+    with pytest.raises(ValueError, match=r"own\.csv'.*`--interactions FILE`"):
+        read_files("100k", path)
+    # An archive by any name is one.
+    path = write_zip(tmp_path / "ratings", contents("100k"))
+    assert read_files("100k", path) is not None
+
+
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.95])
 def test_truncated_archives_are_refused(tmp_path, three_ratings, kept):
     path = write_zip(tmp_path / "ml-100k.zip", contents("100k"))
