@@ -136,9 +136,7 @@ def test_two_processes_agree_and_the_late_one_is_named(tmp_path):
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_stuck_process_is_named_and_all_end(tmp_path, first):
     """Whichever of them sees it first: one that is stuck sees it, too."""
-    patience = "(2.0 if index == FIRST else 1000.0)".replace(
-        "FIRST", str(first)
-    )
+    patience = f"(2.0 if index == {first} else 1000.0)"
     processes = start(str(tmp_path), "STUCK", patience, action="abort")
     outputs = []
     try:

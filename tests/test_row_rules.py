@@ -27,7 +27,7 @@ ON_EIGHT = ("sgd", "adagrad", "rmsprop", "global_clipnorm")
 @pytest.mark.parametrize(
     ("name", "num_devices"),
     [
-        *((name, 1) for name in ("clipnorm", "clipvalue", "schedule")),
+        *((name, 1) for name in EXACT if name not in ON_EIGHT),
         *((name, 8) for name in ON_EIGHT),
         *(pytest.param(name, 1, marks=pytest.mark.slow) for name in ON_EIGHT),
     ],

@@ -23,6 +23,7 @@ from keras_dp_retrieval.callbacks.call_stack import (
     calling_code,
     is_running,
 )
+from keras_dp_retrieval.processes.farewell import say_farewell
 from keras_dp_retrieval.processes.stall_observer import (
     StallObserver,
     end_process,
@@ -31,10 +32,6 @@ from keras_dp_retrieval.processes.stall_observer import (
 logger = logging.getLogger("keras_dp_retrieval")
 
 _ROOT = "keras_dp_retrieval"
-
-# How long a process that ends because of a stall waits until the others have
-# heard of it. They look once a second.
-FAREWELL_SECONDS = 3.0
 
 # Every process counts its own calls of `fit`, says which one it is in, and
 # leaves its notes under that number: those of one `fit` never meet another's.
@@ -225,24 +222,16 @@ class Peers:
         return json.loads(found[min(new)]) if new else None
 
     def _say_farewell(self, stall: dict) -> None:
-        """Tells the others why this process ends, and lets them hear it.
-
-        Whoever goes on until the connection breaks has an error in `fit` that
-        names nobody, and then waits at its end for those who are gone, for
-        five minutes (jax 0.10). Each that hears says farewell itself.
-        """
-        deadline = time.monotonic() + FAREWELL_SECONDS
+        """Tells the others why this process ends; who hears it ends too."""
+        silent = set() if stall["answers"] else {stall["process"]}
         try:
-            key = f"{self._farewells}/{self._index}"
-            self._store.post(self._client, key, json.dumps(stall))
-            for other in sorted(self._here().keys() - {self._index}):
-                if other == stall["process"] and not stall["answers"]:
-                    continue
-                left = deadline - time.monotonic()
-                self._store.read(
-                    self._client, f"{self._farewells}/{other}", left
-                )
+            others = self._here().keys() - silent - {self._index}
         except Exception:  # The store is gone, and process 0 with it.
             return
-        if self._index == 0:
-            time.sleep(0.3)  # JAX ends the others with it: on their last line.
+        say_farewell(
+            self._client,
+            self._farewells,
+            self._index,
+            json.dumps(stall),
+            sorted(others),
+        )

@@ -40,7 +40,8 @@ def read_files(version: str, data_dir, features: bool = False) -> MovieLens:
     Raises:
         FileNotFoundError: If there is no such folder or file.
         ValueError: If the archive or the files are damaged, of another
-            version, or do not have as many ratings as they should.
+            version, or do not have as many ratings as they should, or if
+            `data_dir` is a file that is no archive.
     """
     check_data_dir("files", str(data_dir))
     known = VERSIONS[version]
@@ -82,9 +83,9 @@ def _check_is_archive(path: pathlib.Path) -> None:
         return
     raise ValueError(
         "`data_dir` must be a folder of MovieLens' files, or their archive "
-        f"(`.zip`). Received: the file {str(path)!r}. For "
-        "interactions of your own use `RetrievalDataset.from_csv(...)`, or "
-        "`--interactions FILE` on the command line."
+        f"(`.zip`). Received: the file {str(path)!r}. For interactions of your "
+        "own use `RetrievalDataset.from_csv(...)`, or `--interactions FILE` on "
+        "the command line."
     )
 
 

@@ -17,6 +17,7 @@ import time
 
 from keras_dp_retrieval._jax import processes
 from keras_dp_retrieval.processes import whereabouts
+from keras_dp_retrieval.processes.farewell import say_farewell
 from keras_dp_retrieval.processes.stall_observer import (
     StallObserver,
     end_process,
@@ -39,9 +40,6 @@ _HEARD = f"{_ROOT}/heard"
 # come twice in that time, so it ends this process, without a word from us,
 # when half of it to all of it is over (jax 0.10: 6.7 to 10.5 s of 10).
 NAMED_AFTER = 0.35
-
-# How long a process that failed waits until the others have heard of it.
-FAREWELL_SECONDS = 3.0
 
 # How long one that is at its end waits for others that do not move.
 PATIENCE_SECONDS = 300.0
@@ -176,14 +174,6 @@ class Watch:
         except Exception:  # Another was first, or the store is gone.
             pass
 
-    def _await_farewell(self) -> None:
-        """Returns when the others have heard, or are not going to."""
-        deadline = self._clock() + FAREWELL_SECONDS
-        for other in range(self._count):
-            left = deadline - self._clock()
-            if other not in (self.index, *self._named) and left > 0:
-                processes.read(self._client, f"{_HEARD}/{other}", left)
-
     def silent_now(self) -> tuple[int, dict] | None:
         """Who posts nothing for a few beats: `(process, note)`, or None."""
 
@@ -235,17 +225,13 @@ class Watch:
             self._end(1)
 
     def leave(self) -> None:
-        """Says that this process is about to end, having heard why.
-
-        Process 0 waits for the others: JAX ends who is left without it.
-        """
-        try:
-            processes.post(self._client, f"{_HEARD}/{self.index}", "yes")
-        except Exception:  # The store is gone.
-            return
-        self._await_farewell()
-        if self.index == 0:
-            time.sleep(0.3)  # They are on their last line.
+        """Says that this process is about to end, having heard why."""
+        others = (
+            other
+            for other in range(self._count)
+            if other not in (self.index, *self._named)
+        )
+        say_farewell(self._client, _HEARD, self.index, "yes", others)
 
     def _look(self) -> None:
         """The other thread may be stuck in a question to a frozen service."""

@@ -204,7 +204,9 @@ def test_a_file_of_ones_own_is_no_archive(tmp_path, three_ratings):
         read_files("100k", path)
     # An archive by any name is one.
     path = write_zip(tmp_path / "ratings", contents("100k"))
-    assert read_files("100k", path) is not None
+    titles = read_files("100k", path).titles
+    named = write_zip(tmp_path / "ml-100k.zip", contents("100k"))
+    assert titles and titles == read_files("100k", named).titles
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.95])
